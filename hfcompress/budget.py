@@ -1,0 +1,118 @@
+"""Budget and Verdict: the limits that a user states, and whether a measured model keeps them."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from hfcompress.errors import UserError
+
+DROPS = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits on the candidate. MB are 10^6 bytes; what is not given is not limited."""
+
+    disk_mb: float | None = None
+    """All files that must be shipped."""
+    ram_mb: float | None = None
+    """Peak memory of a fresh process that loads and runs the model."""
+    latency_ms: float | None = None
+    """Median time of one request."""
+    latency_ratio: float | None = None
+    """Median time of one request over the reference's, both in onnxruntime."""
+    drop: dict[str, float] = field(default_factory=dict)
+    """Metric -> how much lower than the reference's it may be: accuracy 0.02 allows 2 points."""
+    confidence: float = 0.95
+    """One-sided confidence with which a drop must be shown to lie within its limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("disk_mb", "ram_mb", "latency_ms", "latency_ratio"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--budget.{name.replace('_', '-')} {value:g}: a limit must be above 0")
+        for metric, value in self.drop.items():
+            if metric not in DROPS:
+                raise UserError(f"--budget.drop {metric}: there is no such metric; give {' or '.join(DROPS)}")
+            if not 0 <= value < 1:
+                raise UserError(f"--budget.drop {metric} {value:g}: a share from 0 to below 1 (0.02 is 2 points)")
+        if not 0.5 < self.confidence < 1:
+            raise UserError(f"--budget.confidence {self.confidence:g}: must lie between 0.5 and 1, such as 0.95")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit of a candidate against what was measured (report.json, `verdicts`)."""
+
+    limit: str
+    candidate: str
+    reference: str | None
+    kind: str
+    allowed: float
+    predicted: float | None
+    measured: float | None
+    ok: bool
+    difference: float | None = None
+    lower_bound: float | None = None
+    confidence: float | None = None
+    n: int | None = None
+    n_needed: int | None = None
+    verdict: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As report.json has it: the statistics stand only with a drop."""
+        values = dataclasses.asdict(self)
+        if not self.limit.startswith("drop:"):
+            for name in ("difference", "lower_bound", "confidence", "n", "n_needed", "verdict"):
+                del values[name]
+        return values
+
+
+def verdicts(budget: Budget, candidate: str, reference: str, latency_reference: str, models: list[dict[str, Any]],
+             differences: dict[str, Any], predicted: dict[str, Any]) -> list[Verdict]:
+    """Hold what was measured against every stated limit.
+
+    Args:
+        models: the measured rows, as in report.json.
+        differences: metric -> paired difference of the candidate to the reference (see stages/measure.py).
+        predicted: disk_mb, ram_mb, latency_ms, latency_ratio as `plan` predicted them, where it did.
+
+    Raises:
+        UserError: the budget limits nothing.
+    """
+    rows = {row["name"]: row for row in models}
+    row, against = rows[candidate], rows[latency_reference]
+    ratio = row["latency_ms"]["p50"] / against["latency_ms"]["p50"]
+    measured = {"disk_mb": row["bytes"] / 1e6, "ram_mb": row["peak_rss_mb"], "latency_ms": row["latency_ms"]["p50"],
+                "latency_ratio": ratio}
+    found = []
+    for limit, value in measured.items():
+        allowed = getattr(budget, limit)
+        if allowed is not None:
+            relative = limit == "latency_ratio"
+            found.append(Verdict(limit, candidate, latency_reference if relative else None,
+                                 "relative" if relative else "absolute", allowed, predicted.get(limit), value,
+                                 ok=value is not None and value <= allowed))
+    found += [drop_verdict(metric, allowed, candidate, reference, differences.get(metric))
+              for metric, allowed in budget.drop.items()]
+    if not found:
+        raise UserError("the budget limits nothing; give at least one limit, such as --budget.disk-mb 12")
+    return found
+
+
+def drop_verdict(metric: str, allowed: float, candidate: str, reference: str,
+                 difference: dict[str, Any] | None) -> Verdict:
+    """A drop holds only when it is shown: too few examples to decide is not ok."""
+    common: dict[str, Any] = {"limit": f"drop:{metric}", "candidate": candidate, "reference": reference,
+                              "kind": "relative", "allowed": allowed, "predicted": None}
+    from hfcompress.evaluation.statistics import Difference, n_needed, verdict
+
+    if difference is None:
+        return Verdict(**common, measured=None, ok=False, verdict="cannot be shown")
+    found = Difference(**difference)
+    decision = verdict(found, allowed)
+    return Verdict(
+        **common, measured=-found.difference, ok=decision == "shown", difference=found.difference,
+        lower_bound=found.lower_bound, confidence=found.confidence, n=found.n, n_needed=n_needed(found, allowed),
+        verdict=decision,
+    )

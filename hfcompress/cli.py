@@ -1,0 +1,293 @@
+"""The verbs of the command line. The only file that knows tyro; imports neither torch nor a recipe until it must."""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+from tyro.conf import Positional
+
+import recipes
+from hfcompress.errors import UserError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Exit codes: 0 all verdicts hold, 1 a verdict fails, 2 the input is wrong, 130 interrupted."""
+    arguments = sys.argv[1:]
+    try:
+        sys.exit(dispatch(arguments))
+    except UserError as error:
+        print(f"hfcompress: {error}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+    except KeyboardInterrupt:
+        print("hfcompress: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of standard output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one verb and return its exit code."""
+    verbs: dict[str, Callable[..., int]] = {
+        "list": list_recipes, "plan": plan, "run": run, "report": report, "check": check, "predict": predict,
+        "env": env,
+    }
+    if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):
+        return with_recipe(arguments[0], arguments[1], arguments[2:])
+    app = tyro.extras.SubcommandApp()
+    for name, verb in verbs.items():
+        app.command(name=name)(verb)
+    return app.cli(prog="hfcompress", description="State a budget, run a recipe, get a small model and a report that "
+                   "proves or refuses the budget.", args=arguments)
+
+
+def list_recipes() -> int:
+    """List the recipes, each with the first line of what it says about itself."""
+    for name, summary in found_recipes().items():
+        print(f"{name:20} {summary}")
+    return 0
+
+
+def run(recipe: Positional[str]) -> int:
+    """Run a recipe: `hfcompress run legal_bert --help` shows all its options."""
+    return with_recipe("run", recipe, [])
+
+
+def plan(recipe: Positional[str]) -> int:
+    """Predict size, memory and latency of every model of a recipe, without weights or network."""
+    return with_recipe("plan", recipe, [])
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What `run` takes beside the recipe's own options."""
+
+    scale: Annotated[str, tyro.conf.arg(help="small (embedded data, two cores) or full (from the Hub).")] = "small"
+    smoke: Annotated[bool, tyro.conf.arg(help="The whole recipe on tiny models, in a minute.")] = False
+    run_dir: Annotated[Path | None, tyro.conf.arg(help="Where the run lies [runs/RECIPE-SCALE].")] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """What `plan` takes beside the recipe's own options."""
+
+    scale: Annotated[str, tyro.conf.arg(help="small (embedded data, two cores) or full (from the Hub).")] = "small"
+    format: Annotated[Literal["text", "json"], tyro.conf.arg(help="What is printed.")] = "text"
+
+
+def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
+    """Parse the verb's and the recipe's options together, then run or plan the recipe."""
+    module = load_recipe(name)
+    recipe_name = module.__name__.rpartition(".")[2]
+    smoke = verb == "run" and "--smoke" in arguments
+    scale = "smoke" if smoke else option_value(arguments, "--scale") or "small"
+    if not smoke and scale not in module.SCALES:
+        raise UserError(f"--scale {scale}: {recipe_name} has {' and '.join(module.SCALES)}")
+    folder = Path(option_value(arguments, "--run-dir") or Path("runs") / f"{recipe_name}-{scale}")
+    own = {"run": RunOptions, "plan": PlanOptions}[verb]
+    options = parse(module.recipe, own, module.arguments(scale, folder), arguments, f"hfcompress {verb} {name}")
+    verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
+    if verb == "plan":
+        return print_plan(module.recipe, options, verb_values["format"])
+    return run_recipe(module.recipe, options, recipe_name, scale, folder)
+
+
+def parse(recipe: Callable[..., Any], own: type, defaults: dict[str, Any], arguments: list[str], prog: str
+          ) -> dict[str, Any]:
+    """The values of all options: the recipe's signature is its command line, with `defaults` for this scale."""
+    hints = get_type_hints(recipe, include_extras=True)
+    helps = argument_help(recipe)
+    fields: list[Any] = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(own)]
+    for name, parameter in list(inspect.signature(recipe).parameters.items())[1:]:
+        default = defaults.get(name, parameter.default)
+        fields.append((name, Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
+                       dataclasses.field(default_factory=partial(copy, default))))
+    options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
+    summary = (inspect.getdoc(recipe) or "").splitlines()[0]
+    parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
+    return {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+
+
+def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
+    """Name -> text from the Args section of the recipe's docstring, so that help stands once."""
+    from docstring_parser import parse as parse_docstring
+
+    return {p.arg_name: (p.description or "").replace("\n", " ") for p in parse_docstring(recipe.__doc__ or "").params}
+
+
+def run_recipe(recipe: Callable[..., Any], options: dict[str, Any], name: str, scale: str, folder: Path) -> int:
+    quiet()
+    from hfcompress.plan import Plan
+    from hfcompress.run import Run
+
+    planned = Plan()
+    recipe(planned, **options)
+    result = recipe(Run(folder, name, scale, planned.predictions), **options)
+    return 0 if result["ok"] else FAILED
+
+
+def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str) -> int:
+    from hfcompress.plan import Plan, render
+
+    planned = Plan()
+    recipe(planned, **options)
+    print(json.dumps(planned.as_dict(), indent=1) if form == "json" else render(planned))
+    return 0 if planned.ok else FAILED
+
+
+def report(run: Positional[Path]) -> int:
+    """Render report.html and the model card of a run again from its records, and print the table."""
+    from hfcompress.report.card import render_card
+    from hfcompress.report.console import table
+    from hfcompress.report.html import render_html
+
+    found, details = read_json(run / "report.json"), read_json(run / "details.json")
+    (run / "report.html").write_text(render_html(found, details, details["records"]), encoding="utf-8")
+    (run / "model_card.md").write_text(render_card(found, details), encoding="utf-8")
+    print(table(found))
+    print(f"report: {run / 'report.html'}", file=sys.stderr)
+    return 0
+
+
+def check(run: Positional[Path]) -> int:
+    """Exit 0 only if every verdict of a run holds, and its files are those that were measured."""
+    from hfcompress.report.console import verdict_lines
+    from hfcompress.stage import Artifact
+
+    found = read_json(run / "report.json")
+    for model in found["models"]:
+        if model["path"] is None:
+            continue
+        folder = run / model["path"]
+        if not folder.is_dir():
+            raise UserError(f"{folder} is gone: run the recipe again, or check another run")
+        if damage := Artifact(folder).damage():
+            raise UserError(f"{folder} is not what was measured: {damage}; run the recipe again")
+    for line in verdict_lines(found):
+        print(line)
+    return 0 if found["verdicts"] and all(verdict["ok"] is True for verdict in found["verdicts"]) else FAILED
+
+
+def predict(run: Positional[Path], file: Positional[Path | None] = None, text: str | None = None,
+            format: Literal["text", "json"] = "text") -> int:
+    """Label texts with the run's compressed model.
+
+    Args:
+        run: the folder of a run.
+        file: a file with one text a line; standard input when neither it nor --text is given.
+        text: one text.
+        format: text (label, score, text with tabs between) or json (one object a line).
+    """
+    import numpy as np
+
+    from hfcompress.evaluation.predictor import Predictor
+
+    found = read_json(run / "report.json")
+    name = found["verdicts"][0]["candidate"]
+    folder = run / next(model["path"] for model in found["models"] if model["name"] == name)
+    texts = [text] if text is not None else read_lines(file)
+    predictor = Predictor(folder)
+    logits = predictor.logits(texts, max_length=read_json(run / "details.json")["max_length"])
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    for line, row in zip(texts, probabilities, strict=True):
+        label, score = predictor.labels[int(row.argmax())], float(row.max())
+        answer = {"label": label, "score": round(score, 6), "text": line}
+        print(json.dumps(answer, ensure_ascii=False) if format == "json" else f"{label}\t{score:.4f}\t{line}")
+    return 0
+
+
+def env() -> int:
+    """Print versions, processor, threads and GPU: what to add to a bug report."""
+    from hfcompress.record import environment
+
+    print(json.dumps(environment(), indent=1))
+    return 0
+
+
+def read_json(path: Path) -> Any:
+    """The object in a run's file.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is {path.parent} the folder of a finished run?") from None
+    except ValueError as error:
+        raise UserError(f"{path} is corrupt ({error}); run the recipe again, finished stages are kept") from None
+
+
+def read_lines(file: Path | None) -> list[str]:
+    """One text a line; empty lines are left out.
+
+    Raises:
+        UserError: no such file, not UTF-8, or no text at all.
+    """
+    try:
+        content = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        lines = [line for line in content.decode("utf-8").splitlines() if line.strip()]
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{file}: no such file; give one text a line, or --text \"...\"") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file or 'standard input'} is not UTF-8 (byte {error.start}); convert it, for instance with "
+                        "iconv -t UTF-8") from None
+    if not lines:
+        raise UserError(f"{file or 'standard input'} holds no text")
+    return lines
+
+
+def found_recipes() -> dict[str, str]:
+    """Name -> first docstring line of every file in recipes/ that defines a `recipe`; nothing is imported."""
+    found = {}
+    for folder in recipes.__path__:
+        for file in sorted(Path(folder).glob("*.py")):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            if any(isinstance(node, ast.FunctionDef) and node.name == "recipe" for node in tree.body):
+                found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def load_recipe(name: str) -> Any:
+    wanted, known = name.replace("-", "_"), found_recipes()
+    if wanted not in known:
+        near = difflib.get_close_matches(wanted, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        raise UserError(f"there is no recipe {name}; {hint}")
+    return importlib.import_module(f"recipes.{wanted}")
+
+
+def option_value(arguments: list[str], option: str) -> str | None:
+    """The value of an option that decides which other options there are, read before the real parse."""
+    for i, argument in enumerate(arguments):
+        if argument == option and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def quiet() -> None:
+    """Leave standard error to our own messages and bars: the libraries' chatter off."""
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

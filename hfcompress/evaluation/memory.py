@@ -1,0 +1,79 @@
+"""Memory and load time of a model alone: a fresh process that loads and runs it, and does nothing else.
+
+`python -m hfcompress.evaluation.memory FOLDER LENGTH THREADS` prints one JSON line. An ONNX folder is served by
+onnxruntime and tokenizers alone, a transformers folder by torch and transformers, as a lean server would.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TEXT = "Redistribution and use in source and binary forms are permitted under the terms of this agreement. "
+
+
+def fresh_process(folder: Path, sequence_length: int, threads: int) -> dict[str, float]:
+    """Measure a folder in a process of its own.
+
+    Returns: peak_rss_mb, bare_rss_mb (after the imports, before the model), load_ms.
+    """
+    command = [sys.executable, "-m", "hfcompress.evaluation.memory", str(folder), str(sequence_length), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, float]:
+    """Load and run with onnxruntime and the tokenizers library alone."""
+    import numpy as np
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    bare = rss_mb()
+    begun = time.perf_counter()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(sequence_length)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    load_ms = (time.perf_counter() - begun) * 1e3
+    encoded = tokenizer.encode(TEXT * (sequence_length // 8))
+    arrays = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+    for _ in range(3):
+        session.run(None, {i.name: np.array([arrays[i.name]], dtype=np.int64) for i in session.get_inputs()})
+    return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
+
+
+def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict[str, float]:
+    """Load and run with torch and transformers."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.set_num_threads(threads)
+    bare = rss_mb()
+    begun = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    load_ms = (time.perf_counter() - begun) * 1e3
+    encoded: Any = tokenizer(TEXT * (sequence_length // 8), truncation=True, max_length=sequence_length,
+                             return_tensors="pt")
+    with torch.inference_mode():
+        for _ in range(3):
+            model(**encoded)
+    return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
+
+
+if __name__ == "__main__":
+    model_folder, length, thread_count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    serve = serve_onnx if (model_folder / "model.onnx").is_file() else serve_transformers
+    print(json.dumps({name: round(value, 1) for name, value in serve(model_folder, length, thread_count).items()}))

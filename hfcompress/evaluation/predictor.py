@@ -1,0 +1,110 @@
+"""Predictor: logits of a classifier folder, whatever its format."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hfcompress.errors import UserError
+
+Array = np.ndarray[Any, Any]
+
+
+class Predictor:
+    """A model folder, loaded once: safetensors run in torch, model.onnx in plain onnxruntime.
+
+    Args:
+        folder: `save_pretrained` layout, or model.onnx beside config.json and the tokenizer.
+        threads: intra-op threads; None for all cores.
+
+    Raises:
+        UserError: the folder holds no model that can be run.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        from hfcompress.models import load_tokenizer
+
+        self.folder = folder
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.tokenizer = load_tokenizer(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+        self.positions: int = config["max_position_embeddings"]
+        self.session: Any = None
+        self.network: Any = None
+        if (folder / "model.onnx").is_file():
+            self.runtime = "onnxruntime"
+            self.session = onnx_session(folder / "model.onnx", self.threads)
+            self.inputs = [entry.name for entry in self.session.get_inputs()]
+        else:
+            from hfcompress.models import load_classifier
+
+            self.runtime = "torch"
+            self.network = load_classifier(folder)
+
+    def run(self, batch: dict[str, Array]) -> Array:
+        """Logits [batch, classes] of padded int64 arrays [batch, tokens]."""
+        if self.session is not None:
+            return np.asarray(self.session.run(["logits"], {name: batch[name] for name in self.inputs})[0])
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+                return np.asarray(self.network(**tensors).logits.float().numpy())
+        finally:
+            torch.set_num_threads(before)
+
+    def logits(self, texts: list[str], max_length: int, batch_size: int = 32) -> Array:
+        """Logits [texts, classes] in the order given; batched by length, so that little is padded."""
+        if not texts:
+            raise UserError("there is no text to label")
+        encoded = self.tokenizer(texts, truncation=True, max_length=max_length)
+        order = sorted(range(len(texts)), key=lambda i: len(encoded["input_ids"][i]))
+        result: Array | None = None
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            padded = self.tokenizer.pad({name: [values[i] for i in rows] for name, values in encoded.items()},
+                                        return_tensors="np")
+            logits = self.run({name: np.asarray(array, dtype=np.int64) for name, array in padded.items()})
+            if result is None:
+                result = np.empty((len(texts), logits.shape[1]), dtype=np.float32)
+            result[rows] = logits
+        assert result is not None
+        return result
+
+    def request(self, sequence_length: int, batch: int = 1) -> dict[str, Array]:
+        """A batch of full length, for timing: ordinary word pieces, no padding.
+
+        Raises:
+            UserError: the model has fewer positions than that.
+        """
+        if sequence_length > self.positions:
+            raise UserError(f"--measure.sequence-length {sequence_length}: {self.folder.name} has {self.positions} "
+                            "positions; give no more than that")
+        pieces = len(self.tokenizer)
+        ids = np.random.default_rng(0).integers(pieces // 2, pieces, (batch, sequence_length))
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def onnx_session(path: Path, threads: int) -> Any:
+    """An onnxruntime session on the CPU; symmetric int8 graphs get the option that makes their kernels integer.
+
+    Raises:
+        UserError: the file is not a model that onnxruntime runs.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise UserError(f"{path} cannot be run ({str(error).splitlines()[0][:160]}); make it again") from error

@@ -1,0 +1,82 @@
+"""What a model folder really holds: bytes, parameters and types, read from the files' headers."""
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
+SAFETENSORS_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8,
+                    "BOOL": 8}
+SAFETENSORS_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
+                     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+
+
+def sizes(folder: Path) -> dict[str, Any]:
+    """Bytes a user must ship, parameters, and bytes by type of a model folder.
+
+    Returns: bytes (all files but records), parameters (elements of weights; scales and zero points of quantized
+        weights do not count), dtypes (name -> bytes of tensors).
+    """
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in NOT_SHIPPED]
+    parameters, dtypes = 0, dict[str, int]()
+    for file in files:
+        if file.suffix == ".safetensors":
+            tensors = safetensors_header(file)
+        elif file.suffix == ".onnx":
+            tensors = onnx_initializers(file)
+        else:
+            continue
+        for elements, dtype, bits, is_weight in tensors:
+            dtypes[dtype] = dtypes.get(dtype, 0) + elements * bits // 8
+            parameters += elements if is_weight else 0
+    return {"bytes": sum(file.stat().st_size for file in files), "parameters": parameters,
+            "dtypes": dict(sorted(dtypes.items()))}
+
+
+def safetensors_header(file: Path) -> list[tuple[int, str, int, bool]]:
+    """(elements, type, bits an element, is a weight) of each tensor; no tensor is read."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return [
+        (math.prod(entry["shape"]), SAFETENSORS_NAMES[entry["dtype"]], SAFETENSORS_BITS[entry["dtype"]], True)
+        for name, entry in header.items() if name != "__metadata__"
+    ]
+
+
+def onnx_initializers(file: Path) -> list[tuple[int, str, int, bool]]:
+    """The same for an ONNX file: initializers and the tensors of Constant nodes.
+
+    A scale or zero point is what stands at the second or later place of a Q/DQ or integer operator, or is named so.
+    """
+    import onnx
+    from onnx import TensorProto
+
+    model = onnx.load(str(file), load_external_data=False)
+    constants = [attribute.t for node in model.graph.node if node.op_type == "Constant"
+                 for attribute in node.attribute if attribute.name == "value"]
+    helpers = quantization_parameters(model)
+    found = []
+    for tensor in [*model.graph.initializer, *constants]:
+        dtype = TensorProto.DataType.Name(tensor.data_type).lower()
+        bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        is_weight = bool(tensor.dims) and tensor.name not in helpers and dtype not in ("int64", "bool")
+        name = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+        found.append((math.prod(tensor.dims), name, bits, is_weight))
+    return found
+
+
+def quantization_parameters(model: Any) -> set[str]:
+    """Names of initializers that are scales or zero points."""
+    names: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            names.update(node.input[1:])
+        elif node.op_type in ("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"):
+            names.update(node.input[2:])
+        elif node.op_type == "MatMulIntegerToFloat":
+            names.update(node.input[2:6])
+    names.update(t.name for t in model.graph.initializer if t.name.endswith(("_scale", "_zero_point")))
+    return names

@@ -1,0 +1,97 @@
+"""Reading and writing model folders: safetensors only, one clear line for what is wrong with a folder."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfcompress.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not a model, or whose weights are a pickle or cut short.
+
+    Raises:
+        UserError: with the file and what to do about it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = next((name for name in PICKLES if (folder / name).exists()), None)
+        if pickled:
+            raise UserError(
+                f"{folder / pickled} is a pickle, which can run code when read; convert it on a machine you trust: "
+                f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(..., safe_serialization=True)"
+            )
+        raise UserError(f"{folder} has no weights (*.safetensors)")
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged or cut short ({error}); fetch or make it again") from None
+
+
+def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTrainedModel":
+    """`AutoModelForSequenceClassification` from a folder, in fp32 and in eval mode.
+
+    With `labels`, a model without a classification head gets a new one (seeded by the caller), and a model with
+    another set of labels is refused.
+
+    Raises:
+        UserError: see `check_folder`; or the labels differ from the task's.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    check_folder(folder)
+    changes: dict[str, Any] = {}
+    if labels is not None:
+        config = AutoConfig.from_pretrained(folder)
+        heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
+        if heads and list(config.id2label.values()) != labels:
+            raise UserError(f"{folder} was made for the labels {_some(list(config.id2label.values()))}, the task has "
+                            f"{_some(labels)}; give a teacher of this task, or --teacher none to train one")
+        changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    with quiet_new_head():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, torch_dtype=torch.float32, **changes)
+    return model.eval()
+
+
+class quiet_new_head:
+    """Silence the advice to train a newly made head: training it is what happens next."""
+
+    def __enter__(self) -> None:
+        self.logger = logging.getLogger("transformers.modeling_utils")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *error: object) -> None:
+        self.logger.setLevel(self.level)
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:
+    """Write what `from_pretrained` reads, weights as safetensors; of several processes only the main one writes."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
+    model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+
+
+def _some(labels: list[str]) -> str:
+    return f"{', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''} ({len(labels)})"

@@ -1,0 +1,62 @@
+"""Distillation losses: tensors in, one scalar out."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) of logits [batch, classes] at a temperature, times its square, mean over the batch.
+
+    Source: Hinton, Vinyals and Dean 2015, section 2; the square keeps the gradient's scale independent of T.
+    """
+    log_student = functional.log_softmax(student / temperature, dim=-1)
+    log_teacher = functional.log_softmax(teacher / temperature, dim=-1)
+    return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over the examples that have a label; -100 means none. 0 when no example has one."""
+    total = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+    return total / (labels != -100).sum().clamp(min=1)
+
+
+def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of hidden states [batch, tokens, size] over the real tokens (mask [batch, tokens] of 0/1).
+
+    Source: Jiao et al. 2020 (TinyBERT), equation 8; the student's states come projected to the teacher's size.
+    """
+    squared = (student - teacher).square().mean(dim=-1)
+    return (squared * mask).sum() / mask.sum()
+
+
+def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of attention maps [batch, tokens, tokens] over pairs of real tokens.
+
+    The maps are means over the heads, so that student and teacher may have different numbers of them.
+    Source: Jiao et al. 2020 (TinyBERT), equation 7.
+    """
+    pairs = mask[:, :, None] * mask[:, None, :]
+    return ((student - teacher).square() * pairs).sum() / pairs.sum()
+
+
+def relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """KL between the relations of vectors [batch, tokens, size] (queries, keys or values, all heads side by side).
+
+    The vectors are cut anew into `heads` relation heads; a relation is the softmax over tokens of the scaled dot products
+    of a token with all tokens. Mean over real tokens and heads.
+    Source: Wang et al. 2021 (MiniLMv2), equations 4 and 5.
+    """
+    log_student, log_teacher = (log_relations(vectors, mask, heads) for vectors in (student, teacher))
+    each = (log_teacher.exp() * (log_teacher - log_student)).masked_fill(mask[:, None, None, :] == 0, 0.0).sum(dim=-1)
+    return (each * mask[:, None, :]).sum() / (mask.sum() * heads)
+
+
+def log_relations(vectors: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Log-softmax of scaled dot products [batch, heads, tokens, tokens]; padding tokens are never attended to."""
+    batch, tokens, size = vectors.shape
+    split = vectors.view(batch, tokens, heads, size // heads).transpose(1, 2).float()
+    scores = split @ split.transpose(-1, -2) / math.sqrt(size // heads)
+    return functional.log_softmax(scores.masked_fill(mask[:, None, None, :] == 0, torch.finfo(scores.dtype).min), dim=-1)

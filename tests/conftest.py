@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are imported: two cores are shared
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+
+from hfcompress.tasks.text_classification import TextClassification
+from recipes import tiny
+
+DATA = Path(os.environ.get("HFCOMPRESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> TextClassification:
+    """Three classes of short texts that a tiny model can learn, in groups of three."""
+    folder = tiny.write_dataset(tmp_path_factory.mktemp("tiny") / "data")
+    return TextClassification(dataset=str(folder), group_column="group", max_length=32)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four layers, hidden size 64, four heads, intermediate size 128; random weights."""
+    return tiny.write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task: TextClassification) -> Path:
+    """`tiny_model`, fine-tuned until it classifies well."""
+    from hfcompress.stages.finetune import Finetune
+
+    out = tmp_path_factory.mktemp("tiny") / "teacher"
+    out.mkdir()
+    Finetune(num_train_epochs=12, learning_rate=1e-3, per_device_train_batch_size=16, bf16="no")(
+        out, model=tiny_model, task=tiny_task
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data; without it a test skips, except in CI, where it must be there."""
+    if not DATA.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs the real data, and {DATA} is not there (set HFCOMPRESS_DATA)")
+        pytest.skip(f"no real data in {DATA} (set HFCOMPRESS_DATA)")
+    return DATA
