@@ -14,6 +14,7 @@ from hfcompress.ops.slicing import cut_embedding, cut_layer_norm, cut_linear, he
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedModel
 
+LINEARS_A_LAYER = 6  # query, key, value, attention output, feed-forward in and out
 EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 
 
@@ -55,6 +56,17 @@ def attention_output(layer: Any) -> nn.Linear:
 def feed_forward_output(layer: Any) -> nn.Linear:
     """Its inputs are the feed-forward neurons."""
     return layer.output.dense
+
+
+def linear_groups(network: Any) -> list[list[tuple[nn.Module, str]]]:
+    """(parent, attribute name) of the Linear layers of encoder and pooler; those of a group read the same tensor."""
+    groups: list[list[tuple[nn.Module, str]]] = []
+    for layer in layers(network):
+        groups += [
+            [(layer.attention.self, name) for name in ("query", "key", "value")],
+            [(layer.attention.output, "dense")], [(layer.intermediate, "dense")], [(layer.output, "dense")],
+        ]
+    return [*groups, [(network.bert.pooler, "dense")]]
 
 
 def head_size(network: Any) -> int:

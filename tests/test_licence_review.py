@@ -12,6 +12,7 @@ from hfcompress.tasks import licence_review
 from hfcompress.tasks.licence_review import (
     Row,
     assign,
+    capped,
     front_matter,
     leaks,
     split_rows,

@@ -19,7 +19,8 @@ def sizes(folder: Path) -> dict[str, Any]:
     Returns: bytes (all files but records), parameters (elements of weights; scales and zero points of quantized
         weights do not count), dtypes (name -> bytes of tensors).
     """
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in NOT_SHIPPED]
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in NOT_SHIPPED
+             and file.relative_to(folder).parts[0] != "work"]  # a stage's scratch, while it is being made
     parameters, dtypes = 0, dict[str, int]()
     for file in files:
         if file.suffix == ".safetensors":

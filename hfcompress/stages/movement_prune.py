@@ -12,9 +12,6 @@ from hfcompress.training import Train
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hfcompress.pruning import Pruner
-    from hfcompress.teacher_outputs import Teacher
-
 TOLERANCE = 1e-3  # logits of the cut model against the masked one, fp32
 
 
@@ -49,6 +46,7 @@ class MovementPrune(Train):
         import torch
         from transformers import set_seed
 
+        from hfcompress.distillation import label_loss
         from hfcompress.models import load_classifier, load_tokenizer, save
         from hfcompress.pruning import Pruner
         from hfcompress.teacher_outputs import Wanted, teacher_outputs
@@ -64,7 +62,9 @@ class MovementPrune(Train):
         outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache)
         progress = train(
             network, tokenizer, out / "work", self, data,
-            loss=self.loss(outputs), parameter_groups=self.parameter_groups, callbacks=[pruner.callback()],
+            loss=label_loss(outputs, temperature=self.temperature, logits_weight=self.logits_weight,
+                            hard_weight=self.hard_weight),
+            parameter_groups=self.parameter_groups, callbacks=[pruner.callback()],
         )
         pruner.finish()
         probe = {"input_ids": torch.arange(5, 5 + 16)[None] % network.config.vocab_size,
@@ -97,20 +97,6 @@ class MovementPrune(Train):
                             "(the student's)")
         if self.warm_up + self.cool_down >= 1:
             raise UserError(f"--prune.warm-up {self.warm_up:g} and --prune.cool-down {self.cool_down:g}: together below 1")
-
-    def loss(self, teacher: "Teacher") -> Any:
-        """Soft labels and, with a weight, the true ones."""
-        from hfcompress.ops import losses
-        from hfcompress.teacher_outputs import Wanted, forward
-
-        def compute(model: Any, batch: dict[str, Any]) -> Any:
-            logits = forward(model, batch, Wanted())["logits"]
-            total = self.logits_weight * losses.soft_cross_entropy(logits, teacher(batch)["logits"], self.temperature)
-            if self.hard_weight:
-                total = total + self.hard_weight * losses.labelled_cross_entropy(logits, batch["labels"])
-            return total
-
-        return compute
 
     def parameter_groups(self, network: Any) -> list[dict[str, Any]]:
         """Scores learn at their own rate, and neither they nor biases and LayerNorms decay."""

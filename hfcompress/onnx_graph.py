@@ -1,0 +1,257 @@
+"""From a torch classifier to model.onnx, and what the graph then really is: folding, parity, integer kernels."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+
+OPSET = 18
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the order of the forward signature: names bind by it
+INLINE_LIMIT = 1_000_000_000  # bytes of weights from which on they lie beside the graph, in model.onnx_data
+INTEGER_OPS = ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "QAttention")
+
+
+class Logits(torch.nn.Module):
+    """The classifier as a function of three tensors."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+                ) -> torch.Tensor:
+        return self.network(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).logits
+
+
+def trace(network: Any) -> ModelProto:
+    """The graph of a classifier without its weights: they are inputs, named as in the state dict after "network.".
+
+    The TorchScript exporter with dynamic axes: the route on which integer kernels are found. Without weights in it, the
+    exporter's several copies of the graph cost no memory.
+    """
+    network.eval()
+    network.set_attn_implementation("eager")
+    example = torch.ones((2, 16), dtype=torch.long)
+    stream = io.BytesIO()
+    torch.onnx.export(
+        Logits(network), (example, example, torch.zeros_like(example)), stream, input_names=list(INPUTS),
+        output_names=["logits"], opset_version=OPSET, dynamo=False, export_params=False, do_constant_folding=False,
+        keep_initializers_as_inputs=False,
+        dynamic_axes={**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}},
+    )
+    return onnx.load_from_string(stream.getvalue())
+
+
+def export(network: Any, out: Path, integers: dict[str, Array] | None = None,
+           scales: dict[str, Array] | None = None) -> None:
+    """Write model.onnx for a classifier; with `integers`, weights that are fake-quantized become int8 for good.
+
+    Args:
+        network: a BERT-like classifier in fp32 on the CPU.
+        integers, scales: by parameter name, the int8 rows of fake-quantized weights and their scales.
+    """
+    model = trace(network)
+    state = {f"network.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
+    parameters = {entry.name for entry in model.graph.input} - set(INPUTS)
+    inputs = [entry for entry in model.graph.input if entry.name in INPUTS]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    if integers is not None and scales is not None:
+        fold_integers(model, {f"network.{k}": v for k, v in integers.items()},
+                      {f"network.{k}": v for k, v in scales.items()})
+        merge_equal_quantizers(model)
+    transposed = fold_transposes(model, parameters)
+    used = {name for node in model.graph.node for name in node.input}
+    weights = {name: (state[name], name in transposed) for name in sorted(parameters & used)}
+    write(model, weights, out / "model.onnx")
+
+
+def write(model: ModelProto, weights: dict[str, tuple[torch.Tensor, bool]], path: Path) -> None:
+    """Add the weights (tensor, whether to transpose it) one by one: inline, or beside a graph that is too large."""
+    inline = sum(tensor.numel() * tensor.element_size() for tensor, _ in weights.values()) < INLINE_LIMIT
+    if inline:
+        model.graph.initializer.extend(numpy_helper.from_array(as_array(t, flip), n) for n, (t, flip) in weights.items())
+        onnx.save(model, str(path))
+        return
+    data = path.with_name(path.name + "_data")
+    with data.open("wb") as stream:
+        for name, (tensor, flip) in weights.items():
+            array = as_array(tensor, flip)
+            entry = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape,
+                                data_location=TensorProto.EXTERNAL)
+            for key, value in (("location", data.name), ("offset", stream.tell()), ("length", array.nbytes)):
+                entry.external_data.add(key=key, value=str(value))
+            stream.write(array.data)
+            model.graph.initializer.append(entry)
+    onnx.save(model, str(path))
+
+
+def as_array(tensor: torch.Tensor, flip: bool) -> Array:
+    return np.ascontiguousarray((tensor.T if flip else tensor).numpy())
+
+
+def fold_transposes(model: ModelProto, parameters: set[str]) -> set[str]:
+    """Remove the Transpose behind each weight that has no other reader; returns the weights to be stored transposed."""
+    readers = readers_of(model)
+    found = set()
+    for node in [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] in parameters]:
+        if len(readers[node.input[0]]) == 1:
+            found.add(node.input[0])
+            replace_input(model, node.output[0], node.input[0])
+            model.graph.node.remove(node)
+    return found
+
+
+def fold_integers(model: ModelProto, integers: dict[str, Array], scales: dict[str, Array]) -> None:
+    """Replace QuantizeLinear(weight) -> DequantizeLinear by int8 initializers.
+
+    In front of a MatMul the transpose is folded too; an embedding's rows are gathered as int8 and multiplied by their
+    gathered scales, so that the table is never dequantized whole.
+    """
+    for quantize in [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in integers]:
+        name = quantize.input[0]
+        (dequantize,) = readers_of(model)[quantize.output[0]]
+        for reader in readers_of(model)[dequantize.output[0]]:
+            if reader.op_type == "Gather":
+                fold_embedding(model, reader, name, integers[name], scales[name])
+            else:
+                fold_linear(model, reader, name, integers[name], scales[name], dequantize.output[0])
+        model.graph.node.remove(quantize)
+        model.graph.node.remove(dequantize)
+    drop_unused(model)
+
+
+def fold_linear(model: ModelProto, reader: NodeProto, name: str, rows: Array, scale: Array, old: str) -> None:
+    """An int8 weight and its DequantizeLinear; transposed at once where the graph would do it at run time."""
+    flip = reader.op_type == "Transpose"
+    add_initializers(model, {f"{name}_int8": np.ascontiguousarray(rows.T) if flip else rows, f"{name}_scale": scale,
+                             f"{name}_zero_point": np.zeros(len(scale), dtype=np.int8)})
+    node = helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale", f"{name}_zero_point"],
+                            [f"{name}_dequantized"], name=f"{name}/DequantizeLinear", axis=1 if flip else 0)
+    replace_input(model, reader.output[0] if flip else old, node.output[0])
+    if flip:
+        model.graph.node.remove(reader)
+    model.graph.node.insert(0, node)
+
+
+def fold_embedding(model: ModelProto, gather: NodeProto, name: str, rows: Array, scale: Array) -> None:
+    """Gather int8 rows and their scales, and multiply."""
+    add_initializers(model, {f"{name}_int8": rows, f"{name}_scale": scale[:, None]})
+    ids = gather.input[1]
+    nodes = [
+        helper.make_node("Gather", [f"{name}_int8", ids], [f"{name}_rows"], name=f"{name}/Gather", axis=0),
+        helper.make_node("Gather", [f"{name}_scale", ids], [f"{name}_row_scales"], name=f"{name}/GatherScale", axis=0),
+        helper.make_node("Cast", [f"{name}_rows"], [f"{name}_float"], name=f"{name}/Cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}_float", f"{name}_row_scales"], [gather.output[0]], name=f"{name}/Mul"),
+    ]
+    place = list(model.graph.node).index(gather)
+    model.graph.node.remove(gather)
+    for node in reversed(nodes):
+        model.graph.node.insert(place, node)
+
+
+def merge_equal_quantizers(model: ModelProto) -> None:
+    """One QuantizeLinear/DequantizeLinear pair where several quantize the same tensor in the same way."""
+    constants = constant_values(model)
+    seen: dict[tuple[Any, ...], NodeProto] = {}
+    for kind in ("QuantizeLinear", "DequantizeLinear"):
+        for node in [n for n in model.graph.node if n.op_type == kind]:
+            values = tuple(constants[name].tobytes() if name in constants else name for name in node.input)
+            first = seen.setdefault((kind, *values), node)
+            if first is not node:
+                replace_input(model, node.output[0], first.output[0])
+                model.graph.node.remove(node)
+    drop_unused(model)
+
+
+def constant_values(model: ModelProto) -> dict[str, Array]:
+    """The tensors of Constant nodes by name."""
+    return {
+        node.output[0]: numpy_helper.to_array(attribute.t)
+        for node in model.graph.node if node.op_type == "Constant"
+        for attribute in node.attribute if attribute.name == "value"
+    }
+
+
+def readers_of(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """Tensor name -> the nodes that read it."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def replace_input(model: ModelProto, old: str, new: str) -> None:
+    """Let every reader of `old` read `new`."""
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name == old:
+                node.input[i] = new
+
+
+def add_initializers(model: ModelProto, arrays: dict[str, Array]) -> None:
+    present = {tensor.name for tensor in model.graph.initializer}
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items() if n not in present)
+
+
+def drop_unused(model: ModelProto) -> None:
+    """Remove nodes whose outputs nobody reads, until none is left."""
+    outputs = {entry.name for entry in model.graph.output}
+    while True:
+        used = outputs | {name for node in model.graph.node for name in node.input}
+        dead = [node for node in model.graph.node if not used & set(node.output)]
+        if not dead:
+            return
+        for node in dead:
+            model.graph.node.remove(node)
+
+
+def optimized_nodes(path: Path) -> Iterator[NodeProto]:
+    """The nodes that onnxruntime really runs: its optimized graph, read back."""
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        yield from onnx.load(options.optimized_model_filepath).graph.node
+
+
+def integer_kernels(path: Path) -> int:
+    """How many matrix products onnxruntime runs in integer kernels, counted in the optimized graph."""
+    return sum(node.op_type in INTEGER_OPS for node in optimized_nodes(path))
+
+
+def parity(network: Any, path: Path, batch: dict[str, Array]) -> float:
+    """The largest absolute difference of logits between the torch model and onnxruntime, on one padded batch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], batch)
+    with torch.inference_mode():
+        expected = network.cpu().eval()(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits
+    return float(np.abs(found - expected.numpy()).max())
+
+
+def parity_batch(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Array]:
+    """A padded batch in which swapped inputs cannot go unseen: lengths differ, and half of each text is a second segment."""
+    encoded = tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="np")
+    types = np.zeros_like(encoded["input_ids"])
+    types[:, types.shape[1] // 2 :] = 1
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"],
+            "token_type_ids": types * encoded["attention_mask"]}

@@ -1,0 +1,107 @@
+"""onnx: fp32 export, and Optimum's dynamic and static int8: what a user would otherwise do."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hfcompress.shape import Shape
+from hfcompress.tasks.text_classification import TextClassification
+
+PARITY = 1e-4
+PARITY_TEXTS = 16
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class ExportOnnx:
+    """Write model.onnx in fp32; its logits must be the model's to 1e-4 on real texts."""
+
+    training: ClassVar[bool] = False
+
+    def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
+        from hfcompress import onnx_graph
+        from hfcompress.models import load_classifier, load_tokenizer
+
+        network, tokenizer = load_classifier(model), load_tokenizer(model)
+        onnx_graph.export(network, out)
+        copy_companions(model, out)
+        texts = task.data.texts("validation")[:PARITY_TEXTS]
+        distance = onnx_graph.parity(network, out / "model.onnx",
+                                     onnx_graph.parity_batch(tokenizer, texts, task.max_length))
+        if not distance <= PARITY:
+            raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the model's (allowed {PARITY})")
+        return {"largest_logit_difference": distance}
+
+    def predict(self, model: Shape, *, task: TextClassification) -> Shape:
+        return model.with_(format="onnx")
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """Optimum's ORTQuantizer: int8 weights, activations quantized at run time. Takes an fp32 ONNX folder."""
+
+    training: ClassVar[bool] = False
+
+    def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
+        from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+        quantize(model, out, AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True), None)
+        return {"integer_kernels": count(out)}
+
+    def predict(self, model: Shape, *, task: TextClassification) -> Shape:
+        return model.with_(format="onnx", weight_bits=8, embedding_bits=8)
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """Optimum's ORTQuantizer with ranges calibrated on training texts. Takes an fp32 ONNX folder."""
+
+    calibration_texts: int = 128
+
+    training: ClassVar[bool] = False
+
+    def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
+        from optimum.onnxruntime import ORTQuantizer
+        from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
+
+        from hfcompress.models import load_tokenizer
+
+        config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
+        config.operators_to_quantize = ["MatMul", "Gemm", "Gather"]
+        data = task.data.encode(load_tokenizer(model), task.max_length, "train")
+        columns = ["input_ids", "attention_mask", "token_type_ids"]
+        data = data.select(range(min(self.calibration_texts, len(data)))).select_columns(columns)
+        quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
+        ranges = quantizer.fit(data, AutoCalibrationConfig.minmax(data), operators_to_quantize=["MatMul", "Gemm"],
+                               batch_size=1)
+        quantize(model, out, config, ranges)
+        return {"integer_kernels": count(out)}
+
+    def predict(self, model: Shape, *, task: TextClassification) -> Shape:
+        return model.with_(format="onnx", weight_bits=8, embedding_bits=8)
+
+
+def quantize(model: Path, out: Path, config: Any, ranges: Any) -> None:
+    """Run Optimum's quantizer in a scratch folder and keep model.onnx with its companions."""
+    from optimum.onnxruntime import ORTQuantizer
+
+    scratch = out / "work" / "quantized"
+    quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
+    quantizer.quantize(save_dir=scratch, quantization_config=config, calibration_tensors_range=ranges, file_suffix=None)
+    for file in scratch.glob("model*.onnx*"):
+        shutil.move(file, out / file.name.replace("_quantized", ""))
+    copy_companions(model, out)
+
+
+def count(out: Path) -> int:
+    from hfcompress import onnx_graph
+
+    return onnx_graph.integer_kernels(out / "model.onnx")
+
+
+def copy_companions(source: Path, out: Path) -> None:
+    """config.json and the tokenizer's files: what makes a folder with model.onnx loadable."""
+    for name in ("config.json", *TOKENIZER_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)

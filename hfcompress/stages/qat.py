@@ -1,0 +1,133 @@
+"""qat: quantization-aware training, distilled from the teacher, delivered as QDQ ONNX with folded int8 weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hfcompress.errors import UserError
+from hfcompress.shape import Shape
+from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.training import Train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+CALIBRATION_BATCHES = 8
+PARITY = 1e-3  # integer kernels round sums where the float model rounds products; both are far below a quantization step
+
+
+@dataclass(frozen=True)
+class QAT(Train):
+    """Every linear layer of the encoder, the pooler and the embeddings learn to compute in int8.
+
+    What stays in floating point: the attention's two products, softmax, LayerNorm, GELU, biases and the classifier.
+    """
+
+    bits: int = 8
+    """8; a model in 4 bits is the weight_only stage's."""
+    target: Literal["cpu", "tensorrt"] = "cpu"
+    """cpu: uint8 activations; tensorrt: symmetric int8 activations."""
+    ranges: Literal["learned", "moving_average"] = "learned"
+    """How the ranges of the activations are found after calibration."""
+    temperature: float = 2.0
+    logits_weight: float = 1.0
+    hard_weight: float = 0.0
+    cache: bool = True
+    """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
+
+    training: ClassVar[bool] = True
+
+    def __call__(self, out: Path, *, model: Path, teacher: Path, task: TextClassification) -> dict[str, Any]:
+        from accelerate import PartialState
+        from transformers import set_seed
+
+        from hfcompress import bert
+        from hfcompress.distillation import label_loss
+        from hfcompress.evaluation.accuracy import trainer_metrics
+        from hfcompress.models import load_classifier, load_tokenizer
+        from hfcompress.teacher_outputs import Wanted, teacher_outputs
+        from hfcompress.training import train
+
+        if self.bits != 8:
+            raise UserError(f"--qat.bits {self.bits}: integer kernels multiply 8 bits; give 8")
+        set_seed(self.seed)
+        tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
+        bert.require_bert(network)
+        data = task.data.encode(tokenizer, task.max_length, "train")
+        prepare(network, symmetric=self.target == "tensorrt", learned=self.ranges == "learned")
+        calibrate(network, tokenizer, data, self.per_device_train_batch_size)
+        outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache)
+        progress = train(
+            network, tokenizer, out / "work", self, data, task.data.encode(tokenizer, task.max_length, "validation"),
+            compute_metrics=trainer_metrics, best_metric=task.metric,
+            loss=label_loss(outputs, temperature=self.temperature, logits_weight=self.logits_weight,
+                            hard_weight=self.hard_weight),
+        )
+        if not PartialState().is_main_process:
+            return {}
+        return progress.as_dict() | deliver(network.cpu(), model, out, tokenizer, task)
+
+    def predict(self, model: Shape, *, teacher: Shape, task: TextClassification) -> Shape:
+        return model.with_(weight_bits=8, embedding_bits=8, format="onnx")
+
+
+def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> None:
+    """Replace the encoder's and the pooler's Linear layers and all embeddings by their fake-quantized forms."""
+    from hfcompress import bert
+    from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantEmbedding, FakeQuantLinear
+
+    body: Any = network.bert
+    for name in bert.EMBEDDINGS:
+        setattr(body.embeddings, name, FakeQuantEmbedding(getattr(body.embeddings, name)))
+    for parents in bert.linear_groups(network):
+        quantizer = ActivationQuantizer(symmetric, learned)
+        for i, (parent, name) in enumerate(parents):
+            setattr(parent, name, FakeQuantLinear(getattr(parent, name), quantizer, owner=i == 0))
+
+
+def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset", batch_size: int) -> None:
+    """Let every range cover what a few training batches show."""
+    import torch
+
+    from hfcompress.ops.fake_quant import ActivationQuantizer
+
+    quantizers = [module for module in network.modules() if isinstance(module, ActivationQuantizer)]
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in data.column_names]
+    network.eval()
+    for quantizer in quantizers:
+        quantizer.observing = True
+    with torch.inference_mode():
+        for start in range(0, min(len(data), CALIBRATION_BATCHES * batch_size), batch_size):
+            examples = data[start : start + batch_size]
+            network(**tokenizer.pad({name: examples[name] for name in names}, return_tensors="pt"))
+    for quantizer in quantizers:
+        quantizer.observing = False
+
+
+def deliver(network: "PreTrainedModel", source: Path, out: Path, tokenizer: Any, task: TextClassification
+            ) -> dict[str, Any]:
+    """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
+    from hfcompress import bert, onnx_graph
+    from hfcompress.evaluation.size import sizes
+    from hfcompress.ops.fake_quant import FakeQuantEmbedding, FakeQuantLinear, integer_rows, row_scales
+    from hfcompress.stages.onnx import PARITY_TEXTS, copy_companions
+
+    weights = {f"{name}.weight": module.weight for name, module in network.named_modules()
+               if isinstance(module, FakeQuantLinear | FakeQuantEmbedding)}
+    onnx_graph.export(network, out, integers={name: integer_rows(w).numpy() for name, w in weights.items()},
+                      scales={name: row_scales(w).numpy() for name, w in weights.items()})
+    copy_companions(source, out)
+    batch = onnx_graph.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
+    distance = onnx_graph.parity(network, out / "model.onnx", batch)
+    if not distance <= PARITY:
+        raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
+    linears = bert.LINEARS_A_LAYER * len(bert.layers(network))  # the pooler's one vector runs in float, from int8 weights
+    kernels = onnx_graph.integer_kernels(out / "model.onnx")
+    if kernels < linears:
+        raise RuntimeError(f"only {kernels} of {linears} linear layers run in integer kernels")
+    dtypes = sizes(out)["dtypes"]
+    elements = sum(w.numel() for w in weights.values())
+    if dtypes.get("int8", 0) < elements or dtypes.get("float32", 0) > elements:
+        raise RuntimeError(f"the file claims int8 and holds {dtypes}")
+    return {"integer_linears": kernels, "linears": linears, "largest_logit_difference": distance}
