@@ -31,8 +31,10 @@ class Kept:
 def require_bert(network: "PreTrainedModel") -> None:
     """Raise UserError for any other architecture than BertForSequenceClassification."""
     if type(network).__name__ != "BertForSequenceClassification":
-        raise UserError(f"{type(network).__name__} cannot be made smaller here: only BERT's shape "
-                        "(BertForSequenceClassification) can be cut; give such a model")
+        raise UserError(
+            f"{type(network).__name__} cannot be made smaller here: only BERT's shape "
+            "(BertForSequenceClassification) can be cut; give such a model"
+        )
 
 
 def layers(network: Any) -> list[Any]:
@@ -64,7 +66,9 @@ def linear_groups(network: Any) -> list[list[tuple[nn.Module, str]]]:
     for layer in layers(network):
         groups += [
             [(layer.attention.self, name) for name in ("query", "key", "value")],
-            [(layer.attention.output, "dense")], [(layer.intermediate, "dense")], [(layer.output, "dense")],
+            [(layer.attention.output, "dense")],
+            [(layer.intermediate, "dense")],
+            [(layer.output, "dense")],
         ]
     return [*groups, [(network.bert.pooler, "dense")]]
 
@@ -76,26 +80,32 @@ def head_size(network: Any) -> int:
 def cut(network: Any, kept: Kept) -> "BertForSequenceClassification":
     """A new stock model with what is kept; `network` is left as it is.
 
-    Heads and neurons must be equally many in all kept layers, and the dimensions as many as heads times head size: that is
-    what the stock class can express.
+    Heads and neurons must be equally many in all kept layers, and the dimensions as many as heads times head size:
+    that is what the stock class can express.
     """
     from transformers import BertConfig, BertForSequenceClassification
 
     size = head_size(network)
     if len(kept.dimensions) != len(kept.heads[0]) * size:
         raise ValueError(f"{len(kept.dimensions)} dimensions are not {len(kept.heads[0])} heads of {size}")
-    config = BertConfig.from_dict(network.config.to_dict() | {
-        "num_hidden_layers": len(kept.layers), "num_attention_heads": len(kept.heads[0]),
-        "hidden_size": len(kept.dimensions), "intermediate_size": len(kept.neurons[0]),
-    })
+    config = BertConfig.from_dict(
+        network.config.to_dict()
+        | {
+            "num_hidden_layers": len(kept.layers),
+            "num_attention_heads": len(kept.heads[0]),
+            "hidden_size": len(kept.dimensions),
+            "intermediate_size": len(kept.neurons[0]),
+        }
+    )
     new = BertForSequenceClassification(config).eval()
     dims, source, target = kept.dimensions, network.bert, new.bert
     for name in EMBEDDINGS:
         setattr(target.embeddings, name, cut_embedding(getattr(source.embeddings, name), dims))
     target.embeddings.LayerNorm = cut_layer_norm(source.embeddings.LayerNorm, dims)
     for i, old in enumerate(kept.layers):
-        cut_layer(source.encoder.layer[old], target.encoder.layer[i], head_rows(kept.heads[i], size), kept.neurons[i],
-                  dims)
+        cut_layer(
+            source.encoder.layer[old], target.encoder.layer[i], head_rows(kept.heads[i], size), kept.neurons[i], dims
+        )
     target.pooler.dense = cut_linear(source.pooler.dense, dims, dims)
     new.classifier = cut_linear(network.classifier, None, dims)
     return new
@@ -139,6 +149,8 @@ def check_shape(option: str, size: int, heads: int, hidden: int | None, most_hea
     if not 1 <= heads <= most_heads:
         raise UserError(f"--{option}.num-attention-heads {heads}: from 1 to {most_heads} (this model has no more)")
     if hidden is not None and hidden != heads * size:
-        raise UserError(f"--{option}.hidden-size {hidden}: a stock BERT's hidden size is heads x head size; with {heads} "
-                        f"heads of {size} it is {heads * size}")
+        raise UserError(
+            f"--{option}.hidden-size {hidden}: a stock BERT's hidden size is heads x head size; with {heads} "
+            f"heads of {size} it is {heads * size}"
+        )
     return heads * size

@@ -68,8 +68,15 @@ class Verdict:
         return values
 
 
-def verdicts(budget: Budget, candidate: str, reference: str, latency_reference: str, models: list[dict[str, Any]],
-             differences: dict[str, Any], predicted: dict[str, Any]) -> list[Verdict]:
+def verdicts(
+    budget: Budget,
+    candidate: str,
+    reference: str,
+    latency_reference: str,
+    models: list[dict[str, Any]],
+    differences: dict[str, Any],
+    predicted: dict[str, Any],
+) -> list[Verdict]:
     """Hold what was measured against every stated limit.
 
     Args:
@@ -83,36 +90,64 @@ def verdicts(budget: Budget, candidate: str, reference: str, latency_reference: 
     rows = {row["name"]: row for row in models}
     row, against = rows[candidate], rows[latency_reference]
     ratio = row["latency_ms"]["p50"] / against["latency_ms"]["p50"]
-    measured = {"disk_mb": row["bytes"] / 1e6, "ram_mb": row["peak_rss_mb"], "latency_ms": row["latency_ms"]["p50"],
-                "latency_ratio": ratio}
+    measured = {
+        "disk_mb": row["bytes"] / 1e6,
+        "ram_mb": row["peak_rss_mb"],
+        "latency_ms": row["latency_ms"]["p50"],
+        "latency_ratio": ratio,
+    }
     found = []
     for limit, value in measured.items():
         allowed = getattr(budget, limit)
         if allowed is not None:
             relative = limit == "latency_ratio"
-            found.append(Verdict(limit, candidate, latency_reference if relative else None,
-                                 "relative" if relative else "absolute", allowed, predicted.get(limit), value,
-                                 ok=value is not None and value <= allowed))
-    found += [drop_verdict(metric, allowed, candidate, reference, differences.get(metric))
-              for metric, allowed in budget.drop.items()]
+            found.append(
+                Verdict(
+                    limit,
+                    candidate,
+                    latency_reference if relative else None,
+                    "relative" if relative else "absolute",
+                    allowed,
+                    predicted.get(limit),
+                    value,
+                    ok=value is not None and value <= allowed,
+                )
+            )
+    found += [
+        drop_verdict(metric, allowed, candidate, reference, differences.get(metric))
+        for metric, allowed in budget.drop.items()
+    ]
     if not found:
         raise UserError("the budget limits nothing; give at least one limit, such as --budget.disk-mb 12")
     return found
 
 
-def drop_verdict(metric: str, allowed: float, candidate: str, reference: str,
-                 difference: dict[str, Any] | None) -> Verdict:
+def drop_verdict(
+    metric: str, allowed: float, candidate: str, reference: str, difference: dict[str, Any] | None
+) -> Verdict:
     """A drop holds only when it is shown: too few examples to decide is not ok."""
-    common: dict[str, Any] = {"limit": f"drop:{metric}", "candidate": candidate, "reference": reference,
-                              "kind": "relative", "allowed": allowed, "predicted": None}
+    common: dict[str, Any] = {
+        "limit": f"drop:{metric}",
+        "candidate": candidate,
+        "reference": reference,
+        "kind": "relative",
+        "allowed": allowed,
+        "predicted": None,
+    }
     from hfcompress.evaluation.statistics import Difference, n_needed, verdict
 
     if difference is None:
         return Verdict(**common, measured=None, ok=False, verdict="cannot be shown")
-    found = Difference(**difference)
+    found = Difference(**{field.name: difference[field.name] for field in dataclasses.fields(Difference)})
     decision = verdict(found, allowed)
     return Verdict(
-        **common, measured=-found.difference, ok=decision == "shown", difference=found.difference,
-        lower_bound=found.lower_bound, confidence=found.confidence, n=found.n, n_needed=n_needed(found, allowed),
+        **common,
+        measured=-found.difference,
+        ok=decision == "shown",
+        difference=found.difference,
+        lower_bound=found.lower_bound,
+        confidence=found.confidence,
+        n=found.n,
+        n_needed=n_needed(found, allowed),
         verdict=decision,
     )

@@ -45,7 +45,12 @@ def main() -> None:
 def dispatch(arguments: list[str]) -> int:
     """Run one verb and return its exit code."""
     verbs: dict[str, Callable[..., int]] = {
-        "list": list_recipes, "plan": plan, "run": run, "report": report, "check": check, "predict": predict,
+        "list": list_recipes,
+        "plan": plan,
+        "run": run,
+        "report": report,
+        "check": check,
+        "predict": predict,
         "env": env,
     }
     if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):
@@ -53,8 +58,11 @@ def dispatch(arguments: list[str]) -> int:
     app = tyro.extras.SubcommandApp()
     for name, verb in verbs.items():
         app.command(name=name)(verb)
-    return app.cli(prog="hfcompress", description="State a budget, run a recipe, get a small model and a report that "
-                   "proves or refuses the budget.", args=arguments)
+    return app.cli(
+        prog="hfcompress",
+        description="State a budget, run a recipe, get a small model and a report that proves or refuses the budget.",
+        args=arguments,
+    )
 
 
 def list_recipes() -> int:
@@ -108,16 +116,22 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
     return run_recipe(module.recipe, options, recipe_name, scale, folder)
 
 
-def parse(recipe: Callable[..., Any], own: type, defaults: dict[str, Any], arguments: list[str], prog: str
-          ) -> dict[str, Any]:
+def parse(
+    recipe: Callable[..., Any], own: type, defaults: dict[str, Any], arguments: list[str], prog: str
+) -> dict[str, Any]:
     """The values of all options: the recipe's signature is its command line, with `defaults` for this scale."""
     hints = get_type_hints(recipe, include_extras=True)
     helps = argument_help(recipe)
     fields: list[Any] = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(own)]
     for name, parameter in list(inspect.signature(recipe).parameters.items())[1:]:
         default = defaults.get(name, parameter.default)
-        fields.append((name, Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
-                       dataclasses.field(default_factory=partial(copy, default))))
+        fields.append(
+            (
+                name,
+                Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
+                dataclasses.field(default_factory=partial(copy, default)),
+            )
+        )
     options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
     summary = (inspect.getdoc(recipe) or "").splitlines()[0]
     parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
@@ -184,8 +198,12 @@ def check(run: Positional[Path]) -> int:
     return 0 if found["verdicts"] and all(verdict["ok"] is True for verdict in found["verdicts"]) else FAILED
 
 
-def predict(run: Positional[Path], file: Positional[Path | None] = None, text: str | None = None,
-            format: Literal["text", "json"] = "text") -> int:
+def predict(
+    run: Positional[Path],
+    file: Positional[Path | None] = None,
+    text: str | None = None,
+    format: Literal["text", "json"] = "text",
+) -> int:
     """Label texts with the run's compressed model.
 
     Args:
@@ -245,10 +263,12 @@ def read_lines(file: Path | None) -> list[str]:
         content = sys.stdin.buffer.read() if file is None else file.read_bytes()
         lines = [line for line in content.decode("utf-8").splitlines() if line.strip()]
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{file}: no such file; give one text a line, or --text \"...\"") from None
+        raise UserError(f'{file}: no such file; give one text a line, or --text "..."') from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file or 'standard input'} is not UTF-8 (byte {error.start}); convert it, for instance with "
-                        "iconv -t UTF-8") from None
+        raise UserError(
+            f"{file or 'standard input'} is not UTF-8 (byte {error.start}); convert it, for instance with "
+            "iconv -t UTF-8"
+        ) from None
     if not lines:
         raise UserError(f"{file or 'standard input'} holds no text")
     return lines

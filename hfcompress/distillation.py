@@ -1,4 +1,4 @@
-"""The loss that pruning and quantization-aware training share: the teacher's soft labels and, if wanted, the true ones."""
+"""The loss that pruning and quantization-aware training share: the teacher's soft labels and the true ones."""
 
 from typing import TYPE_CHECKING, Any
 

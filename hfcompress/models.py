@@ -57,8 +57,10 @@ def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTraine
         config = AutoConfig.from_pretrained(folder)
         heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
         if heads and list(config.id2label.values()) != labels:
-            raise UserError(f"{folder} was made for the labels {_some(list(config.id2label.values()))}, the task has "
-                            f"{_some(labels)}; give a teacher of this task, or --teacher none to train one")
+            raise UserError(
+                f"{folder} was made for the labels {_some(list(config.id2label.values()))}, the task has "
+                f"{_some(labels)}; give a teacher of this task, or --teacher none to train one"
+            )
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     with quiet_new_head():
         model = AutoModelForSequenceClassification.from_pretrained(folder, torch_dtype=torch.float32, **changes)

@@ -16,7 +16,14 @@ Array = np.ndarray[Any, Any]
 OPSET = 18
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the order of the forward signature: names bind by it
 INLINE_LIMIT = 1_000_000_000  # bytes of weights from which on they lie beside the graph, in model.onnx_data
-INTEGER_OPS = ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "QAttention")
+INTEGER_OPS = (
+    "MatMulIntegerToFloat",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "DynamicQuantizeMatMul",
+    "QAttention",
+)
 
 
 class Logits(torch.nn.Module):
@@ -26,32 +33,41 @@ class Logits(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
-                ) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
         return self.network(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).logits
 
 
 def trace(network: Any) -> ModelProto:
     """The graph of a classifier without its weights: they are inputs, named as in the state dict after "network.".
 
-    The TorchScript exporter with dynamic axes: the route on which integer kernels are found. Without weights in it, the
-    exporter's several copies of the graph cost no memory.
+    The TorchScript exporter with dynamic axes: the route on which integer kernels are found. Without weights in it,
+    the exporter's several copies of the graph cost no memory.
     """
     network.eval()
     network.set_attn_implementation("eager")
     example = torch.ones((2, 16), dtype=torch.long)
     stream = io.BytesIO()
     torch.onnx.export(
-        Logits(network), (example, example, torch.zeros_like(example)), stream, input_names=list(INPUTS),
-        output_names=["logits"], opset_version=OPSET, dynamo=False, export_params=False, do_constant_folding=False,
+        Logits(network),
+        (example, example, torch.zeros_like(example)),
+        stream,
+        input_names=list(INPUTS),
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamo=False,
+        export_params=False,
+        do_constant_folding=False,
         keep_initializers_as_inputs=False,
         dynamic_axes={**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}},
     )
     return onnx.load_from_string(stream.getvalue())
 
 
-def export(network: Any, out: Path, integers: dict[str, Array] | None = None,
-           scales: dict[str, Array] | None = None) -> None:
+def export(
+    network: Any, out: Path, integers: dict[str, Array] | None = None, scales: dict[str, Array] | None = None
+) -> None:
     """Write model.onnx for a classifier; with `integers`, weights that are fake-quantized become int8 for good.
 
     Args:
@@ -65,8 +81,9 @@ def export(network: Any, out: Path, integers: dict[str, Array] | None = None,
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     if integers is not None and scales is not None:
-        fold_integers(model, {f"network.{k}": v for k, v in integers.items()},
-                      {f"network.{k}": v for k, v in scales.items()})
+        fold_integers(
+            model, {f"network.{k}": v for k, v in integers.items()}, {f"network.{k}": v for k, v in scales.items()}
+        )
         merge_equal_quantizers(model)
     transposed = fold_transposes(model, parameters)
     used = {name for node in model.graph.node for name in node.input}
@@ -78,15 +95,21 @@ def write(model: ModelProto, weights: dict[str, tuple[torch.Tensor, bool]], path
     """Add the weights (tensor, whether to transpose it) one by one: inline, or beside a graph that is too large."""
     inline = sum(tensor.numel() * tensor.element_size() for tensor, _ in weights.values()) < INLINE_LIMIT
     if inline:
-        model.graph.initializer.extend(numpy_helper.from_array(as_array(t, flip), n) for n, (t, flip) in weights.items())
+        model.graph.initializer.extend(
+            numpy_helper.from_array(as_array(t, flip), n) for n, (t, flip) in weights.items()
+        )
         onnx.save(model, str(path))
         return
     data = path.with_name(path.name + "_data")
     with data.open("wb") as stream:
         for name, (tensor, flip) in weights.items():
             array = as_array(tensor, flip)
-            entry = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape,
-                                data_location=TensorProto.EXTERNAL)
+            entry = TensorProto(
+                name=name,
+                data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+                dims=array.shape,
+                data_location=TensorProto.EXTERNAL,
+            )
             for key, value in (("location", data.name), ("offset", stream.tell()), ("length", array.nbytes)):
                 entry.external_data.add(key=key, value=str(value))
             stream.write(array.data)
@@ -99,7 +122,7 @@ def as_array(tensor: torch.Tensor, flip: bool) -> Array:
 
 
 def fold_transposes(model: ModelProto, parameters: set[str]) -> set[str]:
-    """Remove the Transpose behind each weight that has no other reader; returns the weights to be stored transposed."""
+    """Remove the Transpose behind each weight that has no other reader; returns what is to be stored transposed."""
     readers = readers_of(model)
     found = set()
     for node in [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] in parameters]:
@@ -132,10 +155,21 @@ def fold_integers(model: ModelProto, integers: dict[str, Array], scales: dict[st
 def fold_linear(model: ModelProto, reader: NodeProto, name: str, rows: Array, scale: Array, old: str) -> None:
     """An int8 weight and its DequantizeLinear; transposed at once where the graph would do it at run time."""
     flip = reader.op_type == "Transpose"
-    add_initializers(model, {f"{name}_int8": np.ascontiguousarray(rows.T) if flip else rows, f"{name}_scale": scale,
-                             f"{name}_zero_point": np.zeros(len(scale), dtype=np.int8)})
-    node = helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale", f"{name}_zero_point"],
-                            [f"{name}_dequantized"], name=f"{name}/DequantizeLinear", axis=1 if flip else 0)
+    add_initializers(
+        model,
+        {
+            f"{name}_int8": np.ascontiguousarray(rows.T) if flip else rows,
+            f"{name}_scale": scale,
+            f"{name}_zero_point": np.zeros(len(scale), dtype=np.int8),
+        },
+    )
+    node = helper.make_node(
+        "DequantizeLinear",
+        [f"{name}_int8", f"{name}_scale", f"{name}_zero_point"],
+        [f"{name}_dequantized"],
+        name=f"{name}/DequantizeLinear",
+        axis=1 if flip else 0,
+    )
     replace_input(model, reader.output[0] if flip else old, node.output[0])
     if flip:
         model.graph.node.remove(reader)
@@ -176,8 +210,10 @@ def constant_values(model: ModelProto) -> dict[str, Array]:
     """The tensors of Constant nodes by name."""
     return {
         node.output[0]: numpy_helper.to_array(attribute.t)
-        for node in model.graph.node if node.op_type == "Constant"
-        for attribute in node.attribute if attribute.name == "value"
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
     }
 
 
@@ -249,9 +285,12 @@ def parity(network: Any, path: Path, batch: dict[str, Array]) -> float:
 
 
 def parity_batch(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Array]:
-    """A padded batch in which swapped inputs cannot go unseen: lengths differ, and half of each text is a second segment."""
+    """A padded batch in which swapped inputs are seen: lengths differ, and half of each text is a second segment."""
     encoded = tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="np")
     types = np.zeros_like(encoded["input_ids"])
     types[:, types.shape[1] // 2 :] = 1
-    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"],
-            "token_type_ids": types * encoded["attention_mask"]}
+    return {
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
+        "token_type_ids": types * encoded["attention_mask"],
+    }

@@ -15,29 +15,39 @@ KINDS = ("heads", "neurons", "dimensions")
 class Pruner(nn.Module):
     """Registers itself as `network.pruner`, so that the scores lie in the Trainer's checkpoints.
 
-    In every forward pass a mask is made of the scores (top-k; heads and neurons in each layer, dimensions over the whole
-    model) and multiplied onto what the structure puts out. The gradient of a mask entry is the sum of dL/dW * W over the
-    weights that the entry multiplies, so that with the straight-through estimator the optimizer's step on a score is the
-    sum of -dL/dW * W over its group: Sanh et al. 2020, equation 3, for a group.
+    In every forward pass a mask is made of the scores (top-k; heads and neurons in each layer, dimensions over the
+    whole model) and multiplied onto what the structure puts out. The gradient of a mask entry is the sum of dL/dW * W
+    over the weights that the entry multiplies, so that with the straight-through estimator the optimizer's step on a
+    score is the sum of -dL/dW * W over its group: Sanh et al. 2020, equation 3, for a group.
 
     Args:
         importance: "movement": the scores are learned; "magnitude" or "l1": they are norms of the current weights.
         warm_up, cool_down: shares of the steps before pruning begins, and after it has ended.
     """
 
-    def __init__(self, network: Any, heads: int, neurons: int, importance: str, warm_up: float, cool_down: float) -> None:
+    def __init__(
+        self, network: Any, heads: int, neurons: int, importance: str, warm_up: float, cool_down: float
+    ) -> None:
         super().__init__()
         config = network.config
         self.head_size = bert.head_size(network)
-        self.full = {"heads": config.num_attention_heads, "neurons": config.intermediate_size,
-                     "dimensions": config.hidden_size}
+        self.full = {
+            "heads": config.num_attention_heads,
+            "neurons": config.intermediate_size,
+            "dimensions": config.hidden_size,
+        }
         self.target = {"heads": heads, "neurons": neurons, "dimensions": heads * self.head_size}
         self.importance, self.warm_up, self.cool_down = importance, warm_up, cool_down
         layers = config.num_hidden_layers
-        shapes = {"heads": (layers, self.full["heads"]), "neurons": (layers, self.full["neurons"]),
-                  "dimensions": (self.full["dimensions"],)}
+        shapes = {
+            "heads": (layers, self.full["heads"]),
+            "neurons": (layers, self.full["neurons"]),
+            "dimensions": (self.full["dimensions"],),
+        }
         for kind in KINDS:
-            self.register_parameter(kind, nn.Parameter(torch.zeros(shapes[kind]), requires_grad=importance == "movement"))
+            self.register_parameter(
+                kind, nn.Parameter(torch.zeros(shapes[kind]), requires_grad=importance == "movement")
+            )
             self.register_buffer(f"frozen_{kind}", torch.ones(shapes[kind]))
         self.register_buffer("is_frozen", torch.tensor(False))
         self.fraction = 0.0
@@ -52,17 +62,22 @@ class Pruner(nn.Module):
         for i, layer in enumerate(bert.layers(network)):
             self.hooks += [
                 bert.attention_output(layer).register_forward_pre_hook(
-                    lambda module, inputs, i=i: (inputs[0] * self.masks["heads"][i].repeat_interleave(self.head_size),)),
+                    lambda module, inputs, i=i: (inputs[0] * self.masks["heads"][i].repeat_interleave(self.head_size),)
+                ),
                 bert.feed_forward_output(layer).register_forward_pre_hook(
-                    lambda module, inputs, i=i: (inputs[0] * self.masks["neurons"][i],)),
+                    lambda module, inputs, i=i: (inputs[0] * self.masks["neurons"][i],)
+                ),
             ]
         self.norms = []
         for parent, name in bert.layer_norms(network):
             masked = MaskedLayerNorm(getattr(parent, name))
             setattr(parent, name, masked)
             self.norms.append((parent, name))
-        self.hooks.append(network.classifier.register_forward_pre_hook(
-            lambda module, inputs: (inputs[0] * self.masks["dimensions"],)))
+        self.hooks.append(
+            network.classifier.register_forward_pre_hook(
+                lambda module, inputs: (inputs[0] * self.masks["dimensions"],)
+            )
+        )
 
     def scores(self) -> dict[str, Tensor]:
         """Heads [layers, heads], neurons [layers, neurons], dimensions [size]."""
@@ -116,8 +131,11 @@ class Pruner(nn.Module):
 
     def kept_as_lists(self) -> dict[str, Any]:
         kept = self.kept()
-        return {"heads": [h.tolist() for h in kept.heads], "neurons": [len(n) for n in kept.neurons],
-                "dimensions": len(kept.dimensions)}
+        return {
+            "heads": [h.tolist() for h in kept.heads],
+            "neurons": [len(n) for n in kept.neurons],
+            "dimensions": len(kept.dimensions),
+        }
 
     def cut(self) -> Any:
         """Take the masks off the network and return the stock model that computes what the masked one did."""

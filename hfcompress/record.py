@@ -11,8 +11,19 @@ from typing import Any
 
 from hfcompress.errors import UserError
 
-PACKAGES = ("torch", "transformers", "optimum", "optimum-onnx", "onnxruntime", "onnx", "datasets", "accelerate",
-            "scikit-learn", "numpy", "hfcompress")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnxruntime",
+    "onnx",
+    "datasets",
+    "accelerate",
+    "scikit-learn",
+    "numpy",
+    "hfcompress",
+)
 
 EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 

@@ -113,8 +113,17 @@ class Run:
             raise
         self.ranks.wait_for_everyone()
 
-    def _finish(self, stage: Stage, name: str, key: str, part: Path, final: Path, inputs: dict[str, Any],
-                measured: dict[str, Any], seconds: float) -> None:
+    def _finish(
+        self,
+        stage: Stage,
+        name: str,
+        key: str,
+        part: Path,
+        final: Path,
+        inputs: dict[str, Any],
+        measured: dict[str, Any],
+        seconds: float,
+    ) -> None:
         """Measure what was written, write the record last, and give the folder its final name."""
         from hfcompress.evaluation.size import sizes
 
@@ -142,9 +151,17 @@ class Run:
         part.rename(final)
         self._say(f"{name}: done in {seconds:.0f} s" + (f", {found['bytes'] / 1e6:.1f} MB" if has_model else ""))
 
-    def compare(self, *models: Artifact, reference: Artifact, candidate: Artifact, budget: Budget,
-                task: "TextClassification", measure: "Measure", latency_reference: Artifact | None = None,
-                notes: tuple[str, ...] = ()) -> dict[str, Any]:
+    def compare(
+        self,
+        *models: Artifact,
+        reference: Artifact,
+        candidate: Artifact,
+        budget: Budget,
+        task: "TextClassification",
+        measure: "Measure",
+        latency_reference: Artifact | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
         """Measure all models in one go, hold the candidate against the budget, write report.json and report.html.
 
         Args:
@@ -155,12 +172,28 @@ class Run:
         """
         import json
 
-        measured = self(measure, name="measure", models={m.name: m for m in models}, task=task,
-                        reference=reference.name, confidence=budget.confidence)
+        from hfcompress.evaluation.statistics import Difference, n_needed
+
+        measured = self(
+            measure,
+            name="measure",
+            models={m.name: m for m in models},
+            task=task,
+            reference=reference.name,
+            confidence=budget.confidence,
+        )
         details = json.loads((measured.path / "measurements.json").read_text(encoding="utf-8"))
+        allowed = max(budget.drop.values(), default=0.0)
+        for found in details["differences"].values():
+            for difference in found.values():
+                difference["n_needed"] = n_needed(Difference(**difference), allowed)
         decided = verdicts(
-            budget, candidate.name, reference.name, (latency_reference or reference).name,
-            details["models"], details["differences"].get(candidate.name, {}),
+            budget,
+            candidate.name,
+            reference.name,
+            (latency_reference or reference).name,
+            details["models"],
+            details["differences"].get(candidate.name, {}),
             self.predictions.get(candidate.name, {}),
         )
         report = self._report(details, decided, budget, models, notes)
@@ -168,11 +201,18 @@ class Run:
             self._write(report, details, measured, task.max_length)
         return report
 
-    def _report(self, details: dict[str, Any], decided: list[Verdict], budget: Budget, models: tuple[Artifact, ...],
-                notes: tuple[str, ...]) -> dict[str, Any]:
+    def _report(
+        self,
+        details: dict[str, Any],
+        decided: list[Verdict],
+        budget: Budget,
+        models: tuple[Artifact, ...],
+        notes: tuple[str, ...],
+    ) -> dict[str, Any]:
         made = {model.name: model for model in models}
         rows = [
-            row | {
+            row
+            | {
                 "stage": made[row["name"]].record.stage if row["name"] in made else "Baseline",
                 "path": made[row["name"]].path.name if row["name"] in made else None,
                 "predicted": self.predictions.get(row["name"]),
@@ -233,8 +273,9 @@ def parent_difference(child: Path, inputs: dict[str, Any]) -> dict[str, Any] | N
     parent, task = inputs.get("model"), inputs.get("task")
     if not isinstance(parent, Path) or task is None:
         return None
-    labels = [json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label")
-              for folder in (parent, child)]
+    labels = [
+        json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") for folder in (parent, child)
+    ]
     if labels[0] is None or labels[0] != labels[1]:
         return None
     return difference(parent, child, task.data.texts("validation")[:DIFFERENCE_TEXTS], task.max_length)

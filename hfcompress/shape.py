@@ -1,6 +1,7 @@
 """The shape of an encoder as plain numbers: what `plan` predicts from, with no weights and no torch."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 
@@ -9,7 +10,8 @@ class Shape:
     """A BERT-shaped sequence classifier.
 
     `weight_bits` counts the linear layers, `embedding_bits` the embedding tables; everything else (LayerNorm, biases)
-    stays in 32 bits. `format` is report.json's word. `tokenizer_bytes` is what the tokenizer's files take on disk.
+    stays in 32 bits. `format` is report.json's word. `tokenizer_bytes` is what the tokenizer's files take on disk;
+    `tokenizer_folder` is where they lie, when they are on this machine.
     """
 
     num_hidden_layers: int
@@ -24,6 +26,7 @@ class Shape:
     embedding_bits: int = 32
     format: str = "transformers"
     tokenizer_bytes: int | None = None
+    tokenizer_folder: Path | None = None
 
     @classmethod
     def from_config(cls, config: dict[str, Any], num_labels: int) -> "Shape":

@@ -68,7 +68,7 @@ class Artifact:
 
 
 def model_format(folder: Path) -> str:
-    """"onnx", "surgery" or "transformers" (report.json's words), by the files that lie in the folder."""
+    """ "onnx", "surgery" or "transformers" (report.json's words), by the files that lie in the folder."""
     if any(folder.glob("*.onnx")):
         return "onnx"
     return "surgery" if (folder / "surgery.json").is_file() else "transformers"

@@ -71,7 +71,8 @@ def forward(network: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted
     try:
         result = network(
             **{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch},
-            output_hidden_states=bool(wanted.hidden_layers), output_attentions=bool(wanted.attention_layers),
+            output_hidden_states=bool(wanted.hidden_layers),
+            output_attentions=bool(wanted.attention_layers),
         )
     finally:
         for hook in hooks:
@@ -106,8 +107,10 @@ class CachedTeacher:
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: Any) -> "np.ndarray[Any, Any]":
         file = self.folder / f"{name}.bin"
-        mode = "r+" if file.is_file() and file.stat().st_size == int(np.prod(shape)) * np.dtype(dtype).itemsize else "w+"
-        return np.memmap(file, dtype=dtype, mode=mode, shape=shape)
+        mode = (
+            "r+" if file.is_file() and file.stat().st_size == int(np.prod(shape)) * np.dtype(dtype).itemsize else "w+"
+        )
+        return np.memmap(file, np.dtype(dtype), mode, shape=shape)  # type: ignore[call-overload]
 
     def store(self, rows: list[int], outputs: dict[str, Tensor]) -> None:
         """Write the outputs of a padded batch to their rows."""

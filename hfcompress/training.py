@@ -180,6 +180,8 @@ def train(
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(_progress_bar())
     result = trainer.train(resume_from_checkpoint=_resume(work))
+    # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return _progress(trainer, result, options)
 
 
@@ -213,9 +215,7 @@ def global_batch(options: Train) -> int:
     """Examples an optimizer step over all processes."""
     from accelerate import PartialState
 
-    return (
-        options.per_device_train_batch_size * options.gradient_accumulation_steps * PartialState().num_processes
-    )
+    return options.per_device_train_batch_size * options.gradient_accumulation_steps * PartialState().num_processes
 
 
 def progress_wanted() -> bool:

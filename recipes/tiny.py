@@ -48,8 +48,16 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
-def write_model(folder: Path, *, layers: int = 4, hidden: int = 64, heads: int = 4, intermediate: int = 128,
-                labels: list[str] | None = None, seed: int = 0) -> Path:
+def write_model(
+    folder: Path,
+    *,
+    layers: int = 4,
+    hidden: int = 64,
+    heads: int = 4,
+    intermediate: int = 128,
+    labels: list[str] | None = None,
+    seed: int = 0,
+) -> Path:
     """A BertForSequenceClassification with random weights and a WordPiece tokenizer that fits the tiny task."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
@@ -64,9 +72,14 @@ def write_model(folder: Path, *, layers: int = 4, hidden: int = 64, heads: int =
     names = sorted(WORDS) if labels is None else labels
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=intermediate, max_position_embeddings=64,
-        id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
+        vocab_size=len(vocabulary),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=64,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
     )
     BertForSequenceClassification(config).eval().save_pretrained(folder)
     return folder

@@ -5,8 +5,9 @@ import numpy as np
 from hfcompress.evaluation import baseline
 
 WORDS = {0: "grant permission copy modify", 1: "disclose source derivative copyleft", 2: "fee payment vendor price"}
-TEXTS = [f"{word} {other} common words" for words in WORDS.values()
-         for word in words.split() for other in words.split()]
+TEXTS = [
+    f"{word} {other} common words" for words in WORDS.values() for word in words.split() for other in words.split()
+]
 LABELS = [label for label in WORDS for _ in range(16)]
 
 

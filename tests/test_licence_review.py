@@ -64,17 +64,21 @@ def test_licences_and_rules_are_read_with_the_category_of_their_licence(folder: 
     assert set(rows[0]) == {"text", "label", "group"}
 
 
-@pytest.mark.parametrize("fields", [
-    {"license_expression": "l1 AND l2"},
-    {"license_expression": "l1 WITH l2"},
-    {"license_expression": "(l1)"},
-    {"license_expression": "unheard-of"},
-    {"license_expression": "l1", "language": "fr"},
-    {"license_expression": "l1", "is_deprecated": "yes"},
-    {"license_expression": "l1", "is_license_clue": "yes"},
-    {"license_expression": "l1", "is_license_intro": "yes"},
-    {"is_false_positive": "yes"},
-], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"license_expression": "l1 AND l2"},
+        {"license_expression": "l1 WITH l2"},
+        {"license_expression": "(l1)"},
+        {"license_expression": "unheard-of"},
+        {"license_expression": "l1", "language": "fr"},
+        {"license_expression": "l1", "is_deprecated": "yes"},
+        {"license_expression": "l1", "is_license_clue": "yes"},
+        {"license_expression": "l1", "is_license_intro": "yes"},
+        {"is_false_positive": "yes"},
+    ],
+    ids=str,
+)
 def test_unusable_rules_are_left_out(folder: Path, fields: dict[str, str]) -> None:
     write_rule(folder, "extra", sentence("extra"), **fields)
     assert len(usable_rows(folder, min_texts=1)) == 40
@@ -119,8 +123,10 @@ def test_of_near_duplicates_in_two_splits_as_few_as_can_be_are_dropped() -> None
 
 
 def test_train_takes_at_most_fifty_texts_of_a_licence() -> None:
-    rows = [{"text": sentence(f"text{i}x"), "label": "Permissive", "group": "big" if i < 60 else "small"}
-            for i in range(70)]
+    rows = [
+        {"text": sentence(f"text{i}x"), "label": "Permissive", "group": "big" if i < 60 else "small"}
+        for i in range(70)
+    ]
     kept = capped(rows)
     assert [row["group"] for row in kept] == ["big"] * licence_review.COMMON + ["small"] * 10
     assert {row["text"] for row in capped(rows[::-1])} == {row["text"] for row in kept}
@@ -129,12 +135,18 @@ def test_train_takes_at_most_fifty_texts_of_a_licence() -> None:
 def test_near_duplicates_in_train_are_thinned_out_unless_their_labels_differ(folder: Path) -> None:
     rows = usable_rows(folder, min_texts=1)
     assigned = assign(rows)
-    train = {label: [row["group"] for row in rows if row["label"] == label and assigned[row["group"]] == "train"]
-             for label in CATEGORIES}
+    train = {
+        label: [row["group"] for row in rows if row["label"] == label and assigned[row["group"]] == "train"]
+        for label in CATEGORIES
+    }
     for label in CATEGORIES:
         for i in range(3):
-            write_rule(folder, f"{label}_{i}", sentence("shared", words=60) + f" end{label}{i}",
-                       license_expression=train[label][i])
+            write_rule(
+                folder,
+                f"{label}_{i}",
+                sentence("shared", words=60) + f" end{label}{i}",
+                license_expression=train[label][i],
+            )
     kept = [row for row in split_rows(usable_rows(folder, min_texts=1))["train"] if row["text"].startswith("shared0")]
     assert sorted(row["label"] for row in kept) == sorted(CATEGORIES)
 
@@ -151,11 +163,20 @@ def test_leaks_are_found_in_a_split_by_text(folder: Path) -> None:
 
 
 def test_the_split_is_the_same_in_every_process(folder: Path) -> None:
-    program = ("import sys; from pathlib import Path; from hfcompress.tasks.licence_review import *;"
-               "print(split_rows(usable_rows(Path(sys.argv[1]), min_texts=1)))")
-    outputs = [subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True,
-                              env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(p for p in sys.path if p)}).stdout
-               for seed in ("1", "2")]
+    program = (
+        "import sys; from pathlib import Path; from hfcompress.tasks.licence_review import *;"
+        "print(split_rows(usable_rows(Path(sys.argv[1]), min_texts=1)))"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program, str(folder)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(p for p in sys.path if p)},
+        ).stdout
+        for seed in ("1", "2")
+    ]
     assert outputs[0] == outputs[1]
     assert len(outputs[0]) > 1000
 

@@ -65,8 +65,9 @@ def test_encode_truncates_and_numbers_rows(tiny_task: TextClassification, tiny_m
         ({"train": [*GOOD, {"text": None, "label": "a"}], "test": GOOD}, {}, ["row 40 of the train split is empty"]),
     ],
 )
-def test_what_is_wrong_with_the_data_is_named(tmp_path: Path, splits: dict[str, list[dict[str, object]]],
-                                              options: dict[str, str], words: list[str]) -> None:
+def test_what_is_wrong_with_the_data_is_named(
+    tmp_path: Path, splits: dict[str, list[dict[str, object]]], options: dict[str, str], words: list[str]
+) -> None:
     write(tmp_path, **splits)
     with pytest.raises(UserError) as error:
         _ = TextClassification(dataset=str(tmp_path), **options).data  # type: ignore[arg-type]

@@ -22,8 +22,11 @@ def fit(texts: list[str], labels: list[int], validation_texts: list[str], valida
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(texts) > 1000 else 1)
     features, held = vectorizer.fit_transform(texts), vectorizer.transform(validation_texts)
-    candidates = [LinearSVC(C=cost, class_weight=weight, random_state=0).fit(features, labels)
-                  for cost in COSTS for weight in (None, "balanced")]
+    candidates = [
+        LinearSVC(C=cost, class_weight=weight, random_state=0).fit(features, labels)
+        for cost in COSTS
+        for weight in (None, "balanced")
+    ]
     best = max(candidates, key=lambda model: model.score(held, validation_labels))
     return make_pipeline(vectorizer, best)
 

@@ -60,8 +60,15 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def describe(times: list[float], *, batch: int, sequence_length: int | None, threads: int, runtime: str
-             ) -> dict[str, Any]:
+def describe(
+    times: list[float], *, batch: int, sequence_length: int | None, threads: int, runtime: str
+) -> dict[str, Any]:
     """report.json's `latency_ms`."""
-    return {**percentiles(times), "batch": batch, "sequence_length": sequence_length, "threads": threads,
-            "runtime": runtime, "runs": len(times)}
+    return {
+        **percentiles(times),
+        "batch": batch,
+        "sequence_length": sequence_length,
+        "threads": threads,
+        "runtime": runtime,
+        "runs": len(times),
+    }

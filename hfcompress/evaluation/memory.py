@@ -6,7 +6,6 @@ onnxruntime and tokenizers alone, a transformers folder by torch and transformer
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -30,7 +29,11 @@ def fresh_process(folder: Path, sequence_length: int, threads: int) -> dict[str,
 
 
 def rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """The highest resident memory of this process. (getrusage would count the parent's: it survives fork and exec.)"""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError("/proc/self/status has no VmHWM")
 
 
 def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, float]:
@@ -65,8 +68,9 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     load_ms = (time.perf_counter() - begun) * 1e3
-    encoded: Any = tokenizer(TEXT * (sequence_length // 8), truncation=True, max_length=sequence_length,
-                             return_tensors="pt")
+    encoded: Any = tokenizer(
+        TEXT * (sequence_length // 8), truncation=True, max_length=sequence_length, return_tensors="pt"
+    )
     with torch.inference_mode():
         for _ in range(3):
             model(**encoded)

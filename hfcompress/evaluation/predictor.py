@@ -68,8 +68,9 @@ class Predictor:
         result: Array | None = None
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            padded = self.tokenizer.pad({name: [values[i] for i in rows] for name, values in encoded.items()},
-                                        return_tensors="np")
+            padded = self.tokenizer.pad(
+                {name: [values[i] for i in rows] for name, values in encoded.items()}, return_tensors="np"
+            )
             logits = self.run({name: np.asarray(array, dtype=np.int64) for name, array in padded.items()})
             if result is None:
                 result = np.empty((len(texts), logits.shape[1]), dtype=np.float32)
@@ -84,8 +85,10 @@ class Predictor:
             UserError: the model has fewer positions than that.
         """
         if sequence_length > self.positions:
-            raise UserError(f"--measure.sequence-length {sequence_length}: {self.folder.name} has {self.positions} "
-                            "positions; give no more than that")
+            raise UserError(
+                f"--measure.sequence-length {sequence_length}: {self.folder.name} has {self.positions} "
+                "positions; give no more than that"
+            )
         pieces = len(self.tokenizer)
         ids = np.random.default_rng(0).integers(pieces // 2, pieces, (batch, sequence_length))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}

@@ -7,10 +7,30 @@ from pathlib import Path
 from typing import Any
 
 NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
-SAFETENSORS_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8,
-                    "BOOL": 8}
-SAFETENSORS_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
-                     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+SAFETENSORS_BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+}
+SAFETENSORS_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 
 
 def sizes(folder: Path) -> dict[str, Any]:
@@ -19,8 +39,11 @@ def sizes(folder: Path) -> dict[str, Any]:
     Returns: bytes (all files but records), parameters (elements of weights; scales and zero points of quantized
         weights do not count), dtypes (name -> bytes of tensors).
     """
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in NOT_SHIPPED
-             and file.relative_to(folder).parts[0] != "work"]  # a stage's scratch, while it is being made
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file.name not in NOT_SHIPPED and file.relative_to(folder).parts[0] != "work"
+    ]  # a stage's scratch, while it is being made
     parameters, dtypes = 0, dict[str, int]()
     for file in files:
         if file.suffix == ".safetensors":
@@ -32,8 +55,11 @@ def sizes(folder: Path) -> dict[str, Any]:
         for elements, dtype, bits, is_weight in tensors:
             dtypes[dtype] = dtypes.get(dtype, 0) + elements * bits // 8
             parameters += elements if is_weight else 0
-    return {"bytes": sum(file.stat().st_size for file in files), "parameters": parameters,
-            "dtypes": dict(sorted(dtypes.items()))}
+    return {
+        "bytes": sum(file.stat().st_size for file in files),
+        "parameters": parameters,
+        "dtypes": dict(sorted(dtypes.items())),
+    }
 
 
 def safetensors_header(file: Path) -> list[tuple[int, str, int, bool]]:
@@ -43,7 +69,8 @@ def safetensors_header(file: Path) -> list[tuple[int, str, int, bool]]:
         header = json.loads(stream.read(length))
     return [
         (math.prod(entry["shape"]), SAFETENSORS_NAMES[entry["dtype"]], SAFETENSORS_BITS[entry["dtype"]], True)
-        for name, entry in header.items() if name != "__metadata__"
+        for name, entry in header.items()
+        if name != "__metadata__"
     ]
 
 
@@ -56,8 +83,13 @@ def onnx_initializers(file: Path) -> list[tuple[int, str, int, bool]]:
     from onnx import TensorProto
 
     model = onnx.load(str(file), load_external_data=False)
-    constants = [attribute.t for node in model.graph.node if node.op_type == "Constant"
-                 for attribute in node.attribute if attribute.name == "value"]
+    constants = [
+        attribute.t
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
     helpers = quantization_parameters(model)
     found = []
     for tensor in [*model.graph.initializer, *constants]:

@@ -81,8 +81,9 @@ def interval(confusions: Array, metric: Metric, resamples: int, seed: int) -> tu
     return float(low), float(high)
 
 
-def paired_difference(reference: Array, candidate: Array, metric: Metric, *, confidence: float, resamples: int,
-                      seed: int) -> Difference:
+def paired_difference(
+    reference: Array, candidate: Array, metric: Metric, *, confidence: float, resamples: int, seed: int
+) -> Difference:
     """Bootstrap `metric(candidate) - metric(reference)` over the same draws of groups for both.
 
     Args:
@@ -91,8 +92,15 @@ def paired_difference(reference: Array, candidate: Array, metric: Metric, *, con
     draws = metric(resampled(candidate, resamples, seed)) - metric(resampled(reference, resamples, seed))
     lower, upper = np.quantile(draws, [1 - confidence, confidence])
     value = metric(candidate.sum(axis=0)) - metric(reference.sum(axis=0))
-    return Difference(float(value), float(lower), float(upper), float(draws.std(ddof=1)), confidence,
-                      int(reference.sum()), len(reference))
+    return Difference(
+        float(value),
+        float(lower),
+        float(upper),
+        float(draws.std(ddof=1)),
+        confidence,
+        int(reference.sum()),
+        len(reference),
+    )
 
 
 def verdict(difference: Difference, allowed: float) -> str:

@@ -1,9 +1,9 @@
 """Fake quantization: linear layers and embeddings that compute in float what int8 kernels will compute.
 
-Weights: symmetric int8, one scale an output channel (a row of an embedding). Activations: one scale a tensor, uint8 with
-a zero point (target "cpu", what x86 integer kernels multiply) or symmetric int8 (target "tensorrt"). Ranges are learned
-by gradient (LSQ: Esser et al. 2020, section 2) or follow the data as a moving average (Jacob et al. 2018, section 3.1).
-Int8 products of full range saturate the 16-bit sums of AVX2 kernels; processors with VNNI add in 32 bits.
+Weights: symmetric int8, one scale an output channel (a row of an embedding). Activations: one scale a tensor, uint8
+with a zero point (target "cpu", what x86 integer kernels multiply) or symmetric int8 (target "tensorrt"). Ranges are
+learned by gradient (LSQ: Esser et al. 2020, section 2) or follow the data as a moving average (Jacob et al. 2018,
+section 3.1). Int8 products of full range saturate the 16-bit sums of AVX2 kernels; VNNI adds in 32 bits.
 """
 
 import math
@@ -78,17 +78,20 @@ class ActivationQuantizer(nn.Module):
             self.observe(x)
             return x
         if torch.onnx.is_in_onnx_export():
-            return torch.fake_quantize_per_tensor_affine(x, float(self.scale), int(self.zero_point), self.lowest,
-                                                         self.highest)
+            return torch.fake_quantize_per_tensor_affine(
+                x, float(self.scale), int(self.zero_point), self.lowest, self.highest
+            )
         if not self.learned:
             if self.training:
                 self.observe(x)
-            return torch.fake_quantize_per_tensor_affine(x.float(), self.scale.detach().clone(), self.zero_point.int(),
-                                                         self.lowest, self.highest)
+            return torch.fake_quantize_per_tensor_affine(
+                x.float(), self.scale.detach().clone(), self.zero_point.int(), self.lowest, self.highest
+            )
         # LSQ scales the gradient of the step size by 1 / sqrt(elements * highest level) (section 2.2).
         factor = 1.0 / math.sqrt(x.numel() * self.highest)
         return torch._fake_quantize_learnable_per_tensor_affine(
-            x.float(), self.scale, self.zero_point, self.lowest, self.highest, factor)
+            x.float(), self.scale, self.zero_point, self.lowest, self.highest, factor
+        )
 
 
 class FakeQuantLinear(nn.Module):

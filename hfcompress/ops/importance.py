@@ -40,7 +40,7 @@ class TopK(torch.autograd.Function):
 
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Mask of the k highest scores along the last dimension; straight-through in the backward pass."""
-    return TopK.apply(scores, k)  # type: ignore[no-untyped-call]
+    return TopK.apply(scores, k)
 
 
 def cubic_schedule(step: int, total: int, warm_up: float, cool_down: float) -> float:

@@ -24,7 +24,7 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference of hidden states [batch, tokens, size] over the real tokens (mask [batch, tokens] of 0/1).
+    """Mean squared difference of hidden states [batch, tokens, size] over real tokens (mask [batch, tokens] of 0/1).
 
     Source: Jiao et al. 2020 (TinyBERT), equation 8; the student's states come projected to the teacher's size.
     """
@@ -45,8 +45,8 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 def relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
     """KL between the relations of vectors [batch, tokens, size] (queries, keys or values, all heads side by side).
 
-    The vectors are cut anew into `heads` relation heads; a relation is the softmax over tokens of the scaled dot products
-    of a token with all tokens. Mean over real tokens and heads.
+    The vectors are cut anew into `heads` relation heads; a relation is the softmax over tokens of the scaled dot
+    products of a token with all tokens. Mean over real tokens and heads.
     Source: Wang et al. 2021 (MiniLMv2), equations 4 and 5.
     """
     log_student, log_teacher = (log_relations(vectors, mask, heads) for vectors in (student, teacher))
@@ -59,4 +59,6 @@ def log_relations(vectors: Tensor, mask: Tensor, heads: int) -> Tensor:
     batch, tokens, size = vectors.shape
     split = vectors.view(batch, tokens, heads, size // heads).transpose(1, 2).float()
     scores = split @ split.transpose(-1, -2) / math.sqrt(size // heads)
-    return functional.log_softmax(scores.masked_fill(mask[:, None, None, :] == 0, torch.finfo(scores.dtype).min), dim=-1)
+    return functional.log_softmax(
+        scores.masked_fill(mask[:, None, None, :] == 0, torch.finfo(scores.dtype).min), dim=-1
+    )

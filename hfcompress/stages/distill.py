@@ -1,4 +1,4 @@
-"""distill: a student with fewer layers (and, if asked, less width), cut from the teacher and trained to answer like it."""
+"""distill: a student with fewer layers (if asked, less width), cut from the teacher and trained to answer like it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +68,15 @@ class Distill(Train):
         if student.config.hidden_size != teacher.config.hidden_size and self.hidden_weight:
             add_projections(student, teacher.config.hidden_size, len(mapped))
         progress = train(
-            student, tokenizer, out / "work", self, data, task.data.encode(tokenizer, task.max_length, "validation"),
-            compute_metrics=trainer_metrics, best_metric=task.metric, loss=self.loss(outputs, mine),
+            student,
+            tokenizer,
+            out / "work",
+            self,
+            data,
+            task.data.encode(tokenizer, task.max_length, "validation"),
+            compute_metrics=trainer_metrics,
+            best_metric=task.metric,
+            loss=self.loss(outputs, mine),
         )
         if hasattr(student, "projections"):
             del student.projections
@@ -80,7 +87,9 @@ class Distill(Train):
         size = model.hidden_size // model.num_attention_heads
         heads = self.num_attention_heads or (self.hidden_size or model.hidden_size) // size
         return model.with_(
-            num_hidden_layers=self.num_hidden_layers, num_attention_heads=heads, hidden_size=heads * size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=heads,
+            hidden_size=heads * size,
             intermediate_size=self.intermediate_size or model.intermediate_size,
         )
 
@@ -98,10 +107,14 @@ class Distill(Train):
         hidden = bert.check_shape("distill", size, heads, self.hidden_size, config.num_attention_heads)
         neurons = self.intermediate_size or config.intermediate_size
         if not 1 <= self.num_hidden_layers <= config.num_hidden_layers:
-            raise UserError(f"--distill.num-hidden-layers {self.num_hidden_layers}: from 1 to {config.num_hidden_layers} "
-                            "(the teacher's)")
+            raise UserError(
+                f"--distill.num-hidden-layers {self.num_hidden_layers}: from 1 to {config.num_hidden_layers} "
+                "(the teacher's)"
+            )
         if not 1 <= neurons <= config.intermediate_size:
-            raise UserError(f"--distill.intermediate-size {neurons}: from 1 to {config.intermediate_size} (the teacher's)")
+            raise UserError(
+                f"--distill.intermediate-size {neurons}: from 1 to {config.intermediate_size} (the teacher's)"
+            )
         head_scores, neuron_scores, dimension_scores = bert.weight_scores(teacher)
         chosen = evenly_spread(config.num_hidden_layers, self.num_hidden_layers)
         kept = bert.Kept(
@@ -133,29 +146,37 @@ class Distill(Train):
             relation_layer=last if self.relation_weight else None,
         )
 
-    def loss(self, teacher: "Teacher", mine: "Wanted"
-             ) -> "Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]":
+    def loss(
+        self, teacher: "Teacher", mine: "Wanted"
+    ) -> "Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]":
         """The weighted sum of the losses whose weight is not 0."""
         from hfcompress.ops import losses
         from hfcompress.teacher_outputs import forward
 
         def compute(model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
             student, target, mask = forward(model, batch, mine), teacher(batch), batch["attention_mask"].float()
-            total = self.logits_weight * losses.soft_cross_entropy(student["logits"], target["logits"], self.temperature)
+            total = self.logits_weight * losses.soft_cross_entropy(
+                student["logits"], target["logits"], self.temperature
+            )
             if self.hard_weight:
                 total = total + self.hard_weight * losses.labelled_cross_entropy(student["logits"], batch["labels"])
             if self.hidden_weight:
                 states = project(model, student["hidden"])
                 total = total + self.hidden_weight * sum(
-                    losses.hidden_mse(states[:, :, i], target["hidden"][:, :, i], mask) for i in range(states.shape[2]))
+                    losses.hidden_mse(states[:, :, i], target["hidden"][:, :, i], mask) for i in range(states.shape[2])
+                )
             if self.attention_weight:
                 total = total + self.attention_weight * sum(
                     losses.attention_mse(student["attention"][..., i], target["attention"][..., i], mask)
-                    for i in range(student["attention"].shape[-1]))
+                    for i in range(student["attention"].shape[-1])
+                )
             if self.relation_weight:
                 total = total + self.relation_weight * sum(
-                    losses.relation_kl(student["relations"][:, :, i], target["relations"][:, :, i], mask,
-                                       self.relation_heads) for i in range(3))
+                    losses.relation_kl(
+                        student["relations"][:, :, i], target["relations"][:, :, i], mask, self.relation_heads
+                    )
+                    for i in range(3)
+                )
             return total
 
         return compute
@@ -176,7 +197,8 @@ def add_projections(student: Any, teacher_size: int, layers: int) -> None:
     from torch import nn
 
     student.projections = nn.ModuleList(
-        nn.Linear(student.config.hidden_size, teacher_size, bias=False) for _ in range(layers))
+        nn.Linear(student.config.hidden_size, teacher_size, bias=False) for _ in range(layers)
+    )
 
 
 def project(model: Any, states: "torch.Tensor") -> "torch.Tensor":

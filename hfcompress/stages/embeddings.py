@@ -61,8 +61,9 @@ class TrimVocabulary:
             "unseen_text": {"before": piece_statistics(model, unseen), "after": piece_statistics(out, unseen)},
         }
 
-    def predict(self, model: Shape, *, task: TextClassification, folder: Path | None = None) -> Shape:
-        """As the stage would trim it, where the tokenizer's folder is known; else unchanged."""
+    def predict(self, model: Shape, *, task: TextClassification) -> Shape:
+        """As the stage would trim it, where the tokenizer is on this machine; else unchanged."""
+        folder = model.tokenizer_folder
         if folder is None:
             return model
         from tempfile import TemporaryDirectory
@@ -75,7 +76,7 @@ class TrimVocabulary:
         with TemporaryDirectory() as scratch:
             vocabulary.write_tokenizer(folder, Path(scratch), vocabulary.trimmed_tokenizer(tokenizer, pieces))
             size = vocabulary.tokenizer_bytes(Path(scratch))
-        return model.with_(vocab_size=len(pieces), tokenizer_bytes=size)
+        return model.with_(vocab_size=len(pieces), tokenizer_bytes=size, tokenizer_folder=None)
 
     def _corpus(self, task: TextClassification) -> list[str]:
         return task.data.texts("train") + (read_texts(self.extra_text) if self.extra_text else [])
@@ -92,7 +93,9 @@ def read_texts(file: Path) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; give one with a text a line") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}); convert it, for instance with iconv -t UTF-8") from None
+        raise UserError(
+            f"{file} is not UTF-8 (byte {error.start}); convert it, for instance with iconv -t UTF-8"
+        ) from None
 
 
 def load_any(folder: Path) -> "PreTrainedModel":
@@ -124,8 +127,17 @@ def where_parameters_are(network: "PreTrainedModel") -> dict[str, int]:
     """Parameters in word embeddings, other embeddings, attention, feed-forward layers and the rest."""
     found = dict.fromkeys(("word_embeddings", "other_embeddings", "attention", "feed_forward", "head"), 0)
     for name, parameter in network.named_parameters():
-        part = ("word_embeddings" if "word_embeddings" in name else "other_embeddings" if "embeddings" in name
-                else "attention" if ".attention." in name else "feed_forward" if ".layer." in name else "head")
+        part = (
+            "word_embeddings"
+            if "word_embeddings" in name
+            else "other_embeddings"
+            if "embeddings" in name
+            else "attention"
+            if ".attention." in name
+            else "feed_forward"
+            if ".layer." in name
+            else "head"
+        )
         found[part] += parameter.numel()
     return found
 

@@ -27,10 +27,14 @@ class Finetune(Train):
         tokenizer = load_tokenizer(model)
         network = load_classifier(model, data.labels)
         progress = train(
-            network, tokenizer, out / "work", self,
+            network,
+            tokenizer,
+            out / "work",
+            self,
             data.encode(tokenizer, task.max_length, "train"),
             data.encode(tokenizer, task.max_length, "validation"),
-            compute_metrics=trainer_metrics, best_metric=task.metric,
+            compute_metrics=trainer_metrics,
+            best_metric=task.metric,
         )
         save(network, tokenizer, out)
         return progress.as_dict()

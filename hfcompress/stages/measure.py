@@ -35,8 +35,9 @@ class Measure:
 
     training: ClassVar[bool] = False
 
-    def __call__(self, out: Path, *, models: dict[str, Path], task: "TextClassification", reference: str,
-                 confidence: float) -> dict[str, Any]:
+    def __call__(
+        self, out: Path, *, models: dict[str, Path], task: "TextClassification", reference: str, confidence: float
+    ) -> dict[str, Any]:
         """Write measurements.json and predictions.npz (logits of every model on the test split) into `out`."""
         import numpy as np
 
@@ -54,14 +55,21 @@ class Measure:
         for row in rows:
             row["accuracy"] = self._accuracy(logits[row["name"]], labels, confusions[row["name"]], task.metric, data)
             row["latency_ms"] = timed[row["name"]]
-        np.savez_compressed(out / "predictions.npz", labels=labels, groups=np.array(data.groups("test")), **logits)
-        write_json(out / "measurements.json", {
-            "labels": data.labels, "n": len(labels), "groups": len(set(data.groups("test"))), "reference": reference,
-            "models": rows,
-            "differences": self._differences(confusions, reference, confidence, data.labels),
-            "flips": {n: flips(logits[reference], logits[n], labels, data) for n in models if n != reference},
-            "probe": probes,
-        })
+        arrays: dict[str, Any] = {"labels": labels, "groups": np.array(data.groups("test")), **logits}
+        np.savez_compressed(out / "predictions.npz", **arrays)
+        write_json(
+            out / "measurements.json",
+            {
+                "labels": data.labels,
+                "n": len(labels),
+                "groups": len(set(data.groups("test"))),
+                "reference": reference,
+                "models": rows,
+                "differences": self._differences(confusions, reference, confidence, data.labels),
+                "flips": {n: flips(logits[reference], logits[n], labels, data) for n in models if n != reference},
+                "probe": probes,
+            },
+        )
         return {"probe": probes, "texts": len(labels)}
 
     def predict(self, **inputs: Any) -> Shape:
@@ -78,13 +86,20 @@ class Measure:
 
         threads = self.threads or latency.default_threads()
         before = latency.probe()
-        requests = {n: partial(p.run, p.request(self.sequence_length, self.batch)) for n, p in predictors.items()}
+        requests: dict[str, Any] = {
+            n: partial(p.run, p.request(self.sequence_length, self.batch)) for n, p in predictors.items()
+        }
         times = latency.interleaved(requests, self.runs)
         after = latency.probe()
         probes = {"before": before, "after": after, "noisy": latency.drifted(before, after)}
         return {
-            name: latency.describe(times[name], batch=self.batch, sequence_length=self.sequence_length,
-                                   threads=threads, runtime=predictor.runtime)
+            name: latency.describe(
+                times[name],
+                batch=self.batch,
+                sequence_length=self.sequence_length,
+                threads=threads,
+                runtime=predictor.runtime,
+            )
             for name, predictor in predictors.items()
         }, probes
 
@@ -97,9 +112,14 @@ class Measure:
         memory = fresh_process(folder, self.sequence_length, timed["threads"])
         found = sizes(folder)
         return {
-            "name": name, "format": model_format(folder), "parameters": found["parameters"], "bytes": found["bytes"],
+            "name": name,
+            "format": model_format(folder),
+            "parameters": found["parameters"],
+            "bytes": found["bytes"],
             "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / found["parameters"], 2),
-            "dtypes": found["dtypes"], "peak_rss_mb": memory["peak_rss_mb"], "bare_rss_mb": memory["bare_rss_mb"],
+            "dtypes": found["dtypes"],
+            "peak_rss_mb": memory["peak_rss_mb"],
+            "bare_rss_mb": memory["bare_rss_mb"],
             "load_ms": memory["load_ms"],
         }
 
@@ -107,15 +127,24 @@ class Measure:
         """TF-IDF and a linear SVM on the same texts, whole ones."""
         from hfcompress.evaluation import baseline, latency
 
-        pipeline = baseline.fit(data.texts("train"), data.label_ids("train"), data.texts("validation"),
-                                data.label_ids("validation"))
+        pipeline = baseline.fit(
+            data.texts("train"), data.label_ids("train"), data.texts("validation"), data.label_ids("validation")
+        )
         parameters, size = baseline.size(pipeline)
         scores = baseline.scores(pipeline, data.texts("test"), len(data.labels))
         text = data.texts("test")[:1]
         times = latency.interleaved({BASELINE: lambda: pipeline.decision_function(text)}, self.runs)[BASELINE]
-        row = {"name": BASELINE, "format": "baseline", "parameters": parameters, "bytes": size,
-               "bits_per_parameter": round(8 * size / parameters, 2), "dtypes": {"float32": 4 * parameters},
-               "peak_rss_mb": None, "bare_rss_mb": None, "load_ms": None}
+        row = {
+            "name": BASELINE,
+            "format": "baseline",
+            "parameters": parameters,
+            "bytes": size,
+            "bits_per_parameter": round(8 * size / parameters, 2),
+            "dtypes": {"float32": 4 * parameters},
+            "peak_rss_mb": None,
+            "bare_rss_mb": None,
+            "load_ms": None,
+        }
         return row, scores, latency.describe(times, batch=1, sequence_length=None, threads=1, runtime="scikit-learn")
 
     def _confusions(self, logits: dict[str, Any], labels: "np.ndarray[Any, Any]", data: "TextData") -> dict[str, Any]:
@@ -124,8 +153,14 @@ class Measure:
         groups, classes = data.groups("test"), len(data.labels)
         return {n: group_confusions(labels, values.argmax(axis=1), groups, classes) for n, values in logits.items()}
 
-    def _accuracy(self, logits: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", confusion: Any, metric: str,
-                  data: "TextData") -> dict[str, Any]:
+    def _accuracy(
+        self,
+        logits: "np.ndarray[Any, Any]",
+        labels: "np.ndarray[Any, Any]",
+        confusion: Any,
+        metric: str,
+        data: "TextData",
+    ) -> dict[str, Any]:
         from hfcompress.evaluation.accuracy import evaluate_logits
         from hfcompress.evaluation.statistics import METRICS, interval
 
@@ -133,8 +168,9 @@ class Measure:
         low_high = interval(confusion, METRICS[metric], self.resamples, self.seed)
         return {"metric": metric, "value": every[metric], "ci95": list(low_high), "n": len(labels), "all": every}
 
-    def _differences(self, confusions: dict[str, Any], reference: str, confidence: float, labels: list[str]
-                     ) -> dict[str, Any]:
+    def _differences(
+        self, confusions: dict[str, Any], reference: str, confidence: float, labels: list[str]
+    ) -> dict[str, Any]:
         """Model -> metric -> paired difference to the reference; F1 of each class as f1:<class>."""
         from hfcompress.evaluation.statistics import METRICS, class_f1, paired_difference
 
@@ -143,16 +179,26 @@ class Measure:
         }
         return {
             name: {
-                metric: asdict(paired_difference(confusions[reference], confusion, compute, confidence=confidence,
-                                                 resamples=self.resamples, seed=self.seed))
+                metric: asdict(
+                    paired_difference(
+                        confusions[reference],
+                        confusion,
+                        compute,
+                        confidence=confidence,
+                        resamples=self.resamples,
+                        seed=self.seed,
+                    )
+                )
                 for metric, compute in metrics.items()
             }
-            for name, confusion in confusions.items() if name != reference
+            for name, confusion in confusions.items()
+            if name != reference
         }
 
 
-def flips(before: "np.ndarray[Any, Any]", after: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]",
-          data: "TextData") -> dict[str, Any]:
+def flips(
+    before: "np.ndarray[Any, Any]", after: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", data: "TextData"
+) -> dict[str, Any]:
     """Which texts changed their label between two models: by true class, the class with the worst net loss first.
 
     Returns: total, lost (right before, wrong after), gained, and classes: label, n, lost, gained, examples
@@ -163,19 +209,35 @@ def flips(before: "np.ndarray[Any, Any]", after: "np.ndarray[Any, Any]", labels:
     old, new = before.argmax(axis=1), after.argmax(axis=1)
     sure = softmax(after.astype("float64"), axis=1).max(axis=1)
     texts, groups = data.texts("test"), data.groups("test")
-    classes = []
+    classes: list[dict[str, Any]] = []
     for label, name in enumerate(data.labels):
         rows = [int(i) for i in ((labels == label) & (old != new)).nonzero()[0]]
         lost, gained = sum(int(old[i] == label) for i in rows), sum(int(new[i] == label) for i in rows)
         shown = sorted(rows, key=lambda i: (old[i] != labels[i], -sure[i]))[:EXAMPLES_A_CLASS]
-        classes.append({
-            "label": name, "n": int((labels == label).sum()), "changed": len(rows), "lost": lost, "gained": gained,
-            "examples": [
-                {"index": i, "group": groups[i], "text": texts[i][:EXCERPT], "before": data.labels[old[i]],
-                 "after": data.labels[new[i]], "score": round(float(sure[i]), 4)}
-                for i in shown
-            ],
-        })
+        classes.append(
+            {
+                "label": name,
+                "n": int((labels == label).sum()),
+                "changed": len(rows),
+                "lost": lost,
+                "gained": gained,
+                "examples": [
+                    {
+                        "index": i,
+                        "group": groups[i],
+                        "text": texts[i][:EXCERPT],
+                        "before": data.labels[old[i]],
+                        "after": data.labels[new[i]],
+                        "score": round(float(sure[i]), 4),
+                    }
+                    for i in shown
+                ],
+            }
+        )
     classes.sort(key=lambda entry: (entry["gained"] - entry["lost"], -entry["changed"]))
-    return {"total": int((old != new).sum()), "lost": sum(c["lost"] for c in classes),
-            "gained": sum(c["gained"] for c in classes), "classes": classes}
+    return {
+        "total": int((old != new).sum()),
+        "lost": sum(c["lost"] for c in classes),
+        "gained": sum(c["gained"] for c in classes),
+        "classes": classes,
+    }

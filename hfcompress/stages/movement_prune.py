@@ -1,4 +1,4 @@
-"""movement_prune: heads, neurons and residual dimensions pruned while distilling, until the model is really smaller."""
+"""movement_prune: heads, neurons and residual dimensions pruned while distilling; the result is really smaller."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ TOLERANCE = 1e-3  # logits of the cut model against the masked one, fp32
 class MovementPrune(Train):
     """Movement pruning (Sanh et al. 2020) of whole structures, with the teacher's soft labels.
 
-    Every layer keeps the same number of heads and neurons, and the hidden size shrinks with the heads (heads x head size):
-    that is the shape a stock BERT can have.
+    Every layer keeps the same number of heads and neurons, and the hidden size shrinks with the heads (heads x head
+    size): that is the shape a stock BERT can have.
     """
 
     num_attention_heads: int = 8
@@ -56,19 +56,28 @@ class MovementPrune(Train):
         tokenizer = load_tokenizer(model)
         network = load_classifier(model, task.data.labels)
         self._check(network)
-        pruner = Pruner(network, self.num_attention_heads, self.intermediate_size, self.importance,
-                        self.warm_up, self.cool_down)
+        pruner = Pruner(
+            network, self.num_attention_heads, self.intermediate_size, self.importance, self.warm_up, self.cool_down
+        )
         data = task.data.encode(tokenizer, task.max_length, "train")
         outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache)
         progress = train(
-            network, tokenizer, out / "work", self, data,
-            loss=label_loss(outputs, temperature=self.temperature, logits_weight=self.logits_weight,
-                            hard_weight=self.hard_weight),
-            parameter_groups=self.parameter_groups, callbacks=[pruner.callback()],
+            network,
+            tokenizer,
+            out / "work",
+            self,
+            data,
+            loss=label_loss(
+                outputs, temperature=self.temperature, logits_weight=self.logits_weight, hard_weight=self.hard_weight
+            ),
+            parameter_groups=self.parameter_groups,
+            callbacks=[pruner.callback()],
         )
         pruner.finish()
-        probe = {"input_ids": torch.arange(5, 5 + 16)[None] % network.config.vocab_size,
-                 "attention_mask": torch.ones(1, 16, dtype=torch.long)}
+        probe = {
+            "input_ids": torch.arange(5, 5 + 16)[None] % network.config.vocab_size,
+            "attention_mask": torch.ones(1, 16, dtype=torch.long),
+        }
         network.cpu().eval()
         with torch.inference_mode():
             masked = network(**probe).logits
@@ -78,13 +87,19 @@ class MovementPrune(Train):
         if distance > TOLERANCE:
             raise RuntimeError(f"the cut model's logits differ by {distance:.2g} from the masked model's")
         save(slim, tokenizer, out)
-        return progress.as_dict() | {"kept": pruner.kept_as_lists(), "schedule": pruner.history,
-                                     "largest_difference_of_cut_to_masked": distance}
+        return progress.as_dict() | {
+            "kept": pruner.kept_as_lists(),
+            "schedule": pruner.history,
+            "largest_difference_of_cut_to_masked": distance,
+        }
 
     def predict(self, model: Shape, *, teacher: Shape, task: TextClassification) -> Shape:
         size = model.hidden_size // model.num_attention_heads
-        return model.with_(num_attention_heads=self.num_attention_heads, hidden_size=self.num_attention_heads * size,
-                           intermediate_size=self.intermediate_size)
+        return model.with_(
+            num_attention_heads=self.num_attention_heads,
+            hidden_size=self.num_attention_heads * size,
+            intermediate_size=self.intermediate_size,
+        )
 
     def _check(self, network: "PreTrainedModel") -> None:
         from hfcompress import bert
@@ -93,10 +108,14 @@ class MovementPrune(Train):
         config = network.config
         bert.check_shape("prune", bert.head_size(network), self.num_attention_heads, None, config.num_attention_heads)
         if not 1 <= self.intermediate_size <= config.intermediate_size:
-            raise UserError(f"--prune.intermediate-size {self.intermediate_size}: from 1 to {config.intermediate_size} "
-                            "(the student's)")
+            raise UserError(
+                f"--prune.intermediate-size {self.intermediate_size}: from 1 to {config.intermediate_size} "
+                "(the student's)"
+            )
         if self.warm_up + self.cool_down >= 1:
-            raise UserError(f"--prune.warm-up {self.warm_up:g} and --prune.cool-down {self.cool_down:g}: together below 1")
+            raise UserError(
+                f"--prune.warm-up {self.warm_up:g} and --prune.cool-down {self.cool_down:g}: together below 1"
+            )
 
     def parameter_groups(self, network: Any) -> list[dict[str, Any]]:
         """Scores learn at their own rate, and neither they nor biases and LayerNorms decay."""

@@ -27,10 +27,13 @@ class ExportOnnx:
         onnx_graph.export(network, out)
         copy_companions(model, out)
         texts = task.data.texts("validation")[:PARITY_TEXTS]
-        distance = onnx_graph.parity(network, out / "model.onnx",
-                                     onnx_graph.parity_batch(tokenizer, texts, task.max_length))
+        distance = onnx_graph.parity(
+            network, out / "model.onnx", onnx_graph.parity_batch(tokenizer, texts, task.max_length)
+        )
         if not distance <= PARITY:
-            raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the model's (allowed {PARITY})")
+            raise RuntimeError(
+                f"the exported graph's logits differ by {distance:.2g} from the model's (allowed {PARITY})"
+            )
         return {"largest_logit_difference": distance}
 
     def predict(self, model: Shape, *, task: TextClassification) -> Shape:
@@ -73,8 +76,9 @@ class StaticInt8:
         columns = ["input_ids", "attention_mask", "token_type_ids"]
         data = data.select(range(min(self.calibration_texts, len(data)))).select_columns(columns)
         quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
-        ranges = quantizer.fit(data, AutoCalibrationConfig.minmax(data), operators_to_quantize=["MatMul", "Gemm"],
-                               batch_size=1)
+        ranges = quantizer.fit(
+            data, AutoCalibrationConfig.minmax(data), operators_to_quantize=["MatMul", "Gemm"], batch_size=1
+        )
         quantize(model, out, config, ranges)
         return {"integer_kernels": count(out)}
 
@@ -88,7 +92,9 @@ def quantize(model: Path, out: Path, config: Any, ranges: Any) -> None:
 
     scratch = out / "work" / "quantized"
     quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
-    quantizer.quantize(save_dir=scratch, quantization_config=config, calibration_tensors_range=ranges, file_suffix=None)
+    quantizer.quantize(
+        save_dir=scratch, quantization_config=config, calibration_tensors_range=ranges, file_suffix=None
+    )
     for file in scratch.glob("model*.onnx*"):
         shutil.move(file, out / file.name.replace("_quantized", ""))
     copy_companions(model, out)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CALIBRATION_BATCHES = 8
-PARITY = 1e-3  # integer kernels round sums where the float model rounds products; both are far below a quantization step
+PARITY = (
+    1e-3  # integer kernels round sums where the float model rounds products; both are far below a quantization step
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,17 @@ class QAT(Train):
         calibrate(network, tokenizer, data, self.per_device_train_batch_size)
         outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache)
         progress = train(
-            network, tokenizer, out / "work", self, data, task.data.encode(tokenizer, task.max_length, "validation"),
-            compute_metrics=trainer_metrics, best_metric=task.metric,
-            loss=label_loss(outputs, temperature=self.temperature, logits_weight=self.logits_weight,
-                            hard_weight=self.hard_weight),
+            network,
+            tokenizer,
+            out / "work",
+            self,
+            data,
+            task.data.encode(tokenizer, task.max_length, "validation"),
+            compute_metrics=trainer_metrics,
+            best_metric=task.metric,
+            loss=label_loss(
+                outputs, temperature=self.temperature, logits_weight=self.logits_weight, hard_weight=self.hard_weight
+            ),
         )
         if not PartialState().is_main_process:
             return {}
@@ -105,24 +114,34 @@ def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset", batch
         quantizer.observing = False
 
 
-def deliver(network: "PreTrainedModel", source: Path, out: Path, tokenizer: Any, task: TextClassification
-            ) -> dict[str, Any]:
+def deliver(
+    network: "PreTrainedModel", source: Path, out: Path, tokenizer: Any, task: TextClassification
+) -> dict[str, Any]:
     """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
     from hfcompress import bert, onnx_graph
     from hfcompress.evaluation.size import sizes
     from hfcompress.ops.fake_quant import FakeQuantEmbedding, FakeQuantLinear, integer_rows, row_scales
     from hfcompress.stages.onnx import PARITY_TEXTS, copy_companions
 
-    weights = {f"{name}.weight": module.weight for name, module in network.named_modules()
-               if isinstance(module, FakeQuantLinear | FakeQuantEmbedding)}
-    onnx_graph.export(network, out, integers={name: integer_rows(w).numpy() for name, w in weights.items()},
-                      scales={name: row_scales(w).numpy() for name, w in weights.items()})
+    weights = {
+        f"{name}.weight": module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, FakeQuantLinear | FakeQuantEmbedding)
+    }
+    onnx_graph.export(
+        network,
+        out,
+        integers={name: integer_rows(w).numpy() for name, w in weights.items()},
+        scales={name: row_scales(w).numpy() for name, w in weights.items()},
+    )
     copy_companions(source, out)
     batch = onnx_graph.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
     distance = onnx_graph.parity(network, out / "model.onnx", batch)
     if not distance <= PARITY:
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
-    linears = bert.LINEARS_A_LAYER * len(bert.layers(network))  # the pooler's one vector runs in float, from int8 weights
+    linears = bert.LINEARS_A_LAYER * len(
+        bert.layers(network)
+    )  # the pooler's one vector runs in float, from int8 weights
     kernels = onnx_graph.integer_kernels(out / "model.onnx")
     if kernels < linears:
         raise RuntimeError(f"only {kernels} of {linears} linear layers run in integer kernels")

@@ -123,8 +123,12 @@ def front_matter(content: str) -> tuple[dict[str, Any], str]:
 def candidate(fields: dict[str, Any], text: str, expression: str) -> Iterator[Row]:
     """The row of a file, if it is usable: English, live, long enough, one licence key and no exception."""
     single = re.fullmatch(r"[\w.+-]+", expression) is not None
-    if (single and len(text.split()) >= MIN_WORDS and fields.get("language", "en") == "en"
-            and not any(fields.get(flag) for flag in UNUSABLE)):
+    if (
+        single
+        and len(text.split()) >= MIN_WORDS
+        and fields.get("language", "en") == "en"
+        and not any(fields.get(flag) for flag in UNUSABLE)
+    ):
         yield {"text": text, "group": expression}
 
 
@@ -170,13 +174,15 @@ def without_near_duplicates(left: list[Row], right: list[Row]) -> tuple[list[Row
     todo = list(reached_left)
     while todo:
         row = todo.pop()
-        new = {int(c) for c in pairs.indices[pairs.indptr[row]:pairs.indptr[row + 1]]} - reached_right
+        new = {int(c) for c in pairs.indices[pairs.indptr[row] : pairs.indptr[row + 1]]} - reached_right
         reached_right |= new
         rows = {back[column] for column in new} - reached_left  # a maximum matching covers every column reached
         reached_left |= rows
         todo.extend(rows)
-    return ([row for i, row in enumerate(left) if i in reached_left],
-            [row for i, row in enumerate(right) if i not in reached_right])
+    return (
+        [row for i, row in enumerate(left) if i in reached_left],
+        [row for i, row in enumerate(right) if i not in reached_right],
+    )
 
 
 def thinned(rows: list[Row]) -> list[Row]:
@@ -185,7 +191,7 @@ def thinned(rows: list[Row]) -> list[Row]:
     dropped: set[int] = set()
     for i, row in enumerate(rows):
         if i not in dropped:
-            alike = (int(j) for j in pairs.indices[pairs.indptr[i]:pairs.indptr[i + 1]])
+            alike = (int(j) for j in pairs.indices[pairs.indptr[i] : pairs.indptr[i + 1]])
             dropped |= {j for j in alike if j > i and rows[j]["label"] == row["label"]}
     return [row for i, row in enumerate(rows) if i not in dropped]
 
@@ -207,7 +213,7 @@ def near_duplicates(left: list[Row], right: list[Row]) -> "csr_array":
     vectorizer = HashingVectorizer(ngram_range=(3, 3), binary=True, alternate_sign=False, norm="l2", n_features=2**22)
     ours = csr_array(vectorizer.transform(row["text"] for row in left))
     theirs = csr_array(vectorizer.transform(row["text"] for row in right)).T.tocsr()
-    blocks = [csr_array(ours[i:i + 256] @ theirs >= NEAR_DUPLICATE) for i in range(0, len(left), 256)]
+    blocks = [csr_array(ours[i : i + 256] @ theirs >= NEAR_DUPLICATE) for i in range(0, len(left), 256)]
     return vstack(blocks, format="csr")
 
 

@@ -39,14 +39,16 @@ class TextData:
 
         return encoded(tokenizer, max_length, self.texts(split), self.label_ids(split), first=0)
 
-    def encode_unlabelled(self, tokenizer: "PreTrainedTokenizerBase", max_length: int, texts: list[str], first: int
-                          ) -> "Dataset":
+    def encode_unlabelled(
+        self, tokenizer: "PreTrainedTokenizerBase", max_length: int, texts: list[str], first: int
+    ) -> "Dataset":
         """The same columns for texts without a label (-100); `index` counts from `first`."""
         return encoded(tokenizer, max_length, texts, [-100] * len(texts), first)
 
 
-def encoded(tokenizer: "PreTrainedTokenizerBase", max_length: int, texts: list[str], labels: list[int], first: int
-            ) -> "Dataset":
+def encoded(
+    tokenizer: "PreTrainedTokenizerBase", max_length: int, texts: list[str], labels: list[int], first: int
+) -> "Dataset":
     from datasets import Dataset
 
     columns = dict(tokenizer(texts, truncation=True, max_length=max_length))
@@ -104,8 +106,9 @@ class TextClassification:
         if folder.is_dir():
             return self._read_files(folder)
         if self.dataset.startswith((".", "/", "~")) or self.dataset.count("/") != 1:
-            raise UserError(f"--task.dataset {self.dataset}: no such folder; give a folder, a Hub id (org/name), "
-                            f"or {EMBEDDED}")
+            raise UserError(
+                f"--task.dataset {self.dataset}: no such folder; give a folder, a Hub id (org/name), or {EMBEDDED}"
+            )
         return self._read_hub()
 
     def _read_hub(self) -> "dict[str, Dataset]":
@@ -115,8 +118,14 @@ class TextClassification:
 
         try:
             loaded = load_dataset(self.dataset, self.config)
-        except (ConnectionError, OfflineModeIsEnabled, requests.RequestException, HfHubHTTPError, OSError,
-                ValueError) as error:
+        except (
+            ConnectionError,
+            OfflineModeIsEnabled,
+            requests.RequestException,
+            HfHubHTTPError,
+            OSError,
+            ValueError,
+        ) as error:
             raise UserError(
                 f"--task.dataset {self.dataset}: cannot be had from the Hub ({_first_line(error)}); check the name "
                 "and the network, or give a folder of parquet, json or csv files"
@@ -131,14 +140,15 @@ class TextClassification:
         found: dict[str, Dataset] = {}
         for split, names in SPLITS.items():
             files = [
-                file for file in sorted(folder.glob(self.data_files or "*"))
+                file
+                for file in sorted(folder.glob(self.data_files or "*"))
                 if file.suffix in READERS and any(name in file.stem.lower() for name in names)
             ]
             stems = {file.stem for file in files if not _is_shard(file)}
             if len(stems) > 1:
                 raise UserError(
                     f"--task.dataset {folder}: {', '.join(sorted(f.name for f in files))} could all be {split}; "
-                    "choose with --task.data-files, such as \"review_*.parquet\""
+                    'choose with --task.data-files, such as "review_*.parquet"'
                 )
             if not files:
                 continue
@@ -158,8 +168,10 @@ class TextClassification:
     def _need_splits(self, found: "dict[str, Dataset]") -> "dict[str, Dataset]":
         for split in ("train", "test"):
             if split not in found:
-                raise UserError(f"--task.dataset {self.dataset}: no {split} split; name a file {split}.parquet, "
-                                f"{split}.csv or {split}.jsonl")
+                raise UserError(
+                    f"--task.dataset {self.dataset}: no {split} split; name a file {split}.parquet, "
+                    f"{split}.csv or {split}.jsonl"
+                )
         return found
 
     def _check_columns(self, split: str, rows: "Dataset") -> None:
@@ -168,8 +180,9 @@ class TextClassification:
             wanted["--task.group-column"] = self.group_column
         for option, column in wanted.items():
             if column not in rows.column_names:
-                raise UserError(f"{option} {column}: the {split} split has no such column, only "
-                                f"{', '.join(rows.column_names)}")
+                raise UserError(
+                    f"{option} {column}: the {split} split has no such column, only {', '.join(rows.column_names)}"
+                )
         if len(rows) == 0:
             raise UserError(f"--task.dataset {self.dataset}: the {split} split is empty")
         for option, column in wanted.items():
@@ -183,8 +196,9 @@ class TextClassification:
 
         group_column = self.group_column or ("group" if self.dataset == EMBEDDED else None)
         groups = [str(v) for v in rows[group_column]] if group_column else [str(i) for i in range(len(rows))]
-        return Dataset.from_dict({"text": [str(v) for v in rows[self.text_column]], "label": rows[self.label_column],
-                                  "group": groups})
+        return Dataset.from_dict(
+            {"text": [str(v) for v in rows[self.text_column]], "label": rows[self.label_column], "group": groups}
+        )
 
     def _with_validation(self, splits: "dict[str, Dataset]") -> "dict[str, Dataset]":
         """Without a validation split, a tenth of the training groups becomes one, by a hash of the group."""
@@ -193,8 +207,10 @@ class TextClassification:
         rows = splits["train"]
         held = [int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10 == 0 for group in rows["group"]]
         if not any(held) or all(held):
-            raise UserError(f"--task.dataset {self.dataset}: too few training groups to set a validation split aside; "
-                            "give one as validation.parquet")
+            raise UserError(
+                f"--task.dataset {self.dataset}: too few training groups to set a validation split aside; "
+                "give one as validation.parquet"
+            )
         return {
             "train": rows.select([i for i, h in enumerate(held) if not h]),
             "validation": rows.select([i for i, h in enumerate(held) if h]),
@@ -204,13 +220,17 @@ class TextClassification:
     def _labels(self, raw: "dict[str, Dataset]", splits: "dict[str, Dataset]") -> list[str]:
         seen = sorted(set(splits["train"]["label"]), key=lambda value: (str(type(value)), value))
         if len(seen) < 2:
-            raise UserError(f"--task.label-column {self.label_column}: only one class in train ({seen[0]!r}); "
-                            "a classifier needs two")
+            raise UserError(
+                f"--task.label-column {self.label_column}: only one class in train ({seen[0]!r}); "
+                "a classifier needs two"
+            )
         for split in ("validation", "test"):
             unknown = sorted({str(v) for v in set(splits[split]["label"]) - set(seen)})
             if unknown:
-                raise UserError(f"--task.label-column {self.label_column}: {', '.join(map(repr, unknown[:3]))} stands "
-                                f"only in {split}, never in train; drop these rows or add training texts")
+                raise UserError(
+                    f"--task.label-column {self.label_column}: {', '.join(map(repr, unknown[:3]))} stands "
+                    f"only in {split}, never in train; drop these rows or add training texts"
+                )
         feature = raw["train"].features[self.label_column]
         names = getattr(feature, "names", None)
         return [names[value] if names else str(value) for value in seen]
@@ -225,8 +245,11 @@ class TextClassification:
         numbered = {}
         for split in SPLITS:
             rows = splits[split].select(range(max(1, round(share * len(splits[split])))))
-            columns = {"text": list(rows["text"]), "label": [number[v] for v in rows["label"]],
-                       "group": list(rows["group"])}
+            columns = {
+                "text": list(rows["text"]),
+                "label": [number[v] for v in rows["label"]],
+                "group": list(rows["group"]),
+            }
             for column in columns.values():
                 digest.update(repr(column).encode())
             numbered[split] = Dataset.from_dict(columns)

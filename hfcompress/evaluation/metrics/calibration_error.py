@@ -28,6 +28,8 @@ class CalibrationError(evaluate.Metric):
         confidence = probabilities.max(axis=1)
         correct = probabilities.argmax(axis=1) == np.asarray(references)
         bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-        gaps = [abs(correct[bin_of == b].mean() - confidence[bin_of == b].mean()) * (bin_of == b).mean()
-                for b in np.unique(bin_of)]
+        gaps = [
+            abs(correct[bin_of == b].mean() - confidence[bin_of == b].mean()) * (bin_of == b).mean()
+            for b in np.unique(bin_of)
+        ]
         return {"ece": float(np.sum(gaps))}

@@ -1,0 +1,153 @@
+"""The model card of a run's candidate: Hub metadata and text, every number from the report."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hfcompress.report.console import number, sentence
+
+TEXT = """
+# {title}
+
+{verdict} {notes}
+
+{size} MB, {parameters} parameters at {bits} bits each; made by the recipe `{recipe}` ({scale} scale) from
+`{reference}`.
+
+| model | format | MB | {metric} (95% interval) | macro-F1 | p50 ms | runtime | peak MB |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads} threads, {cpu}.
+
+## The budget
+
+{verdicts}
+
+## Use
+
+```python
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+
+folder = "."  # where this repository lies
+classify = pipeline("text-classification", ORTModelForSequenceClassification.from_pretrained(folder),
+                    tokenizer=AutoTokenizer.from_pretrained(folder))
+```
+
+## Classes
+
+{classes}
+
+## Intended use and limits
+
+Labels texts like those of its test set with one of {labels} labels; it has seen no other language or kind of text.
+Classes marked "rare" have too few test texts for a statement about them. It is no legal advice.
+"""
+
+
+def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
+    """README.md of the candidate: YAML metadata with a model-index, and text.
+
+    Args:
+        report: report.json; details: measurements.json of the measure stage.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    from hfcompress.report.html import RARE, ends
+
+    candidate, reference = ends(report, details)
+    accuracy = candidate["accuracy"]
+    title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
+    data = ModelCardData(
+        library_name="optimum",
+        pipeline_tag="text-classification",
+        language="en",
+        model_name=title,
+        tags=["onnx", "int8", "hfcompress"],
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=report["recipe"],
+                dataset_name=report["recipe"],
+                dataset_split="test",
+                metric_type=name,
+                metric_value=round(accuracy["all"][name], 6),
+            )
+            for name in ("accuracy", "macro_f1", "recall_at_90_precision", "ece")
+        ],
+    )
+    body = TEXT.format(
+        title=title,
+        verdict="The budget holds." if report["ok"] else "**The budget does not hold.**",
+        notes=" ".join(report["notes"]),
+        size=f"{candidate['bytes'] / 1e6:.2f}",
+        parameters=f"{candidate['parameters']:,}",
+        bits=f"{candidate['bits_per_parameter']:.1f}",
+        recipe=report["recipe"],
+        scale=report["scale"],
+        reference=reference["name"],
+        metric=accuracy["metric"],
+        rows="\n".join(map(row, report["models"])),
+        n=details["n"],
+        groups=details["groups"],
+        batch=candidate["latency_ms"]["batch"],
+        tokens=candidate["latency_ms"]["sequence_length"],
+        threads=candidate["latency_ms"]["threads"],
+        cpu=report["environment"]["cpu"],
+        verdicts="\n".join(f"- {'holds' if v['ok'] else '**fails**'}: {sentence(v)}" for v in report["verdicts"]),
+        classes="\n".join(
+            f"- {label}{' (rare)' if entry['n'] < RARE else ''}: F1 {entry['f1']:.3f}, "
+            f"{reference['accuracy']['all']['per_class'][label]['f1']:.3f} with {reference['name']}, n = {entry['n']}"
+            for label, entry in accuracy["all"]["per_class"].items()
+        ),
+        labels=len(details["labels"]),
+    )
+    return f"---\n{data.to_yaml()}\n---\n{body}"
+
+
+def row(model: dict[str, Any]) -> str:
+    low, high = model["accuracy"]["ci95"]
+    return (
+        f"| {model['name']} | {model['format']} | {model['bytes'] / 1e6:.2f} | {model['accuracy']['value']:.4f} "
+        f"({low:.3f} – {high:.3f}) | {model['accuracy']['all']['macro_f1']:.4f} | {model['latency_ms']['p50']:.2f} | "
+        f"{model['latency_ms']['runtime']} | {number(model['peak_rss_mb'], '.0f')} |"
+    )
+
+
+def cards(folder: Path) -> list[tuple[Path, str]]:
+    """(README.md, what it must say) of every folder that holds a report.json and its details.json."""
+    found = []
+    for file in sorted(folder.glob("*/report.json")):
+        report, details = (
+            json.loads((file.parent / name).read_text(encoding="utf-8")) for name in ("report.json", "details.json")
+        )
+        found.append((file.parent / "README.md", render_card(report, details)))
+    return found
+
+
+def differing(folder: Path) -> list[Path]:
+    """The cards that do not say what their report says."""
+    return [path for path, text in cards(folder) if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+def main() -> int:
+    """Check the cards in a folder against their reports, or write them: exit 1 when one differs."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--write", action="store_true", help="write the cards instead of checking them")
+    arguments = parser.parse_args()
+    if arguments.write:
+        for path, text in cards(arguments.folder):
+            path.write_text(text, encoding="utf-8")
+        return 0
+    wrong = differing(arguments.folder)
+    for path in wrong:
+        print(f"{path} differs from the report.json beside it: make cards", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

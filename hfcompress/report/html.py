@@ -1,0 +1,111 @@
+"""report.html: one self-contained page, made from records."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from hfcompress.report import console, plots
+
+RARE = 30  # texts of a class below which its figures are flagged
+
+
+def render_html(report: dict[str, Any], details: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        report: report.json; details: measurements.json of the measure stage; records: of all stages of the run.
+    """
+    candidate, reference = ends(report, details)
+    chain = chain_of(records, report, candidate["name"], reference["name"])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = console.number
+    environment.globals["sentence"] = console.sentence
+    before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        details=details,
+        records=records,
+        candidate=candidate,
+        reference=reference,
+        rare=RARE,
+        scatter=plots.size_latency_accuracy(report["models"], candidate["name"], reference["name"]),
+        waterfalls=waterfalls(chain),
+        bars=plots.class_bars(before, after, (reference["name"], candidate["name"])),
+        differences=details["differences"].get(candidate["name"], {}),
+        flips=details["flips"].get(candidate["name"]),
+        errors=prediction_errors(report),
+    )
+
+
+def ends(report: dict[str, Any], details: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The candidate's row and the reference's."""
+    rows = {model["name"]: model for model in report["models"]}
+    return rows[report["verdicts"][0]["candidate"]], rows[details["reference"]]
+
+
+def chain_of(
+    records: list[dict[str, Any]], report: dict[str, Any], candidate: str, reference: str
+) -> list[dict[str, Any]]:
+    """The measured models from the reference to the candidate, each made from the one before."""
+    by_folder = {f"{record['name']}-{record['key']}": record for record in records}
+    by_name = {record["name"]: record for record in records}
+    rows = {model["name"]: model for model in report["models"]}
+    chain, record = [], by_name.get(candidate)
+    while record is not None:
+        if record["name"] in rows:
+            chain.append(rows[record["name"]])
+        if record["name"] == reference:
+            break
+        record = by_folder.get(record["inputs"].get("model", ""))
+    return chain[::-1]
+
+
+def waterfalls(chain: list[dict[str, Any]]) -> list[str]:
+    """Accuracy, bytes and milliseconds along the chain."""
+    if len(chain) < 2:
+        return []
+    short = {"onnxruntime": "ORT"}
+    timed = [
+        (f"{m['name']}\n({short.get(m['latency_ms']['runtime'], m['latency_ms']['runtime'])})", m["latency_ms"]["p50"])
+        for m in chain
+    ]
+    return [
+        plots.waterfall(
+            [(m["name"], 100 * m["accuracy"]["value"]) for m in chain],
+            f"{chain[0]['accuracy']['metric']}, points",
+            ".1f",
+        ),
+        plots.waterfall([(m["name"], m["bytes"] / 1e6) for m in chain], "size, MB", ".1f"),
+        plots.waterfall(timed, "p50 latency, ms", ".1f"),
+    ]
+
+
+def prediction_errors(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `plan` said of each model beside what was measured; error is (predicted - measured) / measured."""
+    found = []
+    for model in report["models"]:
+        predicted = model.get("predicted") or {}
+        measured = {
+            "disk_mb": model["bytes"] / 1e6,
+            "latency_ms": model["latency_ms"]["p50"],
+            "ram_mb": model["peak_rss_mb"],
+        }
+        for name, value in measured.items():
+            if predicted.get(name) is not None and value:
+                found.append(
+                    {
+                        "model": model["name"],
+                        "what": name,
+                        "predicted": predicted[name],
+                        "measured": value,
+                        "error": predicted[name] / value - 1,
+                    }
+                )
+    return found
