@@ -1,5 +1,6 @@
 """Where things are in transformers' BERT: the one file that knows its module names."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,20 @@ def require_bert(network: "PreTrainedModel") -> None:
             f"{type(network).__name__} cannot be made smaller here: only BERT's shape "
             "(BertForSequenceClassification) can be cut; give such a model"
         )
+
+
+def unwrapped(model: Any) -> Any:
+    """The network inside DistributedDataParallel, or the network itself."""
+    return getattr(model, "module", model)
+
+
+def with_attention_maps(network: "PreTrainedModel") -> "PreTrainedModel":
+    """The same model with attention that can return its maps (eager); the fused kernels never form them."""
+    from transformers import BertForSequenceClassification
+
+    new = BertForSequenceClassification._from_config(copy.deepcopy(network.config), attn_implementation="eager")
+    new.load_state_dict(network.state_dict())
+    return new.train(network.training)
 
 
 def layers(network: Any) -> list[Any]:
@@ -86,6 +101,8 @@ def cut(network: Any, kept: Kept) -> "BertForSequenceClassification":
     from transformers import BertConfig, BertForSequenceClassification
 
     size = head_size(network)
+    if len({len(heads) for heads in kept.heads}) != 1 or len({len(neurons) for neurons in kept.neurons}) != 1:
+        raise ValueError("every layer must keep as many heads, and as many neurons, as the others")
     if len(kept.dimensions) != len(kept.heads[0]) * size:
         raise ValueError(f"{len(kept.dimensions)} dimensions are not {len(kept.heads[0])} heads of {size}")
     config = BertConfig.from_dict(
@@ -126,7 +143,7 @@ def weight_scores(network: Any, norm: Any = l1_norm) -> tuple[Tensor, Tensor, Te
     """Heads [layers, heads], neurons [layers, neurons] and dimensions [size] by a norm of their own weights.
 
     A head's weights are its value rows and its columns of the output projection; a neuron's its row in and its column
-    out; a dimension's all that is written to it: embeddings, output projections.
+    out; a dimension's the embeddings and output projections that write to it (the sum of their norms).
     """
     size = head_size(network)
     heads, neurons = [], []
@@ -138,19 +155,3 @@ def weight_scores(network: Any, norm: Any = l1_norm) -> tuple[Tensor, Tensor, Te
         neurons.append(norm(torch.cat([layer.intermediate.dense.weight, feed_forward_output(layer).weight.T], dim=1)))
         written = written + norm(out) + norm(feed_forward_output(layer).weight)
     return torch.stack(heads).detach(), torch.stack(neurons).detach(), written.detach()
-
-
-def check_shape(option: str, size: int, heads: int, hidden: int | None, most_heads: int) -> int:
-    """The hidden size for so many heads; refuses what the stock class cannot express.
-
-    Raises:
-        UserError: naming `option` and what is allowed.
-    """
-    if not 1 <= heads <= most_heads:
-        raise UserError(f"--{option}.num-attention-heads {heads}: from 1 to {most_heads} (this model has no more)")
-    if hidden is not None and hidden != heads * size:
-        raise UserError(
-            f"--{option}.hidden-size {hidden}: a stock BERT's hidden size is heads x head size; with {heads} "
-            f"heads of {size} it is {heads * size}"
-        )
-    return heads * size

@@ -152,8 +152,22 @@ def run_recipe(recipe: Callable[..., Any], options: dict[str, Any], name: str, s
 
     planned = Plan()
     recipe(planned, **options)
+    refuse_impossible(planned.verdicts, planned.advice)
     result = recipe(Run(folder, name, scale, planned.predictions), **options)
     return 0 if result["ok"] else FAILED
+
+
+def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None:
+    """Stop before hours of training when the plan is sure of a size that the budget does not allow.
+
+    Predicted bytes are exact to a few percent; a predicted latency is not, and is left to the measurement.
+    """
+    for verdict in verdicts:
+        if verdict["limit"] == "disk_mb" and verdict["predicted"] > 1.05 * verdict["allowed"]:
+            raise UserError(
+                f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
+                f"{verdict['predicted']:.1f} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
+            )
 
 
 def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str) -> int:

@@ -59,7 +59,7 @@ def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTraine
         if heads and list(config.id2label.values()) != labels:
             raise UserError(
                 f"{folder} was made for the labels {_some(list(config.id2label.values()))}, the task has "
-                f"{_some(labels)}; give a teacher of this task, or --teacher none to train one"
+                f"{_some(labels)}; give a teacher of this task, or none: one is then fine-tuned"
             )
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     with quiet_new_head():

@@ -1,6 +1,7 @@
 """From a torch classifier to model.onnx, and what the graph then really is: folding, parity, integer kernels."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,22 +47,23 @@ def trace(network: Any) -> ModelProto:
     the exporter's several copies of the graph cost no memory.
     """
     network.eval()
-    network.set_attn_implementation("eager")
     example = torch.ones((2, 16), dtype=torch.long)
     stream = io.BytesIO()
-    torch.onnx.export(
-        Logits(network),
-        (example, example, torch.zeros_like(example)),
-        stream,
-        input_names=list(INPUTS),
-        output_names=["logits"],
-        opset_version=OPSET,
-        dynamo=False,
-        export_params=False,
-        do_constant_folding=False,
-        keep_initializers_as_inputs=False,
-        dynamic_axes={**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values that the trace makes constant: `parity` is what proves it right
+        torch.onnx.export(
+            Logits(network),
+            (example, example, torch.zeros_like(example)),
+            stream,
+            input_names=list(INPUTS),
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamo=False,
+            export_params=False,
+            do_constant_folding=False,
+            keep_initializers_as_inputs=False,
+            dynamic_axes={**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}},
+        )
     return onnx.load_from_string(stream.getvalue())
 
 
@@ -84,6 +86,7 @@ def export(
         fold_integers(
             model, {f"network.{k}": v for k, v in integers.items()}, {f"network.{k}": v for k, v in scales.items()}
         )
+        fold_casts(model)
         merge_equal_quantizers(model)
     transposed = fold_transposes(model, parameters)
     used = {name for node in model.graph.node for name in node.input}
@@ -192,6 +195,16 @@ def fold_embedding(model: ModelProto, gather: NodeProto, name: str, rows: Array,
         model.graph.node.insert(place, node)
 
 
+def fold_casts(model: ModelProto) -> None:
+    """Replace a Cast of a constant by the cast constant: a zero point is then what explicit QDQ wants, a constant."""
+    constants = constant_values(model)
+    for node in [n for n in model.graph.node if n.op_type == "Cast" and n.input[0] in constants]:
+        kind = helper.tensor_dtype_to_np_dtype(node.attribute[0].i)
+        add_initializers(model, {node.output[0]: constants[node.input[0]].astype(kind)})
+        model.graph.node.remove(node)
+    drop_unused(model)
+
+
 def merge_equal_quantizers(model: ModelProto) -> None:
     """One QuantizeLinear/DequantizeLinear pair where several quantize the same tensor in the same way."""
     constants = constant_values(model)
@@ -207,8 +220,8 @@ def merge_equal_quantizers(model: ModelProto) -> None:
 
 
 def constant_values(model: ModelProto) -> dict[str, Array]:
-    """The tensors of Constant nodes by name."""
-    return {
+    """The tensors of initializers and Constant nodes by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer} | {
         node.output[0]: numpy_helper.to_array(attribute.t)
         for node in model.graph.node
         if node.op_type == "Constant"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 CONFIG_BYTES = 1_500
 TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json 711 kB
 TENSOR_HEADER = 110
-GRAPH_BYTES, LAYER_BYTES = 12_000, 12_500
-QDQ_LAYER_BYTES = 9_000
-RUNTIME_MB = 62.0  # onnxruntime, tokenizers and numpy, imported
-LOADED_COPIES = 2.0  # the file while it is parsed, and the weights made from it
+GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
+QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
+LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio")
+RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
+SHOWN_STUDENTS = 4
+# Peak memory of a serving process, fitted to measured ones (within 8% of BERT-base and MiniLM, fp32 and int8).
+RUNTIME_MB = 78.0  # onnxruntime, tokenizers and numpy, imported, with a tokenizer loaded
+LOADED_COPIES = 1.65  # of the file: while it is parsed, beside the weights made from it
+SCORE_COPIES = 4  # of one layer's attention scores
 
 
 def linear_parameters(shape: Shape) -> int:
@@ -61,28 +66,49 @@ def disk_bytes(shape: Shape) -> int:
     graph = GRAPH_BYTES + LAYER_BYTES * shape.num_hidden_layers
     if shape.weight_bits < 32:  # a scale and a zero point for each row
         rows = shape.num_hidden_layers * (5 * shape.hidden_size + shape.intermediate_size) + shape.hidden_size
-        graph += QDQ_LAYER_BYTES * shape.num_hidden_layers + 5 * rows
+        graph += QDQ_GRAPH_BYTES + QDQ_LAYER_BYTES * shape.num_hidden_layers + 5 * rows
         graph += 4 * (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size)
     return round(weights + files + graph)
 
 
-def ram_mb(shape: Shape) -> float:
+def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
     """Peak memory of a process that serves the ONNX file with onnxruntime and tokenizers alone, in MB."""
-    return RUNTIME_MB + LOADED_COPIES * disk_bytes(shape) / 1e6
+    scores = 4 * batch * shape.num_attention_heads * tokens**2
+    return RUNTIME_MB + (LOADED_COPIES * disk_bytes(shape) + SCORE_COPIES * scores) / 1e6
 
 
-def latency_ms(shape: Shape, machine: Machine, tokens: int) -> float:
-    """Milliseconds of one request in onnxruntime on this machine: the sum of its timed parts."""
-    h, i, bits = shape.hidden_size, shape.intermediate_size, min(shape.weight_bits, 32)
-    layer = (
-        4 * machine.linear_ms(tokens, h, h, bits)
-        + machine.linear_ms(tokens, h, i, bits)
-        + machine.linear_ms(tokens, i, h, bits)
-        + machine.attention_ms(tokens, shape.num_attention_heads, h // shape.num_attention_heads)
-        + machine.gelu_ms(tokens, i)
-        + 2 * machine.norm_ms(tokens, h)
+def latency_ms(shape: Shape, machine: Machine, batch: int, tokens: int) -> float:
+    """Milliseconds of one request [batch, tokens] in onnxruntime on this machine: its embeddings and its layers."""
+    layer = machine.layer_ms(
+        batch, tokens, shape.hidden_size, shape.num_attention_heads, shape.intermediate_size, shape.weight_bits
     )
-    return machine.call_ms + shape.num_hidden_layers * layer + machine.norm_ms(tokens, h)
+    return machine.embeddings_ms(batch, tokens, shape.hidden_size) + shape.num_hidden_layers * layer
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The request that is predicted, [batch, tokens] on a machine, and what `latency_ratio` is counted from."""
+
+    machine: Machine
+    batch: int
+    tokens: int
+    reference_ms: float | None = None
+
+    def latency_ms(self, shape: Shape) -> float | None:
+        """None for a model that onnxruntime does not serve."""
+        return latency_ms(shape, self.machine, self.batch, self.tokens) if shape.format == "onnx" else None
+
+
+def prediction(shape: Shape, serving: Serving) -> dict[str, Any]:
+    """parameters, disk_mb, ram_mb, latency_ms and latency_ratio; the last three None for a model not in ONNX."""
+    milliseconds = serving.latency_ms(shape)
+    return {
+        "parameters": parameters(shape),
+        "disk_mb": disk_bytes(shape) / 1e6,
+        "ram_mb": ram_mb(shape, serving.batch, serving.tokens) if shape.format == "onnx" else None,
+        "latency_ms": milliseconds,
+        "latency_ratio": milliseconds / serving.reference_ms if milliseconds and serving.reference_ms else None,
+    }
 
 
 @dataclass(frozen=True)
@@ -98,15 +124,14 @@ class Plan:
     """Takes a Run's place in a recipe: the same calls, shapes instead of folders, nothing written."""
 
     def __init__(self) -> None:
-        self.models: list[Planned] = []
         self.rows: list[dict[str, Any]] = []
         self.verdicts: list[dict[str, Any]] = []
         self.advice: list[str] = []
 
     @property
     def predictions(self) -> dict[str, dict[str, Any]]:
-        """Name -> disk_mb, ram_mb, latency_ms, latency_ratio (None where nothing is predicted)."""
-        return {row["name"]: row for row in self.rows}
+        """Name -> what `prediction` says of that model."""
+        return {row["name"]: {name: row[name] for name in ("parameters", *LIMITS)} for row in self.rows}
 
     @property
     def ok(self) -> bool:
@@ -117,7 +142,7 @@ class Plan:
         """A model by name: a known shape, or the config.json of a folder or package.
 
         Raises:
-            UserError: the shape is not known without the network.
+            UserError: the shape is not known without the network, or the folder's config.json is not a BERT's.
         """
         if shape is None:
             if "/" in name and not Path(name).expanduser().is_dir() and not name.startswith((".", "/", "~")):
@@ -125,21 +150,16 @@ class Plan:
                     f"the shape of {name} is not known here; plan with a folder that holds its config.json"
                 )
             folder = hub.pull(name)
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            labels = len(config.get("id2label", {})) or 2
-            has_tokenizer = (folder / "tokenizer.json").is_file()
-            shape = Shape.from_config(config, labels)
-            if has_tokenizer:
-                shape = shape.with_(tokenizer_folder=folder, tokenizer_bytes=tokenizer_bytes(folder))
+            shape = read_shape(folder / "config.json")
+            if (folder / "tokenizer.json").is_file():
+                shape = replace(shape, tokenizer_folder=folder, tokenizer_bytes=saved_tokenizer_bytes(folder))
         return Planned(name, "base", shape)
 
     def __call__(self, stage: Stage, *, name: str | None = None, **inputs: Any) -> Planned:
         from hfcompress.run import snake_case
 
         shapes = {key: value.shape if isinstance(value, Planned) else value for key, value in inputs.items()}
-        made = Planned(name or snake_case(type(stage).__name__), type(stage).__name__, stage.predict(**shapes))
-        self.models.append(made)
-        return made
+        return Planned(name or snake_case(type(stage).__name__), type(stage).__name__, stage.predict(**shapes))
 
     def compare(
         self,
@@ -153,117 +173,132 @@ class Plan:
         notes: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """Predict all models, and hold the candidate's predictions against the budget."""
-        machine = Machine(measure.threads)
-        against = self._row(latency_reference or reference, machine, measure.sequence_length)["latency_ms"]
-        for model in models:
-            row = self._row(model, machine, measure.sequence_length)
-            ratio = row["latency_ms"] / against if row["latency_ms"] and against else None
-            self.rows.append(row | {"latency_ratio": ratio})
-        found = self.predictions[candidate.name]
-        for limit in ("disk_mb", "ram_mb", "latency_ms", "latency_ratio"):
-            allowed = getattr(budget, limit)
-            if allowed is not None:
-                value = found[limit]
-                self.verdicts.append(
-                    {
-                        "limit": limit,
-                        "candidate": candidate.name,
-                        "allowed": allowed,
-                        "predicted": value,
-                        "ok": None if value is None else value <= allowed,
-                    }
-                )
-        self.verdicts += [
-            {"limit": f"drop:{metric}", "candidate": candidate.name, "allowed": allowed, "predicted": None, "ok": None}
-            for metric, allowed in budget.drop.items()
+        serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
+        serving = replace(serving, reference_ms=serving.latency_ms((latency_reference or reference).shape))
+        self.rows = [
+            {"name": model.name, "stage": model.stage, "format": model.shape.format}
+            | prediction(model.shape, serving)
+            | {"shape": dataclasses.asdict(replace(model.shape, tokenizer_folder=None))}
+            for model in models
         ]
-        if budget.disk_mb is not None:
-            self.advice += whole_model_advice(reference.shape, budget.disk_mb)
-        if not self.ok:
-            self.advice += student_advice(
-                reference.shape, candidate.shape, budget, machine, measure.sequence_length, against
-            )
+        self.verdicts = predicted_verdicts(budget, candidate.name, self.predictions[candidate.name])
+        self.advice = advice(reference.shape, candidate.shape, budget, serving, self.ok)
         return {"ok": self.ok}
 
-    def _row(self, model: Planned, machine: Machine, tokens: int) -> dict[str, Any]:
-        served = model.shape.format == "onnx"
-        return {
-            "name": model.name,
-            "stage": model.stage,
-            "format": model.shape.format,
-            "parameters": parameters(model.shape),
-            "disk_mb": disk_bytes(model.shape) / 1e6,
-            "ram_mb": ram_mb(model.shape) if served else None,
-            "latency_ms": latency_ms(model.shape, machine, tokens) if served else None,
-        }
-
     def as_dict(self) -> dict[str, Any]:
-        shapes = {model.name: dataclasses.asdict(model.shape) | {"tokenizer_folder": None} for model in self.models}
-        return {
-            "models": [row | {"shape": shapes[row["name"]]} for row in self.rows],
-            "verdicts": self.verdicts,
-            "advice": self.advice,
-            "ok": self.ok,
-        }
+        return {"models": self.rows, "verdicts": self.verdicts, "advice": self.advice, "ok": self.ok}
 
 
-def whole_model_advice(shape: Shape, allowed_mb: float) -> list[str]:
-    """Says so when no number of bits makes the teacher itself small enough."""
-    eight, four = (parameters(shape) * bits / 8e6 for bits in (8, 4))
-    if four <= allowed_mb:
+def read_shape(file: Path) -> Shape:
+    """The shape that a config.json tells.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it lacks a field that a BERT's has.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return Shape.from_config(config, len(config.get("id2label", {})) or 2)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; give the folder of a model") from None
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
+    except KeyError as error:
+        raise UserError(f"{file} has no {error.args[0]}: only models of BERT's shape can be planned") from None
+
+
+def saved_tokenizer_bytes(folder: Path) -> int:
+    """The tokenizer's files as `save_pretrained` writes them: tokenizer.json indented, however it lies in `folder`."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    indented = Tokenizer.from_file(str(file)).to_str(pretty=True)
+    return tokenizer_bytes(folder) - file.stat().st_size + len(indented.encode("utf-8"))
+
+
+def predicted_verdicts(budget: Budget, candidate: str, predicted: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each stated limit; `ok` is None where nothing is predicted, as for every drop."""
+    limits = {name: getattr(budget, name) for name in LIMITS} | {f"drop:{m}": drop for m, drop in budget.drop.items()}
+    rows = []
+    for limit, allowed in limits.items():
+        if allowed is not None:
+            value = predicted.get(limit)
+            ok = None if value is None else value <= allowed
+            rows.append({"limit": limit, "candidate": candidate, "allowed": allowed, "predicted": value, "ok": ok})
+    return rows
+
+
+def advice(teacher: Shape, candidate: Shape, budget: Budget, serving: Serving, ok: bool) -> list[str]:
+    """What no number of bits can reach, and which students keep every limit that can be predicted."""
+    eight, four = (parameters(teacher) * bits / 8e6 for bits in (8, 4))
+    lines = []
+    if budget.disk_mb is not None and four > budget.disk_mb:
+        lines.append(
+            f"The teacher's own shape is {eight:.0f} MB in int8 and {four:.0f} MB in 4 bits: no number of bits meets "
+            f"{budget.disk_mb:g} MB, only a structurally smaller student does."
+        )
+    if ok and not lines:
         return []
+    students = student_shapes(teacher, candidate, budget, serving)
+    if students:
+        return [*lines, "Students that keep every predictable limit:", *(describe(s, serving) for s in students)]
+    smallest = candidate_of(teacher, candidate, layers=1, heads=1, ratio=RATIOS[-1])
+    embeddings_mb = embedding_parameters(smallest) * smallest.embedding_bits / 8e6
     return [
-        f"The teacher's own shape is {eight:.0f} MB in int8 and {four:.0f} MB in 4 bits: no number of bits meets "
-        f"{allowed_mb:g} MB, only a structurally smaller student does."
+        *lines,
+        "No student of the teacher's kind meets the budget: raise a limit, or trim the vocabulary (--trim-vocabulary, "
+        f"--trim.vocabulary-size). The smallest, of which {embeddings_mb:.1f} MB are embeddings:",
+        describe(smallest, serving),
     ]
 
 
-def student_advice(
-    teacher: Shape, candidate: Shape, budget: Budget, machine: Machine, tokens: int, reference_ms: float | None
-) -> list[str]:
-    """The largest student shapes, at the candidate's bits, that keep every predictable limit."""
-    size = teacher.hidden_size // teacher.num_attention_heads
+def student_shapes(teacher: Shape, candidate: Shape, budget: Budget, serving: Serving) -> list[Shape]:
+    """The largest students, in the candidate's format and bits, that keep every predictable limit.
+
+    Searched over heads (with the teacher's head size, as stages/distill.py and stages/movement_prune.py make them),
+    the feed-forward's width as a multiple of the hidden size, and layers; of each width the deepest that fits.
+    """
     fitting = []
     for heads in range(teacher.num_attention_heads, 0, -max(1, teacher.num_attention_heads // 6)):
-        for layers in range(teacher.num_hidden_layers, 0, -max(1, teacher.num_hidden_layers // 8)):
-            shape = candidate.with_(
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                hidden_size=heads * size,
-                intermediate_size=4 * heads * size,
-            )
-            if keeps(shape, budget, machine, tokens, reference_ms):
-                fitting.append(shape)
-                break  # fewer layers of this width fit too
-    fitting.sort(key=parameters, reverse=True)
-    if not fitting:
-        return ["No BERT-shaped student of the teacher meets the budget: raise a limit, or trim the vocabulary."]
-    return [
-        "Student shapes that fit: "
-        + "; ".join(
-            f"{s.num_hidden_layers} layers x {s.hidden_size} ({s.num_attention_heads} heads, {s.intermediate_size} "
-            f"intermediate): {disk_bytes(s) / 1e6:.1f} MB"
-            for s in fitting[:4]
-        )
-    ]
+        for ratio in RATIOS:
+            for layers in range(teacher.num_hidden_layers, 0, -max(1, teacher.num_hidden_layers // 8)):
+                shape = candidate_of(teacher, candidate, layers=layers, heads=heads, ratio=ratio)
+                if keeps(shape, budget, serving):
+                    fitting.append(shape)
+                    break
+    return sorted(fitting, key=parameters, reverse=True)[:SHOWN_STUDENTS]
 
 
-def keeps(shape: Shape, budget: Budget, machine: Machine, tokens: int, reference_ms: float | None) -> bool:
-    """Whether a shape keeps every limit that can be predicted."""
+def candidate_of(teacher: Shape, candidate: Shape, *, layers: int, heads: int, ratio: int) -> Shape:
+    """The candidate, cut from the teacher to this shape."""
+    hidden = heads * (teacher.hidden_size // teacher.num_attention_heads)
+    return replace(
+        candidate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        hidden_size=hidden,
+        intermediate_size=min(ratio * hidden, teacher.intermediate_size),
+    )
+
+
+def keeps(shape: Shape, budget: Budget, serving: Serving) -> bool:
+    """Whether a shape keeps every limit that can be predicted; timed only where it is small enough and time counts."""
     if budget.disk_mb is not None and disk_bytes(shape) / 1e6 > budget.disk_mb:
         return False
-    if budget.ram_mb is not None and ram_mb(shape) > budget.ram_mb:
+    if budget.ram_mb is not None and ram_mb(shape, serving.batch, serving.tokens) > budget.ram_mb:
         return False
     if budget.latency_ms is None and budget.latency_ratio is None:
         return True
-    time = latency_ms(shape, machine, tokens)
-    too_slow = budget.latency_ms is not None and time > budget.latency_ms
-    too_slow_beside = (
-        budget.latency_ratio is not None
-        and bool(reference_ms)
-        and (time > budget.latency_ratio * (reference_ms or 0.0))
+    return all(row["ok"] is not False for row in predicted_verdicts(budget, "", prediction(shape, serving)))
+
+
+def describe(shape: Shape, serving: Serving) -> str:
+    """A student in one line."""
+    milliseconds = serving.latency_ms(shape)
+    time = "" if milliseconds is None else f", {milliseconds:.1f} ms"
+    return (
+        f"  {shape.num_hidden_layers} layers, hidden size {shape.hidden_size} ({shape.num_attention_heads} heads), "
+        f"intermediate size {shape.intermediate_size}: {disk_bytes(shape) / 1e6:.1f} MB{time}"
     )
-    return not (too_slow or too_slow_beside)
 
 
 def render(plan: Plan) -> str:

@@ -18,7 +18,7 @@ class Pruner(nn.Module):
     In every forward pass a mask is made of the scores (top-k; heads and neurons in each layer, dimensions over the
     whole model) and multiplied onto what the structure puts out. The gradient of a mask entry is the sum of dL/dW * W
     over the weights that the entry multiplies, so that with the straight-through estimator the optimizer's step on a
-    score is the sum of -dL/dW * W over its group: Sanh et al. 2020, equation 3, for a group.
+    score is the sum of -dL/dW * W over its group: the score of Sanh et al. 2020, section 4, for a group.
 
     Args:
         importance: "movement": the scores are learned; "magnitude" or "l1": they are norms of the current weights.
@@ -52,7 +52,6 @@ class Pruner(nn.Module):
         self.register_buffer("is_frozen", torch.tensor(False))
         self.fraction = 0.0
         self.masks: dict[str, Tensor] = {}
-        self.history: list[dict[str, float]] = []
         self._network = [network]  # in a list, so that it does not become a submodule of its own submodule
         self._install(network)
 
@@ -79,22 +78,35 @@ class Pruner(nn.Module):
             )
         )
 
+    @property
+    def network(self) -> Any:
+        """The network that the masks are on."""
+        return self._network[0]
+
     def scores(self) -> dict[str, Tensor]:
         """Heads [layers, heads], neurons [layers, neurons], dimensions [size]."""
         if self.importance == "movement":
             return {kind: getattr(self, kind) for kind in KINDS}
         norm = magnitude if self.importance == "magnitude" else l1_norm
         with torch.no_grad():
-            return dict(zip(KINDS, bert.weight_scores(self._network[0], norm), strict=True))
+            return dict(zip(KINDS, bert.weight_scores(self.network, norm), strict=True))
 
-    def keep(self) -> dict[str, int]:
-        """How many of each kind are kept now."""
-        return {kind: round(self.full[kind] + self.fraction * (self.target[kind] - self.full[kind])) for kind in KINDS}
+    def keep(self, fraction: float) -> dict[str, int]:
+        """How many of each kind are kept at this share of the way to the target."""
+        return {kind: round(self.full[kind] + fraction * (self.target[kind] - self.full[kind])) for kind in KINDS}
+
+    def schedule(self, total: int) -> list[dict[str, int]]:
+        """How many of each kind were kept in twenty steps of `total`, for the record; a resume leaves no gap in it."""
+        steps = range(0, total, max(1, total // 20))
+        return [
+            {"step": step} | self.keep(cubic_schedule(step, total, self.warm_up, self.cool_down)) for step in steps
+        ] + [{"step": total} | self.target]
 
     def _set_masks(self) -> None:
-        scores, keep = self.scores(), self.keep()
+        scores, keep = self.scores(), self.keep(self.fraction)
+        frozen = bool(self.is_frozen)
         for kind in KINDS:
-            if bool(self.is_frozen):  # 0 * scores: every rank's scores stay part of the graph
+            if frozen:  # 0 * scores: DistributedDataParallel waits for a gradient of every parameter
                 self.masks[kind] = getattr(self, f"frozen_{kind}") + 0.0 * scores[kind]
             else:
                 self.masks[kind] = top_k(scores[kind], keep[kind])
@@ -106,8 +118,6 @@ class Pruner(nn.Module):
         self.fraction = cubic_schedule(step, total, self.warm_up, self.cool_down)
         if self.fraction == 1.0:
             self.finish()
-        if not self.history or step == total or step - self.history[-1]["step"] >= total / 20:
-            self.history.append({"step": step, **self.keep()})
 
     def finish(self) -> None:
         """Set the masks for good, at the target."""
@@ -139,13 +149,14 @@ class Pruner(nn.Module):
 
     def cut(self) -> Any:
         """Take the masks off the network and return the stock model that computes what the masked one did."""
-        network = self._network[0]
+        network = self.network
         for hook in self.hooks:
             hook.remove()
         for parent, name in self.norms:
             setattr(parent, name, getattr(parent, name).norm)
         del network.pruner
-        return bert.cut(network, self.kept())
+        device = network.device
+        return bert.cut(network.cpu(), self.kept()).to(device)
 
     def callback(self) -> Any:
         """What tells the pruner at which step the Trainer is; after a resume too."""

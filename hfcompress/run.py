@@ -38,6 +38,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, recipe: str, scale: str, predictions: dict[str, Any] | None = None) -> None:
+        import torch
         from accelerate import PartialState
 
         from hfcompress.training import BARRIER
@@ -45,7 +46,7 @@ class Run:
         self.folder = folder
         self.recipe, self.scale = recipe, scale
         self.predictions = predictions or {}
-        self.ranks = PartialState(timeout=BARRIER)
+        self.ranks = PartialState(cpu=not torch.cuda.is_available(), timeout=BARRIER)
         self.made: list[Artifact] = []
         folder.mkdir(parents=True, exist_ok=True)
         if self.ranks.is_main_process:
@@ -60,6 +61,11 @@ class Run:
             raise UserError(
                 f"another run works in {self.folder}; wait for it to end, or give this one its own --run-dir"
             ) from None
+
+    def close(self) -> None:
+        """Let go of the folder before the process ends."""
+        if self.ranks.is_main_process:
+            self._lock_file.close()
 
     def base(self, name: str, shape: "Shape | None" = None) -> Path:
         """The folder of a model by name (see `hub.pull`). `shape` is what a Plan uses in its place."""
@@ -241,7 +247,9 @@ class Run:
         write_json(self.folder / "report.json", report)
         write_json(self.folder / "details.json", details | {"records": records, "max_length": max_length})
         (self.folder / "report.html").write_text(render_html(report, details, records), encoding="utf-8")
-        (self.folder / "model_card.md").write_text(render_card(report, details), encoding="utf-8")
+        (self.folder / "model_card.md").write_text(
+            render_card(report, details | {"records": records}), encoding="utf-8"
+        )
         print(table(report))
         self._say(f"report: {self.folder / 'report.html'}")
 
@@ -258,8 +266,9 @@ def baseline_notes(details: dict[str, Any]) -> list[str]:
     reference = details.get("reference")
     if baseline is None or reference not in values or values[baseline] < values[reference]:
         return []
+    word = "as good as" if values[baseline] == values[reference] else "better than"
     return [
-        f"On this data the linear baseline ({baseline}, {values[baseline]:.3f}) is as good as the {reference} "
+        f"On this data the linear baseline ({baseline}, {values[baseline]:.3f}) is {word} the {reference} "
         f"({values[reference]:.3f}): a TF-IDF model may be all you need."
     ]
 

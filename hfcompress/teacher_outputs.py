@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hfcompress import bert
+from hfcompress.errors import UserError
 from hfcompress.models import load_classifier, load_tokenizer
 from hfcompress.record import write_json
 from hfcompress.training import progress_wanted, use_bf16
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # rows between two entries of the journal
 BATCH = 64
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -35,42 +38,45 @@ class Wanted:
 
 class Teacher(Protocol):
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs for a padded batch: logits [batch, classes] and, as wanted, hidden [batch, tokens, layers, size],
-        attention [batch, tokens, tokens, layers] (mean over heads), relations [batch, tokens, 3 (Q, K, V), size]."""
+        """Outputs in fp32 for a padded batch: logits [batch, classes] and, as wanted, hidden [batch, tokens, layers,
+        size], attention [batch, tokens, tokens, layers] (mean over heads), relations [batch, tokens, 3 (Q, K, V),
+        size]. What stands at padding tokens has no meaning."""
 
 
 class LiveTeacher:
     """Recomputes the outputs for every batch: no disk, more time."""
 
-    def __init__(self, folder: Path, wanted: Wanted) -> None:
+    def __init__(self, folder: Path, wanted: Wanted, bf16: str = "auto") -> None:
         self.network = load_classifier(folder)
         if wanted.attention_layers:
-            self.network.set_attn_implementation("eager")
+            self.network = bert.with_attention_maps(self.network)
         self.wanted = wanted
+        self.in_bf16 = use_bf16(bf16)
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         device = batch["input_ids"].device
-        if next(self.network.parameters()).device != device:
+        if self.network.device != device:
             self.network.to(device)
-        autocast = torch.autocast(device.type, torch.bfloat16) if use_bf16("auto") else nullcontext()
+        autocast = torch.autocast(device.type, torch.bfloat16) if self.in_bf16 else nullcontext()
         with torch.no_grad(), autocast:
-            return forward(self.network, batch, self.wanted)
+            outputs = forward(self.network, batch, self.wanted)
+        return {name: tensor.float() for name, tensor in outputs.items()}
 
 
-def forward(network: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted) -> dict[str, Tensor]:
+def forward(model: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted) -> dict[str, Tensor]:
     """A forward pass that returns what is wanted (see `Teacher`); gradients flow where they are on."""
     captured: dict[str, Tensor] = {}
     hooks = []
     if wanted.relation_layer is not None:
-        attention = bert.layers(network)[wanted.relation_layer - 1].attention.self
+        attention = bert.layers(bert.unwrapped(model))[wanted.relation_layer - 1].attention.self
         for name in ("query", "key", "value"):
             hook = getattr(attention, name).register_forward_hook(
                 lambda module, inputs, output, name=name: captured.__setitem__(name, output)
             )
             hooks.append(hook)
     try:
-        result = network(
-            **{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch},
+        result = model(
+            **{name: batch[name] for name in INPUTS if name in batch},
             output_hidden_states=bool(wanted.hidden_layers),
             output_attentions=bool(wanted.attention_layers),
         )
@@ -89,13 +95,23 @@ def forward(network: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted
 
 
 class CachedTeacher:
-    """Outputs read from disk by the batch's `index`: logits in fp32, all else in fp16, only for real tokens."""
+    """Outputs on disk, read by the batch's `index`: logits in fp32, all else in fp16, only for real tokens.
 
-    def __init__(self, folder: Path, lengths: "np.ndarray[Any, Any]", classes: int, size: int, wanted: Wanted) -> None:
+    Args:
+        lengths: tokens of each row, in the order that `index` counts in.
+        classes, size: the teacher's number of labels and its hidden size.
+
+    Raises:
+        OSError: there is no room on the disk for what is wanted.
+    """
+
+    def __init__(self, folder: Path, lengths: Array, classes: int, size: int, wanted: Wanted) -> None:
         self.folder = folder
-        self.starts = np.concatenate([[0], np.cumsum(lengths)])
-        self.square_starts = np.concatenate([[0], np.cumsum(lengths.astype(np.int64) ** 2)])
-        self.lengths = lengths
+        self.journal = folder / "journal.json"
+        self.wanted = wanted
+        self.lengths = lengths.astype(np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.square_starts = np.concatenate([[0], np.cumsum(self.lengths**2)])
         tokens, pairs = int(self.starts[-1]), int(self.square_starts[-1])
         self.arrays = {"logits": self._open("logits", (len(lengths), classes), np.float32)}
         if wanted.hidden_layers:
@@ -105,16 +121,35 @@ class CachedTeacher:
         if wanted.relation_layer is not None:
             self.arrays["relations"] = self._open("relations", (tokens, 3, size), np.float16)
 
-    def _open(self, name: str, shape: tuple[int, ...], dtype: Any) -> "np.ndarray[Any, Any]":
+    def _open(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Map a file, made anew when it is not there in the right size; then nothing in the journal holds any more."""
         file = self.folder / f"{name}.bin"
-        mode = (
-            "r+" if file.is_file() and file.stat().st_size == int(np.prod(shape)) * np.dtype(dtype).itemsize else "w+"
-        )
-        return np.memmap(file, np.dtype(dtype), mode, shape=shape)  # type: ignore[call-overload]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if not file.is_file() or file.stat().st_size != size:
+            self.journal.unlink(missing_ok=True)
+            allocate(file, size)
+        return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
+
+    def _state(self) -> dict[str, Any]:
+        return {"wanted": json.loads(json.dumps(asdict(self.wanted))), "rows": len(self.lengths)}
+
+    def done(self) -> int:
+        """How many rows, in order of length, are there; 0 when the journal is missing, torn or of other outputs."""
+        try:
+            found = json.loads(self.journal.read_text(encoding="utf-8"))
+            return int(found["done"]) if {name: found[name] for name in self._state()} == self._state() else 0
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def mark(self, done: int) -> None:
+        """Bring what was stored to the disk, then say so in the journal."""
+        for array in self.arrays.values():
+            array.flush()  # type: ignore[attr-defined]
+        write_json(self.journal, self._state() | {"done": done})
 
     def store(self, rows: list[int], outputs: dict[str, Tensor]) -> None:
         """Write the outputs of a padded batch to their rows."""
-        values = {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
+        values = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
         for i, row in enumerate(rows):
             length = self.lengths[row]
             self.arrays["logits"][row] = values["logits"][i]
@@ -124,10 +159,6 @@ class CachedTeacher:
             if "attention" in values:
                 square = values["attention"][i, :length, :length].reshape(length * length, -1)
                 self.arrays["attention"][self.square_starts[row] : self.square_starts[row + 1]] = square
-
-    def flush(self) -> None:
-        for array in self.arrays.values():
-            array.flush()  # type: ignore[attr-defined]
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         rows, width = batch["index"].tolist(), batch["input_ids"].shape[1]
@@ -150,52 +181,74 @@ class CachedTeacher:
         return {name: tensor.to(batch["input_ids"].device) for name, tensor in outputs.items()}
 
 
-def teacher_outputs(work: Path, teacher: Path, data: "Dataset", wanted: Wanted, *, cache: bool = True) -> Teacher:
+def allocate(file: Path, size: int) -> None:
+    """A file with room for `size` bytes: on a full disk this raises OSError, where a mapped write would get SIGBUS."""
+    with file.open("wb") as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
+
+
+def teacher_outputs(
+    work: Path, teacher: Path, data: "Dataset", wanted: Wanted, *, cache: bool = True, bf16: str = "auto"
+) -> Teacher:
     """The teacher as a function of a batch: cached under `work`, or live.
 
     A killed computation goes on after the last journalled chunk. Of several processes the main one computes.
 
     Args:
         data: rows with input_ids, attention_mask and length, in the order that the batches' `index` counts in.
+        bf16: as in `Train`.
     """
-    live = LiveTeacher(teacher, wanted)
     if not cache:
-        return live
+        return LiveTeacher(teacher, wanted, bf16)
     from accelerate import PartialState
+    from transformers import AutoConfig
 
-    config = live.network.config
+    config = AutoConfig.from_pretrained(teacher)
     folder = work / "teacher"
     folder.mkdir(parents=True, exist_ok=True)
-    lengths = np.array(data["length"])
     with PartialState().main_process_first():
-        cached = CachedTeacher(folder, lengths, config.num_labels, config.hidden_size, wanted)
-        if PartialState().is_main_process:
-            fill(cached, live, load_tokenizer(teacher), data, wanted)
+        cached = CachedTeacher(folder, np.array(data["length"]), config.num_labels, config.hidden_size, wanted)
+        if PartialState().is_main_process and cached.done() < len(data):
+            fill(cached, LiveTeacher(teacher, wanted, bf16), load_tokenizer(teacher), data)
     return cached
 
 
-def fill(cached: CachedTeacher, live: LiveTeacher, tokenizer: Any, data: "Dataset", wanted: Wanted) -> None:
-    """Run the teacher over all rows, batched by length, with a journal entry every CHUNK rows."""
+def fill(cached: CachedTeacher, live: Teacher, tokenizer: Any, data: "Dataset") -> None:
+    """Run the teacher over the rows that are not there yet, batched by length, with a journal entry every CHUNK."""
     from tqdm.auto import tqdm
+    from transformers import DataCollatorWithPadding
 
-    journal = cached.folder / "journal.json"
-    state = {"wanted": json.loads(json.dumps(asdict(wanted))), "rows": len(data)}
-    try:
-        found = json.loads(journal.read_text(encoding="utf-8"))
-        done = found["done"] if {k: found[k] for k in state} == state else 0
-    except (OSError, ValueError, KeyError):
-        done = 0
     order = sorted(range(len(data)), key=lambda row: (cached.lengths[row], row))
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in data.column_names]
+    inputs = data.select_columns([name for name in INPUTS if name in data.column_names])
+    pad = DataCollatorWithPadding(tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    done = cached.done()
     with tqdm(total=len(order), initial=done, desc="teacher", disable=not progress_wanted()) as bar:
         for start in range(done, len(order), CHUNK):
             rows = order[start : start + CHUNK]
             for first in range(0, len(rows), BATCH):
                 part = rows[first : first + BATCH]
-                examples = data[part]
-                batch = tokenizer.pad({name: examples[name] for name in names}, return_tensors="pt")
-                cached.store(part, live({name: batch[name].to(device) for name in names}))
+                batch = pad(inputs[part])
+                cached.store(part, live({name: tensor.to(device) for name, tensor in batch.items()}))
                 bar.update(len(part))
-            cached.flush()
-            write_json(journal, state | {"done": min(start + CHUNK, len(order)), "pid": os.getpid()})
+            cached.mark(start + len(rows))
+
+
+def require_same_task(model: Path, teacher: Path) -> None:
+    """Refuse a teacher that would read the model's token ids as other pieces, or answer with other labels.
+
+    Raises:
+        UserError: with what differs.
+    """
+    from transformers import AutoConfig
+
+    if load_tokenizer(model).get_vocab() != load_tokenizer(teacher).get_vocab():
+        raise UserError(
+            f"the teacher {teacher} has another vocabulary than {model}, so it would misread its tokens; "
+            "give the teacher that this model was made from"
+        )
+    if AutoConfig.from_pretrained(model).id2label != AutoConfig.from_pretrained(teacher).id2label:
+        raise UserError(f"the teacher {teacher} has other labels than {model}; give a teacher of the same task")

@@ -56,6 +56,7 @@ class Progress:
     seconds: float
     final_loss: float
     best_metric: float | None
+    resumed_at_step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,6 +67,7 @@ class Progress:
             "samples_per_second": round(self.samples / self.seconds, 2) if self.seconds else None,
             "final_loss": self.final_loss,
             "best_metric": self.best_metric,
+            "resumed_at_step": self.resumed_at_step,
             "history": self.history,
         }
 
@@ -179,18 +181,14 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(_progress_bar())
-    result = trainer.train(resume_from_checkpoint=_resume(work))
+    checkpoint = last_whole_checkpoint(work / "checkpoints")
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    return _progress(trainer, result, options)
+    return _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
 
 
-def _resume(work: Path) -> str | None:
-    checkpoint = last_whole_checkpoint(work / "checkpoints")
-    return str(checkpoint) if checkpoint else None
-
-
-def _progress(trainer: Any, result: Any, options: Train) -> Progress:
+def _progress(trainer: Any, result: Any, options: Train, resumed_at_step: int) -> Progress:
     history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
     return Progress(
         steps=trainer.state.global_step,
@@ -198,6 +196,7 @@ def _progress(trainer: Any, result: Any, options: Train) -> Progress:
         seconds=result.metrics.get("train_runtime", 0.0),
         final_loss=next((e["loss"] for e in reversed(history) if "loss" in e), result.training_loss),
         best_metric=trainer.state.best_metric,
+        resumed_at_step=resumed_at_step,
         history=history,
     )
 
@@ -235,10 +234,30 @@ def _trainer_class() -> Any:
     """The Trainer with a loss and optimizer groups of the caller's; made here, so that importing this is quick."""
     import torch
     from transformers import Trainer
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    class EpochSampler(LengthGroupedSampler):
+        """An order that depends on seed and epoch alone: the same on every rank, and after a resume amid an epoch."""
+
+        seed, epoch = 0, 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self) -> Any:
+            self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            return super().__iter__()
 
     class StageTrainer(Trainer):
         own_loss: Any = None
         own_groups: Any = None
+
+        def _get_train_sampler(self, *arguments: Any) -> Any:
+            sampler = super()._get_train_sampler(*arguments)
+            if isinstance(sampler, LengthGroupedSampler):
+                sampler = EpochSampler(sampler.batch_size, lengths=sampler.lengths)
+                sampler.seed = self.args.seed
+            return sampler
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             if self.own_loss is not None and model.training and not return_outputs:

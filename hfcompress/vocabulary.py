@@ -12,7 +12,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
     """tokenizer.json of a WordPiece tokenizer.
 
     Raises:
-        UserError: the folder has none, or it is of another kind.
+        UserError: the folder has none, it is of another kind, or tokens were added to it outside its vocabulary.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -25,6 +25,12 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is a {content['model'].get('type')} tokenizer; only WordPiece vocabularies (BERT's) can "
             "be trimmed: --no-trim-vocabulary"
+        )
+    outside = [e["content"] for e in content["added_tokens"] if e["content"] not in content["model"]["vocab"]]
+    if outside:
+        raise UserError(
+            f"{path} has tokens that were added outside its vocabulary ({', '.join(outside[:4])}); such a vocabulary "
+            "cannot be trimmed: --no-trim-vocabulary"
         )
     return content
 
@@ -54,7 +60,7 @@ def kept_pieces(tokenizer: dict[str, Any], counts: "Counter[int]", size: int | N
     """
     vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
     prefix = tokenizer["model"].get("continuing_subword_prefix", "##")
-    special = {entry["content"] for entry in tokenizer["added_tokens"]}
+    special = {entry["content"] for entry in tokenizer["added_tokens"]} | {tokenizer["model"]["unk_token"]}
     needed = {piece for piece in vocabulary if piece in special or len(piece.removeprefix(prefix)) == 1}
     used = [
         piece
@@ -92,7 +98,8 @@ def trimmed_tokenizer(tokenizer: dict[str, Any], pieces: list[str]) -> dict[str,
 def write_tokenizer(source: Path, out: Path, tokenizer: dict[str, Any]) -> None:
     """Write tokenizer.json, vocab.txt and tokenizer_config.json for the trimmed vocabulary into `out`."""
     number: dict[str, int] = tokenizer["model"]["vocab"]
-    (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(tokenizer, ensure_ascii=False, indent=2)  # as the tokenizers library writes it
+    (out / "tokenizer.json").write_text(text, encoding="utf-8")
     (out / "vocab.txt").write_text("".join(f"{piece}\n" for piece in number), encoding="utf-8")
     special = source / "special_tokens_map.json"
     if special.is_file():

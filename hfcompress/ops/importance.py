@@ -17,7 +17,8 @@ def magnitude(weight: Tensor) -> Tensor:
 def movement(weight: Tensor, gradient: Tensor) -> Tensor:
     """The step -dL/dW * W that movement pruning adds to a weight's score (times the learning rate).
 
-    Positive where the weight moves away from zero. Source: Sanh et al. 2020, section 3, equations 2 and 3.
+    Positive where the weight moves away from zero; a group's score is the sum over its weights.
+    Source: Sanh et al. 2020, section 4.
     """
     return -gradient * weight
 
@@ -25,7 +26,7 @@ def movement(weight: Tensor, gradient: Tensor) -> Tensor:
 class TopK(torch.autograd.Function):
     """1 for the k highest scores, 0 for the others; the gradient passes straight through to the scores.
 
-    Source: Sanh et al. 2020, section 3 (straight-through estimator of Bengio et al. 2013).
+    Source: Sanh et al. 2020, section 4 (straight-through estimator of Bengio et al. 2013).
     """
 
     @staticmethod
@@ -43,11 +44,19 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return TopK.apply(scores, k)
 
 
+def top_share(scores: Tensor, share: float) -> Tensor:
+    """Mask of the highest `share` of all entries of one matrix, whatever their rows; straight-through.
+
+    The unstructured form of Sanh et al. 2020 (its Top_v): entries, not structures, so nothing becomes smaller.
+    """
+    return top_k(scores.flatten(), round(share * scores.numel())).view_as(scores)
+
+
 def cubic_schedule(step: int, total: int, warm_up: float, cool_down: float) -> float:
     """The share of the way from nothing pruned (0) to the target (1) at a training step.
 
     0 during the first `warm_up` share of the steps, then 1 - (1 - t)^3, and 1 during the last `cool_down` share.
-    Source: Zhu and Gupta 2018, equation 1, in the form of Sanh et al. 2020, section 4.
+    Source: Zhu and Gupta 2018, equation 1, with the final cool-down of Sanh et al. 2020.
     """
     begin, end = warm_up * total, (1 - cool_down) * total
     if step <= begin:

@@ -17,9 +17,14 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
     return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the examples that have a label; -100 means none. 0 when no example has one."""
-    total = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+def labelled_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of logits [batch, classes] over the examples that have a label; -100 means none.
+
+    0 when no example has one.
+    """
+    total = functional.cross_entropy(
+        logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing
+    )
     return total / (labels != -100).sum().clamp(min=1)
 
 
@@ -36,7 +41,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Mean squared difference of attention maps [batch, tokens, tokens] over pairs of real tokens.
 
     The maps are means over the heads, so that student and teacher may have different numbers of them.
-    Source: Jiao et al. 2020 (TinyBERT), equation 7.
+    Source: Jiao et al. 2020 (TinyBERT), equation 7 (there head by head, and before the softmax).
     """
     pairs = mask[:, :, None] * mask[:, None, :]
     return ((student - teacher).square() * pairs).sum() / pairs.sum()
@@ -46,8 +51,8 @@ def relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> T
     """KL between the relations of vectors [batch, tokens, size] (queries, keys or values, all heads side by side).
 
     The vectors are cut anew into `heads` relation heads; a relation is the softmax over tokens of the scaled dot
-    products of a token with all tokens. Mean over real tokens and heads.
-    Source: Wang et al. 2021 (MiniLMv2), equations 4 and 5.
+    products of a token with all tokens. Mean over real tokens and heads. Student and teacher may differ in size.
+    Source: Wang et al. 2021 (MiniLMv2), section 3.1.
     """
     log_student, log_teacher = (log_relations(vectors, mask, heads) for vectors in (student, teacher))
     each = (log_teacher.exp() * (log_teacher - log_student)).masked_fill(mask[:, None, None, :] == 0, 0.0).sum(dim=-1)
@@ -57,8 +62,9 @@ def relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> T
 def log_relations(vectors: Tensor, mask: Tensor, heads: int) -> Tensor:
     """Log-softmax of scaled dot products [batch, heads, tokens, tokens]; padding tokens are never attended to."""
     batch, tokens, size = vectors.shape
-    split = vectors.view(batch, tokens, heads, size // heads).transpose(1, 2).float()
-    scores = split @ split.transpose(-1, -2) / math.sqrt(size // heads)
+    split = vectors.float().view(batch, tokens, heads, size // heads).transpose(1, 2)
+    with torch.autocast(vectors.device.type, enabled=False):  # differences of logarithms drown in bf16's 8 bits
+        scores = split @ split.transpose(-1, -2) / math.sqrt(size // heads)
     return functional.log_softmax(
         scores.masked_fill(mask[:, None, None, :] == 0, torch.finfo(scores.dtype).min), dim=-1
     )

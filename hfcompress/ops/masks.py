@@ -1,5 +1,6 @@
 """Masks on heads, neurons and residual dimensions that compute what the smaller model will compute."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,10 +18,9 @@ class MaskedLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.mask is None:
             return self.norm(x)
-        x = x.float()
-        count = self.mask.detach().sum()
-        kept = x * self.mask
-        mean = kept.sum(dim=-1, keepdim=True) / count
+        x = x.float()  # a variance in bf16 would be off by percents
+        count = torch.count_nonzero(self.mask)
+        mean = (x * self.mask).sum(dim=-1, keepdim=True) / count
         centred = (x - mean) * self.mask
         variance = centred.square().sum(dim=-1, keepdim=True) / count
         normalised = centred * (variance + self.norm.eps).rsqrt()

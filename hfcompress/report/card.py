@@ -3,10 +3,13 @@
 import argparse
 import json
 import sys
+from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hfcompress.report.console import number, sentence
+from hfcompress.report.console import number, outcome, sentence
+from hfcompress.report.html import RARE, chain_of, ends
 
 TEXT = """
 # {title}
@@ -26,7 +29,7 @@ Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {
 
 {verdicts}
 
-## Use
+{costs}## Use
 
 ```python
 from optimum.onnxruntime import ORTModelForSequenceClassification
@@ -39,6 +42,8 @@ classify = pipeline("text-classification", ORTModelForSequenceClassification.fro
 
 ## Classes
 
+| class | n | F1 {reference} | F1 {candidate} | change |
+|---|---|---|---|---|
 {classes}
 
 ## Intended use and limits
@@ -55,8 +60,6 @@ def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
         report: report.json; details: measurements.json of the measure stage.
     """
     from huggingface_hub import EvalResult, ModelCardData
-
-    from hfcompress.report.html import RARE, ends
 
     candidate, reference = ends(report, details)
     accuracy = candidate["accuracy"]
@@ -77,32 +80,31 @@ def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
                 metric_value=round(accuracy["all"][name], 6),
             )
             for name in ("accuracy", "macro_f1", "recall_at_90_precision", "ece")
+            if accuracy["all"][name] is not None
         ],
     )
     body = TEXT.format(
         title=title,
         verdict="The budget holds." if report["ok"] else "**The budget does not hold.**",
-        notes=" ".join(report["notes"]),
+        notes=markdown(" ".join(report["notes"])),
         size=f"{candidate['bytes'] / 1e6:.2f}",
         parameters=f"{candidate['parameters']:,}",
         bits=f"{candidate['bits_per_parameter']:.1f}",
         recipe=report["recipe"],
         scale=report["scale"],
         reference=reference["name"],
+        candidate=candidate["name"],
         metric=accuracy["metric"],
         rows="\n".join(map(row, report["models"])),
-        n=details["n"],
-        groups=details["groups"],
+        n=f"{details['n']:,}",
+        groups=f"{details['groups']:,}",
         batch=candidate["latency_ms"]["batch"],
-        tokens=candidate["latency_ms"]["sequence_length"],
+        tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
         threads=candidate["latency_ms"]["threads"],
         cpu=report["environment"]["cpu"],
-        verdicts="\n".join(f"- {'holds' if v['ok'] else '**fails**'}: {sentence(v)}" for v in report["verdicts"]),
-        classes="\n".join(
-            f"- {label}{' (rare)' if entry['n'] < RARE else ''}: F1 {entry['f1']:.3f}, "
-            f"{reference['accuracy']['all']['per_class'][label]['f1']:.3f} with {reference['name']}, n = {entry['n']}"
-            for label, entry in accuracy["all"]["per_class"].items()
-        ),
+        verdicts="\n".join(map(verdict_line, report["verdicts"])),
+        costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
+        classes="\n".join(class_rows(reference, candidate)),
         labels=len(details["labels"]),
     )
     return f"---\n{data.to_yaml()}\n---\n{body}"
@@ -111,10 +113,42 @@ def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
 def row(model: dict[str, Any]) -> str:
     low, high = model["accuracy"]["ci95"]
     return (
-        f"| {model['name']} | {model['format']} | {model['bytes'] / 1e6:.2f} | {model['accuracy']['value']:.4f} "
-        f"({low:.3f} – {high:.3f}) | {model['accuracy']['all']['macro_f1']:.4f} | {model['latency_ms']['p50']:.2f} | "
+        f"| {markdown(model['name'])} | {model['format']} | {model['bytes'] / 1e6:.2f} | "
+        f"{model['accuracy']['value']:.4f} ({low:.3f} – {high:.3f}) | "
+        f"{number(model['accuracy']['all']['macro_f1'], '.4f')} | {number(model['latency_ms']['p50'], '.2f')} | "
         f"{model['latency_ms']['runtime']} | {number(model['peak_rss_mb'], '.0f')} |"
     )
+
+
+def verdict_line(verdict: dict[str, Any]) -> str:
+    said = outcome(verdict)
+    return f"- {said if said == 'holds' else f'**{said}**'}: {markdown(sentence(verdict))}"
+
+
+def costs(chain: list[dict[str, Any]]) -> str:
+    """A section with one line a stage from the reference to the candidate; empty where the records tell no chain."""
+    lines = [
+        f"- {after['stage']} ({markdown(after['name'])}): "
+        f"{100 * (after['accuracy']['value'] - before['accuracy']['value']):+.2f} points of "
+        f"{after['accuracy']['metric']}, {(after['bytes'] - before['bytes']) / 1e6:+.2f} MB"
+        for before, after in pairwise(chain)
+    ]
+    return "\n".join(["## What each stage cost", "", *lines, "", ""]) if lines else ""
+
+
+def class_rows(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
+    """The rows of the classes, the one that lost most first."""
+    before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
+    return [
+        f"| {markdown(label)}{' (rare)' if before[label]['n'] < RARE else ''} | {before[label]['n']} | "
+        f"{before[label]['f1']:.3f} | {after[label]['f1']:.3f} | {after[label]['f1'] - before[label]['f1']:+.3f} |"
+        for label in sorted(before, key=lambda label: after[label]["f1"] - before[label]["f1"])
+    ]
+
+
+def markdown(text: str) -> str:
+    """Text from data, so that Markdown and HTML take it for text, also in a table."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def cards(folder: Path) -> list[tuple[Path, str]]:

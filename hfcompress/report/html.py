@@ -26,7 +26,7 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         lstrip_blocks=True,
     )
     environment.filters["number"] = console.number
-    environment.globals["sentence"] = console.sentence
+    environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}
     before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -37,10 +37,10 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         rare=RARE,
         scatter=plots.size_latency_accuracy(report["models"], candidate["name"], reference["name"]),
         waterfalls=waterfalls(chain),
-        bars=plots.class_bars(before, after, (reference["name"], candidate["name"])),
+        bars=plots.class_bars(before, after, (reference["name"], candidate["name"]), RARE),
         differences=details["differences"].get(candidate["name"], {}),
         flips=details["flips"].get(candidate["name"]),
-        errors=prediction_errors(report),
+        predictions=prediction_errors(report),
     )
 
 
@@ -82,13 +82,17 @@ def waterfalls(chain: list[dict[str, Any]]) -> list[str]:
             f"{chain[0]['accuracy']['metric']}, points",
             ".1f",
         ),
-        plots.waterfall([(m["name"], m["bytes"] / 1e6) for m in chain], "size, MB", ".1f"),
+        plots.waterfall([(m["name"], m["bytes"] / 1e6) for m in chain], "size, MB", ".2f"),
         plots.waterfall(timed, "p50 latency, ms", ".1f"),
     ]
 
 
 def prediction_errors(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What `plan` said of each model beside what was measured; error is (predicted - measured) / measured."""
+    """What `plan` said of each model beside what was measured; error is (predicted - measured) / measured.
+
+    Returns: a dict a model with `model` and, where there is both, disk_mb, latency_ms and ram_mb, each
+        {predicted, measured, error}.
+    """
     found = []
     for model in report["models"]:
         predicted = model.get("predicted") or {}
@@ -97,15 +101,11 @@ def prediction_errors(report: dict[str, Any]) -> list[dict[str, Any]]:
             "latency_ms": model["latency_ms"]["p50"],
             "ram_mb": model["peak_rss_mb"],
         }
-        for name, value in measured.items():
-            if predicted.get(name) is not None and value:
-                found.append(
-                    {
-                        "model": model["name"],
-                        "what": name,
-                        "predicted": predicted[name],
-                        "measured": value,
-                        "error": predicted[name] / value - 1,
-                    }
-                )
+        row = {
+            name: {"predicted": predicted[name], "measured": value, "error": predicted[name] / value - 1}
+            for name, value in measured.items()
+            if predicted.get(name) is not None and value
+        }
+        if row:
+            found.append({"model": model["name"], **row})
     return found

@@ -1,6 +1,8 @@
 """The report's plots as inline SVG that follows the page's colours, light or dark."""
 
+import html
 import io
+import math
 import re
 from typing import Any
 
@@ -9,12 +11,15 @@ import matplotlib
 matplotlib.use("svg")
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 INK = "#010203"  # stands for the page's text colour
-REFERENCE, CANDIDATE, OTHER, BASELINE, BAD = "#7a7f87", "#1f77b4", "#8fb8de", "#e08a1e", "#c23b3b"
+REFERENCE, CANDIDATE, OTHER, BASELINE = "#7a7f87", "#1f77b4", "#8fb8de", "#e08a1e"
+POINTS = 72  # of an inch, and the figures' dpi: so a display coordinate is a point
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hfcompress",
+    "text.parse_math": False,  # a class may be called "$fee$"
     "font.size": 11,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -26,95 +31,119 @@ STYLE = {
     "font.family": "sans-serif",
 }
 
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+
 
 def size_latency_accuracy(models: list[dict[str, Any]], candidate: str, reference: str) -> str:
     """Size (log) against accuracy with its interval; the area of a dot is the latency."""
+    slowest = max(model["latency_ms"]["p50"] or 0 for model in models) or 1
+    dots = []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 4.6))
+        figure = Figure(figsize=(9, 4.6), dpi=POINTS)
         axes = figure.subplots()
-        slowest = max(model["latency_ms"]["p50"] for model in models)
-        for i, model in enumerate(sorted(models, key=lambda m: m["bytes"])):
-            value, (low, high) = model["accuracy"]["value"], model["accuracy"]["ci95"]
-            colour = colour_of(model, candidate, reference)
-            x = model["bytes"] / 1e6
-            axes.errorbar(x, 100 * value, [[100 * (value - low)], [100 * (high - value)]], color=colour, alpha=0.35)
-            axes.scatter(
-                x,
-                100 * value,
-                s=30 + 500 * model["latency_ms"]["p50"] / slowest,
-                color=colour,
-                alpha=0.75,
-                edgecolors="none",
-                zorder=3,
-            )
-            axes.annotate(
-                model["name"],
-                (x, 100 * value),
-                xytext=(8, 12 if i % 2 else -16),
-                textcoords="offset points",
-                fontsize=9,
-            )
+        for model in sorted(models, key=lambda m: -(m["latency_ms"]["p50"] or 0)):  # small dots over large ones
+            accuracy, colour = model["accuracy"], colour_of(model, candidate, reference)
+            x, y = model["bytes"] / 1e6, 100 * accuracy["value"]
+            below, above = y - 100 * accuracy["ci95"][0], 100 * accuracy["ci95"][1] - y
+            area = 30 + 500 * (model["latency_ms"]["p50"] or 0) / slowest
+            axes.errorbar(x, y, [[max(below, 0)], [max(above, 0)]], color=colour, alpha=0.4)
+            axes.scatter(x, y, s=area, color=colour, alpha=0.8, edgecolors="none", zorder=3)
+            dots.append((model["name"], x, y, math.sqrt(area) / 2))
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("size on disk, MB (log scale); area of a dot: p50 latency")
         axes.set_ylabel(f"{models[0]['accuracy']['metric']}, % (95% interval)")
-        axes.margins(x=0.15)
-        return svg(figure)
+        axes.margins(x=0.12, y=0.08)
+        figure.tight_layout()
+        name_dots(axes, dots)
+        return svg(figure, "Size on disk against accuracy of every model, the area of a dot being its latency")
+
+
+def name_dots(axes: Any, dots: list[tuple[str, float, float, float]]) -> None:
+    """Write each dot's name at the nearest place where it hides no other dot or name.
+
+    Args:
+        dots: name, x and y in data coordinates, radius in points.
+    """
+    frame = axes.get_window_extent()
+    centres = [axes.transData.transform((x, y)) for _, x, y, _ in dots]
+    taken: list[Box] = [
+        (cx - r, cy - r, cx + r, cy + r) for (cx, cy), (_, _, _, r) in zip(centres, dots, strict=True)
+    ]
+    for (cx, cy), (name, x, y, radius) in zip(centres, dots, strict=True):
+        wide, high = 5.6 * len(name), 11.0  # of a 9 point font, near enough
+        for step in range(1, 60):
+            angle, distance = 2.4 * step, radius + 4 + 2.5 * step  # a spiral by the golden angle
+            left = cx + distance * math.cos(angle) - (wide if math.cos(angle) < 0 else 0)
+            bottom = cy + distance * math.sin(angle) - high / 2
+            box = (left, bottom, left + wide, bottom + high)
+            inside = box[0] >= frame.x0 and box[2] <= frame.x1 + 8 and box[1] >= frame.y0 and box[3] <= frame.y1 + 8
+            if inside and not any(overlap(box, other) for other in taken):
+                break
+        taken.append(box)
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(box[0] - cx, box[1] - cy + 2),
+            textcoords="offset points",
+            fontsize=9,
+            zorder=4,
+            arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.35, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+        )
+
+
+def overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def waterfall(steps: list[tuple[str, float]], title: str, form: str) -> str:
     """What each step of the chain changed: a first bar, then the changes, in the units of `form`."""
+    values = [value for _, value in steps]
+    span = max(max(values) - min(values), 1e-9)
+    cut = min(values) > 0.7 * max(values)  # close together: show the differences, not the common height
+    low = min(values) - 1.2 * span if cut else 0.0
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 3.4))
+        figure = Figure(figsize=(4.2, 3.6), dpi=POINTS)
         axes = figure.subplots()
-        for i, (_, value) in enumerate(steps):
-            before = steps[i - 1][1] if i else 0.0
-            last = i == len(steps) - 1
-            colour = REFERENCE if i == 0 else CANDIDATE if last else OTHER
-            axes.bar(i, value - before if i else value, bottom=before, color=colour, width=0.6)
+        for i, value in enumerate(values):
+            before = values[i - 1] if i else low
+            colour = REFERENCE if i == 0 else CANDIDATE if i == len(values) - 1 else OTHER
+            axes.bar(i, value - before, bottom=before, color=colour, width=0.6)
             axes.annotate(
-                format(value, form),
+                format(value, form) + (f"\n({value - before:+{form}})" if i else ""),
                 (i, max(value, before)),
                 ha="center",
                 xytext=(0, 3),
                 fontsize=9,
                 textcoords="offset points",
             )
-        values = [value for _, value in steps]
-        if min(values) > 0.7 * max(values):  # close together: show the differences, not the common height
-            span = max(max(values) - min(values), 1e-9)
-            axes.set_ylim(min(values) - 1.5 * span, max(values) + 0.8 * span)
+        axes.set_ylim(low, max(values) + 0.25 * (max(values) - low))
         axes.set_xticks(range(len(steps)), [name for name, _ in steps], fontsize=9)
-        axes.set_title(title, fontsize=11)
-        axes.margins(y=0.15)
-        return svg(figure)
+        axes.set_title(title + (" (axis cut)" if cut else ""), fontsize=11)
+        return svg(figure, f"What each stage changed: {title}")
 
 
-def class_bars(reference: dict[str, Any], candidate: dict[str, Any], names: tuple[str, str]) -> str:
-    """F1 of each class before and after, the rarest class at the bottom."""
+def class_bars(reference: dict[str, Any], candidate: dict[str, Any], names: tuple[str, str], rare: int) -> str:
+    """F1 of each class before and after, the rarest class at the bottom; one of fewer than `rare` texts says so."""
     labels = sorted(reference, key=lambda label: reference[label]["n"])
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 1.2 + 0.36 * len(labels)))
+        figure = Figure(figsize=(9, 1.4 + 0.42 * len(labels)), dpi=POINTS)
         axes = figure.subplots()
-        places = range(len(labels))
-        axes.barh(
-            [p + 0.2 for p in places],
-            [reference[label]["f1"] for label in labels],
-            0.38,
-            color=REFERENCE,
-            label=names[0],
+        for side, (entries, colour) in enumerate(((reference, REFERENCE), (candidate, CANDIDATE))):
+            places = [place + 0.2 - 0.4 * side for place in range(len(labels))]
+            bars = axes.barh(places, [entries[label]["f1"] for label in labels], 0.38, color=colour, label=names[side])
+            axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        counts = [reference[label]["n"] for label in labels]
+        axes.set_yticks(
+            range(len(labels)),
+            [f"{label} (n = {n}{', rare' if n < rare else ''})" for label, n in zip(labels, counts, strict=True)],
         )
-        axes.barh(
-            [p - 0.2 for p in places],
-            [candidate[label]["f1"] for label in labels],
-            0.38,
-            color=CANDIDATE,
-            label=names[1],
-        )
-        axes.set_yticks(list(places), [f"{label} (n = {reference[label]['n']})" for label in labels])
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, 1.04)
         axes.set_xlabel("F1")
-        axes.legend(loc="lower right", frameon=False)
-        return svg(figure)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0)
+        return svg(figure, f"F1 of every class with {names[0]} and with {names[1]}")
 
 
 def colour_of(model: dict[str, Any], candidate: str, reference: str) -> str:
@@ -123,17 +152,18 @@ def colour_of(model: dict[str, Any], candidate: str, reference: str) -> str:
     return {candidate: CANDIDATE, reference: REFERENCE}.get(model["name"], OTHER)
 
 
-def svg(figure: Figure) -> str:
-    """The figure as an svg element without size, fonts or colours of its own."""
+def svg(figure: Figure, description: str) -> str:
+    """The figure as an svg element in the page's text colour, without size or ids of groups of its own."""
     figure.tight_layout()
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-        r'<svg xmlns="http://www.w3.org/2000/svg" '
-        r'xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1" role="img">',
-        text,
-        count=1,
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # the same in every figure, and nothing refers to them
+    box = re.search(r'viewBox="([^"]*)"', text)
+    assert box is not None
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box[1]}" '
+        f'role="img" aria-label="{html.escape(description)}">' + text[text.index(">") + 1 :]
     )

@@ -1,10 +1,12 @@
 """distill: a student with fewer layers (if asked, less width), cut from the teacher and trained to answer like it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
+from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import Train
@@ -50,6 +52,7 @@ class Distill(Train):
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed
 
+        from hfcompress import bert
         from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.models import load_classifier, load_tokenizer, save
         from hfcompress.teacher_outputs import teacher_outputs
@@ -59,14 +62,16 @@ class Distill(Train):
         tokenizer = load_tokenizer(model)
         teacher = load_classifier(model, task.data.labels)
         student, mapped = self.student(teacher)
-        data = self._training_data(task, tokenizer)
-        wanted = self._wanted([old + 1 for old in mapped], teacher.config.num_hidden_layers)
-        outputs = teacher_outputs(out / "work", model, data, wanted, cache=self.cache)
-        mine = self._wanted(list(range(1, len(mapped) + 1)), len(mapped))
+        layers, size = teacher.config.num_hidden_layers, teacher.config.hidden_size
+        del teacher  # its outputs come from `outputs` from here on
         if self.attention_weight:
-            student.set_attn_implementation("eager")
-        if student.config.hidden_size != teacher.config.hidden_size and self.hidden_weight:
-            add_projections(student, teacher.config.hidden_size, len(mapped))
+            student = bert.with_attention_maps(student)
+        if self.hidden_weight and student.config.hidden_size != size:
+            add_projections(student, size, len(mapped))
+        data = self._training_data(task, tokenizer)
+        wanted = self._wanted([old + 1 for old in mapped], layers)
+        outputs = teacher_outputs(out / "work", model, data, wanted, cache=self.cache, bf16=self.bf16)
+        mine = self._wanted(list(range(1, len(mapped) + 1)), len(mapped))
         progress = train(
             student,
             tokenizer,
@@ -83,45 +88,45 @@ class Distill(Train):
         save(student, tokenizer, out)
         return progress.as_dict() | {"teacher_layers": mapped}
 
-    def predict(self, model: Shape, *, task: TextClassification) -> Shape:
-        size = model.hidden_size // model.num_attention_heads
-        heads = self.num_attention_heads or (self.hidden_size or model.hidden_size) // size
-        return model.with_(
+    def predict(self, model: Shape, *, task: TextClassification | None = None) -> Shape:
+        """The student's shape; refuses options that cannot be, so that `plan` and `run` stop before any training."""
+        self._check_losses()
+        student = narrowed(
+            model,
+            "distill",
             num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=heads,
-            hidden_size=heads * size,
-            intermediate_size=self.intermediate_size or model.intermediate_size,
+            num_attention_heads=self.num_attention_heads,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
         )
+        if self.relation_weight:
+            check_relation_heads(self.relation_heads, model.hidden_size, student.hidden_size)
+        return student
+
+    def _check_losses(self) -> None:
+        weights = [value for name, value in vars(self).items() if name.endswith("_weight")]
+        if min(weights) < 0 or not any(weights):
+            raise UserError("--distill.*-weight: none may be negative, and one at least must be above 0")
+        if self.temperature <= 0:
+            raise UserError(f"--distill.temperature {self.temperature:g}: above 0")
 
     def student(self, teacher: "PreTrainedModel") -> "tuple[PreTrainedModel, list[int]]":
         """The student at its start, and the teacher's layers that it was made of.
 
         Raises:
-            UserError: a shape that the teacher does not hold or the stock class cannot express.
+            UserError: another architecture than BERT, or see `predict`.
         """
         from hfcompress import bert
 
         bert.require_bert(teacher)
-        config, size = teacher.config, bert.head_size(teacher)
-        heads = self.num_attention_heads or (self.hidden_size or config.hidden_size) // size
-        hidden = bert.check_shape("distill", size, heads, self.hidden_size, config.num_attention_heads)
-        neurons = self.intermediate_size or config.intermediate_size
-        if not 1 <= self.num_hidden_layers <= config.num_hidden_layers:
-            raise UserError(
-                f"--distill.num-hidden-layers {self.num_hidden_layers}: from 1 to {config.num_hidden_layers} "
-                "(the teacher's)"
-            )
-        if not 1 <= neurons <= config.intermediate_size:
-            raise UserError(
-                f"--distill.intermediate-size {neurons}: from 1 to {config.intermediate_size} (the teacher's)"
-            )
+        shape = self.predict(Shape.from_config(teacher.config.to_dict(), teacher.config.num_labels))
         head_scores, neuron_scores, dimension_scores = bert.weight_scores(teacher)
-        chosen = evenly_spread(config.num_hidden_layers, self.num_hidden_layers)
+        chosen = evenly_spread(teacher.config.num_hidden_layers, shape.num_hidden_layers)
         kept = bert.Kept(
             layers=chosen,
-            heads=[highest(head_scores[i], heads) for i in chosen],
-            neurons=[highest(neuron_scores[i], neurons) for i in chosen],
-            dimensions=highest(dimension_scores, hidden),
+            heads=[highest(head_scores[i], shape.num_attention_heads) for i in chosen],
+            neurons=[highest(neuron_scores[i], shape.intermediate_size) for i in chosen],
+            dimensions=highest(dimension_scores, shape.hidden_size),
         )
         return bert.cut(teacher, kept), chosen
 
@@ -159,7 +164,9 @@ class Distill(Train):
                 student["logits"], target["logits"], self.temperature
             )
             if self.hard_weight:
-                total = total + self.hard_weight * losses.labelled_cross_entropy(student["logits"], batch["labels"])
+                total = total + self.hard_weight * losses.labelled_cross_entropy(
+                    student["logits"], batch["labels"], self.label_smoothing_factor
+                )
             if self.hidden_weight:
                 states = project(model, student["hidden"])
                 total = total + self.hidden_weight * sum(
@@ -183,8 +190,26 @@ class Distill(Train):
 
 
 def evenly_spread(layers: int, count: int) -> list[int]:
-    """Which of `layers` layers a student of `count` is made of: the last of each of `count` equal parts."""
+    """Which of `layers` layers (from 0) a student of `count` is made of: the last of each of `count` equal parts.
+
+    Where the parts are not whole their ends are rounded; the teacher's last layer is always among them.
+    """
     return [round((i + 1) * layers / count) - 1 for i in range(count)]
+
+
+def check_relation_heads(heads: int, *hidden_sizes: int) -> None:
+    """Relations are formed head by head, so teacher and student must both be divisible (MiniLMv2, section 3.1).
+
+    Raises:
+        UserError: with the numbers that are allowed.
+    """
+    common = math.gcd(*hidden_sizes)
+    if heads < 1 or common % heads:
+        allowed = [n for n in range(1, 65) if common % n == 0]
+        raise UserError(
+            f"--distill.relation-heads {heads}: must divide the hidden sizes {' and '.join(map(str, hidden_sizes))}; "
+            f"one of {', '.join(map(str, allowed))}"
+        )
 
 
 def highest(scores: "torch.Tensor", count: int) -> "torch.Tensor":
@@ -205,7 +230,9 @@ def project(model: Any, states: "torch.Tensor") -> "torch.Tensor":
     """Hidden states [batch, tokens, layers, size] in the teacher's size."""
     import torch
 
-    projections = getattr(getattr(model, "module", model), "projections", None)
+    from hfcompress import bert
+
+    projections = getattr(bert.unwrapped(model), "projections", None)
     if projections is None:
         return states
     return torch.stack([layer(states[:, :, i]) for i, layer in enumerate(projections)], dim=2)

@@ -99,16 +99,19 @@ def read_texts(file: Path) -> list[str]:
 
 
 def load_any(folder: Path) -> "PreTrainedModel":
-    """The model in the class that its config names, head or no head, in fp32."""
+    """A classifier as it is, any other model without its head (a language model's head has the vocabulary's size)."""
     import torch
     import transformers
     from transformers import AutoConfig, AutoModel
 
-    from hfcompress.models import check_folder
+    from hfcompress.models import check_folder, quiet_new_head
 
     check_folder(folder)
     name = (AutoConfig.from_pretrained(folder).architectures or [""])[0]
-    return getattr(transformers, name, AutoModel).from_pretrained(folder, torch_dtype=torch.float32).eval()
+    kind = getattr(transformers, name, AutoModel) if name.endswith("ForSequenceClassification") else AutoModel
+    with torch.random.fork_rng(devices=[]), quiet_new_head():
+        torch.manual_seed(0)  # a pooler that the folder does not have is the same in every run
+        return kind.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
 def trim_embeddings(network: "PreTrainedModel", rows: list[int]) -> None:

@@ -127,9 +127,7 @@ class Measure:
         """TF-IDF and a linear SVM on the same texts, whole ones."""
         from hfcompress.evaluation import baseline, latency
 
-        pipeline = baseline.fit(
-            data.texts("train"), data.label_ids("train"), data.texts("validation"), data.label_ids("validation")
-        )
+        pipeline = baseline.fit(data.texts("train"), data.label_ids("train"))
         parameters, size = baseline.size(pipeline)
         scores = baseline.scores(pipeline, data.texts("test"), len(data.labels))
         text = data.texts("test")[:1]

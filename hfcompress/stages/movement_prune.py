@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
+from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import Train
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hfcompress.pruning import Pruner
+
+PROBED_TEXTS = 64
 TOLERANCE = 1e-3  # logits of the cut model against the masked one, fp32
 
 
@@ -30,6 +36,7 @@ class MovementPrune(Train):
     importance: Literal["movement", "magnitude", "l1"] = "movement"
     """What is kept: where the weights move away from zero, or (baselines) where they are large."""
     score_learning_rate: float = 1e-2
+    """Of the movement scores; it follows the same schedule as learning_rate."""
     warm_up: float = 0.1
     """Share of the steps before pruning begins."""
     cool_down: float = 0.4
@@ -43,24 +50,26 @@ class MovementPrune(Train):
     training: ClassVar[bool] = True
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: TextClassification) -> dict[str, Any]:
-        import torch
+        from accelerate import PartialState
         from transformers import set_seed
 
+        from hfcompress import bert
         from hfcompress.distillation import label_loss
         from hfcompress.models import load_classifier, load_tokenizer, save
         from hfcompress.pruning import Pruner
-        from hfcompress.teacher_outputs import Wanted, teacher_outputs
+        from hfcompress.teacher_outputs import Wanted, require_same_task, teacher_outputs
         from hfcompress.training import train
 
+        require_same_task(model, teacher)
         set_seed(self.seed)
-        tokenizer = load_tokenizer(model)
-        network = load_classifier(model, task.data.labels)
-        self._check(network)
+        tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
+        bert.require_bert(network)
+        self.predict(Shape.from_config(network.config.to_dict(), network.config.num_labels))
         pruner = Pruner(
             network, self.num_attention_heads, self.intermediate_size, self.importance, self.warm_up, self.cool_down
         )
         data = task.data.encode(tokenizer, task.max_length, "train")
-        outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache)
+        outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache, bf16=self.bf16)
         progress = train(
             network,
             tokenizer,
@@ -68,54 +77,37 @@ class MovementPrune(Train):
             self,
             data,
             loss=label_loss(
-                outputs, temperature=self.temperature, logits_weight=self.logits_weight, hard_weight=self.hard_weight
+                outputs,
+                temperature=self.temperature,
+                logits_weight=self.logits_weight,
+                hard_weight=self.hard_weight,
+                label_smoothing=self.label_smoothing_factor,
             ),
             parameter_groups=self.parameter_groups,
-            callbacks=[pruner.callback()],
+            callbacks=[pruner.callback()],  # and no best checkpoint: before the cool-down it would not be the target's
         )
         pruner.finish()
-        probe = {
-            "input_ids": torch.arange(5, 5 + 16)[None] % network.config.vocab_size,
-            "attention_mask": torch.ones(1, 16, dtype=torch.long),
-        }
-        network.cpu().eval()
-        with torch.inference_mode():
-            masked = network(**probe).logits
-        slim = pruner.cut()
-        with torch.inference_mode():
-            distance = float((slim(**probe).logits - masked).abs().max())
-        if distance > TOLERANCE:
-            raise RuntimeError(f"the cut model's logits differ by {distance:.2g} from the masked model's")
+        if not PartialState().is_main_process:
+            return {}
+        slim, checked = cut_and_check(pruner, tokenizer, task)
         save(slim, tokenizer, out)
-        return progress.as_dict() | {
-            "kept": pruner.kept_as_lists(),
-            "schedule": pruner.history,
-            "largest_difference_of_cut_to_masked": distance,
-        }
+        kept = pruner.kept_as_lists()
+        return progress.as_dict() | checked | {"kept": kept, "schedule": pruner.schedule(progress.steps)}
 
-    def predict(self, model: Shape, *, teacher: Shape, task: TextClassification) -> Shape:
-        size = model.hidden_size // model.num_attention_heads
-        return model.with_(
-            num_attention_heads=self.num_attention_heads,
-            hidden_size=self.num_attention_heads * size,
-            intermediate_size=self.intermediate_size,
+    def predict(self, model: Shape, *, teacher: Shape | None = None, task: TextClassification | None = None) -> Shape:
+        """The pruned shape; refuses options that cannot be, so that `plan` and `run` stop before any training."""
+        if min(self.warm_up, self.cool_down) < 0 or self.warm_up + self.cool_down >= 1:
+            raise UserError(
+                f"--prune.warm-up {self.warm_up:g} and --prune.cool-down {self.cool_down:g}: shares of the steps, "
+                "together below 1"
+            )
+        if self.temperature <= 0:
+            raise UserError(f"--prune.temperature {self.temperature:g}: above 0")
+        if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
+            raise UserError("--prune.logits-weight and --prune.hard-weight: not negative, and not both 0")
+        return narrowed(
+            model, "prune", num_attention_heads=self.num_attention_heads, intermediate_size=self.intermediate_size
         )
-
-    def _check(self, network: "PreTrainedModel") -> None:
-        from hfcompress import bert
-
-        bert.require_bert(network)
-        config = network.config
-        bert.check_shape("prune", bert.head_size(network), self.num_attention_heads, None, config.num_attention_heads)
-        if not 1 <= self.intermediate_size <= config.intermediate_size:
-            raise UserError(
-                f"--prune.intermediate-size {self.intermediate_size}: from 1 to {config.intermediate_size} "
-                "(the student's)"
-            )
-        if self.warm_up + self.cool_down >= 1:
-            raise UserError(
-                f"--prune.warm-up {self.warm_up:g} and --prune.cool-down {self.cool_down:g}: together below 1"
-            )
 
     def parameter_groups(self, network: Any) -> list[dict[str, Any]]:
         """Scores learn at their own rate, and neither they nor biases and LayerNorms decay."""
@@ -128,3 +120,43 @@ class MovementPrune(Train):
             {"params": groups["plain"], "weight_decay": 0.0},
             {"params": groups["scores"], "weight_decay": 0.0, "lr": self.score_learning_rate},
         ]
+
+
+def cut_and_check(
+    pruner: "Pruner", tokenizer: "PreTrainedTokenizerBase", task: TextClassification
+) -> "tuple[PreTrainedModel, dict[str, Any]]":
+    """The smaller model, held against the masked one on validation texts, and what was measured of it.
+
+    Raises:
+        RuntimeError: the logits differ: what was cut away was not masked, or the other way round.
+    """
+    import numpy as np
+    from transformers import EvalPrediction
+
+    from hfcompress.evaluation.accuracy import trainer_metrics
+
+    data = task.data.encode(tokenizer, task.max_length, "validation")
+    probe = data.select(range(min(len(data), PROBED_TEXTS)))
+    masked = all_logits(pruner.network, tokenizer, probe)
+    slim = pruner.cut()
+    logits = all_logits(slim, tokenizer, data)
+    distance = float((logits[: len(probe)] - masked).abs().max())
+    if not distance <= TOLERANCE:
+        raise RuntimeError(f"the cut model's logits differ by {distance:.2g} from the masked model's")
+    metrics = trainer_metrics(EvalPrediction(logits.numpy(), np.array(data["labels"])))
+    return slim, {"validation": metrics, "largest_difference_of_cut_to_masked": distance}
+
+
+def all_logits(network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", data: "Dataset") -> "torch.Tensor":
+    """Logits [rows, classes] in fp32, without dropout."""
+    import torch
+    from transformers import DataCollatorWithPadding
+
+    from hfcompress.teacher_outputs import INPUTS
+
+    inputs = data.select_columns([name for name in INPUTS if name in data.column_names])
+    pad = DataCollatorWithPadding(tokenizer)
+    network.eval()
+    with torch.inference_mode():
+        batches = (pad(inputs[start : start + 64]).to(network.device) for start in range(0, len(data), 64))
+        return torch.cat([network(**batch).logits.float().cpu() for batch in batches])

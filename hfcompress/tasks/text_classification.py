@@ -152,6 +152,8 @@ class TextClassification:
                 )
             if not files:
                 continue
+            if empty := next((file for file in files if file.stat().st_size == 0), None):
+                raise UserError(f"--task.dataset: {empty} is empty; the {split} split needs texts")
             try:
                 found[split] = load_dataset(
                     READERS[files[0].suffix], data_files=[str(f) for f in files], split="train"

@@ -1,0 +1,95 @@
+"""Budget and Verdict: a limit that cannot be is refused, a limit that is missed is not ok."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from hfcompress.budget import Budget, verdicts
+from hfcompress.errors import UserError
+from hfcompress.evaluation.statistics import Difference
+
+MODELS: list[dict[str, Any]] = [
+    {"name": "teacher", "bytes": 60_000_000, "peak_rss_mb": 300.0, "latency_ms": {"p50": 20.0}},
+    {"name": "teacher-onnx", "bytes": 60_000_000, "peak_rss_mb": 200.0, "latency_ms": {"p50": 10.0}},
+    {"name": "int8", "bytes": 7_000_000, "peak_rss_mb": 80.0, "latency_ms": {"p50": 2.0}},
+]
+SAME = asdict(Difference(-0.004, -0.012, 0.004, 0.005, 0.95, 1000, 300)) | {"n_needed": 250}
+
+
+def decided(budget: Budget, difference: dict[str, Any] | None = SAME) -> dict[str, Any]:
+    found = verdicts(
+        budget,
+        "int8",
+        "teacher",
+        "teacher-onnx",
+        MODELS,
+        {"accuracy": difference} if difference else {},
+        {"disk_mb": 6.9},
+    )
+    return {verdict.limit: verdict for verdict in found}
+
+
+def test_every_stated_limit_and_no_other_gets_a_verdict() -> None:
+    found = decided(Budget(disk_mb=12, latency_ratio=0.25, drop={"accuracy": 0.02}))
+    assert list(found) == ["disk_mb", "latency_ratio", "drop:accuracy"]
+    assert all(verdict.ok for verdict in found.values())
+    assert found["disk_mb"].predicted == 6.9
+    assert found["latency_ratio"].measured == pytest.approx(0.2)
+    assert found["latency_ratio"].reference == "teacher-onnx"
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(disk_mb=6),
+        Budget(ram_mb=79),
+        Budget(latency_ms=1.9),
+        Budget(latency_ratio=0.19),
+        Budget(drop={"accuracy": 0.01}),
+    ],
+)
+def test_a_missed_limit_is_not_ok(budget: Budget) -> None:
+    (verdict,) = decided(budget).values()
+    assert not verdict.ok
+
+
+def test_a_drop_is_ok_only_when_it_is_shown() -> None:
+    assert decided(Budget(drop={"accuracy": 0.02}))["drop:accuracy"].verdict == "shown"
+    unclear = decided(Budget(drop={"accuracy": 0.01}))["drop:accuracy"]
+    assert (unclear.verdict, unclear.ok) == ("cannot be shown", False)
+    assert unclear.n_needed is not None
+    assert unclear.n_needed > 1000
+    exceeded = SAME | {"difference": -0.1, "upper_bound": -0.08, "lower_bound": -0.12}
+    assert decided(Budget(drop={"accuracy": 0.02}), exceeded)["drop:accuracy"].verdict == "exceeded"
+
+
+def test_a_drop_that_was_not_measured_is_not_ok() -> None:
+    found = decided(Budget(drop={"accuracy": 0.02}), None)["drop:accuracy"]
+    assert (found.measured, found.ok) == (None, False)
+
+
+def test_statistics_stand_only_with_a_drop() -> None:
+    found = decided(Budget(disk_mb=12, drop={"accuracy": 0.02}))
+    assert "n_needed" not in found["disk_mb"].as_dict()
+    assert found["drop:accuracy"].as_dict()["n"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"disk_mb": 0}, "--budget.disk-mb 0"),
+        ({"latency_ratio": -1}, "--budget.latency-ratio -1"),
+        ({"drop": {"bleu": 0.1}}, "--budget.drop bleu"),
+        ({"drop": {"accuracy": 2}}, "--budget.drop accuracy 2"),
+        ({"confidence": 1.0}, "--budget.confidence"),
+    ],
+)
+def test_an_impossible_limit_is_refused_by_name(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Budget(**options)
+
+
+def test_a_budget_that_limits_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"limits nothing"):
+        decided(Budget())

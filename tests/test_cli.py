@@ -1,0 +1,277 @@
+"""The command line as a user meets it: one smoke run from base to report, then all that one does with it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def hfcompress(*arguments: str | Path, stdin: str | bytes = b"") -> subprocess.CompletedProcess[str]:
+    """Run the command line; standard input and outputs as text."""
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(
+        [sys.executable, "-m", "hfcompress", *map(str, arguments)],
+        input=data,
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def refused(*arguments: str | Path, stdin: str | bytes = b"") -> str:
+    """The one line with which a mistake is refused, with exit code 2 and no traceback."""
+    done = hfcompress(*arguments, stdin=stdin)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    done = hfcompress("run", "legal_bert", "--smoke", "--run-dir", folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The budget holds." in done.stdout
+    return folder
+
+
+@pytest.fixture
+def copied(smoke: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(smoke, tmp_path / "copied"))
+
+
+def report_of(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "report.json").read_text())
+    return found
+
+
+def test_the_report_has_the_names_that_other_programs_read(smoke: Path) -> None:
+    report = report_of(smoke)
+    assert set(report) == {
+        "schema_version",
+        "recipe",
+        "scale",
+        "created",
+        "environment",
+        "notes",
+        "models",
+        "budget",
+        "verdicts",
+        "ok",
+    }
+    names = {model["name"] for model in report["models"]}
+    assert names >= {
+        "teacher",
+        "teacher-onnx",
+        "teacher-dynamic-int8",
+        "student",
+        "slim",
+        "slim-static-int8",
+        "int8",
+        "tfidf-svm",
+    }
+    for model in report["models"]:
+        assert set(model) >= {
+            "name",
+            "stage",
+            "format",
+            "path",
+            "parameters",
+            "bytes",
+            "bits_per_parameter",
+            "dtypes",
+            "accuracy",
+            "latency_ms",
+            "peak_rss_mb",
+            "load_ms",
+        }
+        assert set(model["accuracy"]) == {"metric", "value", "ci95", "n", "all"}
+        assert set(model["latency_ms"]) == {
+            "p50",
+            "p95",
+            "p99",
+            "batch",
+            "sequence_length",
+            "threads",
+            "runtime",
+            "runs",
+        }
+    limits = {verdict["limit"]: verdict for verdict in report["verdicts"]}
+    assert set(limits) == {"disk_mb", "latency_ratio", "drop:accuracy"}
+    assert set(limits["drop:accuracy"]) >= {"difference", "lower_bound", "confidence", "n", "n_needed", "verdict"}
+
+
+def test_every_step_is_smaller_and_the_last_one_is_int8(smoke: Path) -> None:
+    models = {model["name"]: model for model in report_of(smoke)["models"]}
+    sizes = [models[name]["parameters"] for name in ("teacher", "student", "slim")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert models["int8"]["dtypes"]["int8"] > 0.9 * models["slim"]["parameters"]
+
+
+def test_every_transformers_model_loads_with_stock_classes(smoke: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    for model in report_of(smoke)["models"]:
+        if model["format"] == "transformers":
+            folder = smoke / model["path"]
+            AutoTokenizer.from_pretrained(folder)
+            loaded, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+            assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+            assert sum(p.numel() for p in loaded.parameters()) == model["parameters"]
+
+
+def test_the_page_and_the_card_are_there_and_need_no_network(smoke: Path) -> None:
+    page = (smoke / "report.html").read_text()
+    assert "The budget holds" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert (smoke / "model_card.md").read_text().startswith("---\n")
+
+
+def test_a_second_run_makes_nothing_again(smoke: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in smoke.glob("*-*/record.json")}
+    done = hfcompress("run", "legal_bert", "--smoke", "--run-dir", smoke)
+    assert done.returncode == 0
+    assert "running" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in smoke.glob("*-*/record.json")} == before
+
+
+def test_check_holds_for_what_was_measured_and_fails_for_a_failed_verdict(copied: Path) -> None:
+    assert hfcompress("check", copied).returncode == 0
+    report = report_of(copied)
+    report["verdicts"][0]["ok"] = False
+    (copied / "report.json").write_text(json.dumps(report))
+    assert hfcompress("check", copied).returncode == 1
+    report["verdicts"] = []
+    (copied / "report.json").write_text(json.dumps(report))
+    assert hfcompress("check", copied).returncode == 1
+
+
+def test_check_refuses_files_that_are_not_those_that_were_measured(copied: Path) -> None:
+    folder = copied / next(model["path"] for model in report_of(copied)["models"] if model["name"] == "int8")
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    assert "not what was measured" in refused("check", copied)
+    shutil.rmtree(folder)
+    assert "is gone" in refused("check", copied)
+
+
+def test_check_of_a_corrupt_report_says_so(copied: Path) -> None:
+    (copied / "report.json").write_text("{")
+    assert "is corrupt" in refused("check", copied)
+
+
+def test_predict_answers_from_text_file_and_standard_input(smoke: Path, tmp_path: Path) -> None:
+    by_text = hfcompress("predict", smoke, "--text", "the river and the ocean")
+    label, score, text = by_text.stdout.rstrip("\n").split("\t")
+    assert text == "the river and the ocean"
+    assert 0 < float(score) <= 1
+    (tmp_path / "texts.txt").write_text("the river and the ocean\n\nof iron\n")
+    by_file = hfcompress("predict", smoke, tmp_path / "texts.txt", "--format", "json")
+    answers = [json.loads(line) for line in by_file.stdout.splitlines()]
+    assert [answer["text"] for answer in answers] == ["the river and the ocean", "of iron"]
+    assert answers[0]["label"] == label
+    by_input = hfcompress("predict", smoke, "--format", "json", stdin="of iron\n")
+    assert json.loads(by_input.stdout) == answers[1]
+
+
+def test_predict_refuses_what_it_cannot_read(smoke: Path, tmp_path: Path) -> None:
+    assert "is not UTF-8" in refused("predict", smoke, stdin=b"caf\xe9\n")
+    assert "holds no text" in refused("predict", smoke, stdin="\n")
+    assert "no such file" in refused("predict", smoke, tmp_path / "nowhere.txt")
+    assert "folder of a finished run" in refused("predict", tmp_path, "--text", "a")
+
+
+def test_the_report_is_rendered_again_the_same(smoke: Path) -> None:
+    before = (smoke / "report.html").read_bytes()
+    assert hfcompress("report", smoke).returncode == 0
+    assert (smoke / "report.html").read_bytes() == before
+
+
+def test_an_unknown_option_or_recipe_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    done = hfcompress("plan", "legal_bert", "--prune.intermedate-size", "3")
+    assert done.returncode == 2
+    assert "--prune.intermediate-size" in done.stdout + done.stderr
+    assert "did you mean legal_bert?" in refused("run", "legal_brt")
+    assert "has small and full" in refused("run", "legal_bert", "--scale", "huge")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--budget.disk-mb", "0"], "--budget.disk-mb 0: a limit must be above 0"),
+        (["--budget.disk-mb", "0.01"], "would take"),
+        (["--base", "nobody/nothing"], "nobody/nothing"),
+        (["--base", "./nowhere"], "no such folder"),
+        (["--distill.num-hidden-layers", "9"], "--distill.num-hidden-layers 9"),
+        (["--prune.num-attention-heads", "9"], "--prune.num-attention-heads 9"),
+        (["--qat.bits", "4"], "--qat.bits 4"),
+        (["--task.text-column", "body"], "--task.text-column body"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_option(copied: Path, options: list[str], words: str) -> None:
+    """In a run that is done already, so that only what the option touches is made anew."""
+    assert words in refused("run", "legal_bert", "--smoke", "--run-dir", copied, *options)
+
+
+def test_a_pickled_or_truncated_teacher_is_refused(copied: Path, tmp_path: Path) -> None:
+    source = copied / next(model["path"] for model in report_of(copied)["models"] if model["name"] == "teacher")
+    teacher = Path(shutil.copytree(source, tmp_path / "teacher"))
+    weights = teacher / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    run = ("run", "legal_bert", "--smoke", "--run-dir", copied, "--teacher", teacher)
+    assert "damaged or cut short" in refused(*run)
+    weights.rename(teacher / "pytorch_model.bin")
+    assert "is a pickle" in refused(*run)
+
+
+def test_a_teacher_of_another_task_is_refused(copied: Path, tmp_path: Path) -> None:
+    from recipes import tiny
+
+    other = tiny.write_model(tmp_path / "other", labels=["yes", "no"])
+    line = refused("run", "legal_bert", "--smoke", "--run-dir", copied, "--teacher", other)
+    assert "was made for the labels yes, no" in line
+
+
+def test_plan_predicts_without_network_and_names_what_would_fit() -> None:
+    done = hfcompress("plan", "legal_bert", "--scale", "full", "--format", "json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    disk = {model["name"]: model["disk_mb"] for model in found["models"]}
+    assert disk["teacher-dynamic-int8"] == pytest.approx(336, rel=0.02)
+    assert disk["int8"] < 150
+    assert any("335 MB in int8 and 168 MB in 4 bits" in line for line in found["advice"])
+    tight = hfcompress("plan", "legal_bert", "--scale", "full", "--budget.disk-mb", "20")
+    assert tight.returncode == 1
+    assert "FAILS" in tight.stdout
+    assert "hidden" in tight.stdout or "layers" in tight.stdout
+
+
+@pytest.mark.slow
+def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tmp_path: Path) -> None:
+    """The recipe on other data by options alone, one epoch a stage: it is not the accuracy that is tested."""
+    once = [part for stage in ("finetune", "distill", "prune", "qat") for part in (f"--{stage}.max-steps", "20")]
+    done = hfcompress(
+        "run",
+        "legal_bert",
+        "--task.dataset",
+        real_data / "cuad",
+        "--task.data-files",
+        "review_*.parquet",
+        "--run-dir",
+        tmp_path / "clauses",
+        "--measure.runs",
+        "10",
+        *once,
+    )
+    assert done.returncode in (0, 1), done.stderr[-3000:]
+    verdicts = {verdict["limit"]: verdict for verdict in report_of(tmp_path / "clauses")["verdicts"]}
+    assert verdicts["disk_mb"]["ok"]
+    assert verdicts["drop:accuracy"]["n"] == 834

@@ -1,0 +1,94 @@
+"""The house: imports point one way, the command line is quick, the public names are those that are documented."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hfcompress
+
+PACKAGE = Path(hfcompress.__file__).parent
+# What a package may import of hfcompress at all, at module level or inside functions.
+ALLOWED = {
+    "ops": {"ops"},
+    "evaluation": {"evaluation", "errors", "models", "record"},
+    "tasks": {"tasks", "errors"},
+    "report": {"report"},
+    "record": {"errors"},
+    "errors": set(),
+    "shape": set(),
+    "stage": {"record", "shape"},
+    "training": {"errors"},
+    "budget": {"errors", "evaluation"},
+}
+FORBIDDEN_EVERYWHERE = {"recipes", "tests", "benchmarks"}
+
+
+def imports(file: Path) -> set[str]:
+    """The first part below hfcompress of every import (or the foreign package's name)."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            found.add(parts[1] if parts[0] == "hfcompress" and len(parts) > 1 else f"/{parts[0]}")
+    return found
+
+
+def wrong_imports(part: str, names: set[str]) -> set[str]:
+    """The imports that point against the arrows of the house."""
+    wrong = {name for name in names if name.removeprefix("/") in FORBIDDEN_EVERYWHERE}
+    if part in ALLOWED:
+        wrong |= {name for name in names if not name.startswith("/")} - ALLOWED[part]
+    return wrong
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_imports_point_one_way(file: Path) -> None:
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part != "cli":  # the command line is where recipes are found
+        assert not wrong_imports(part, imports(file))
+
+
+def test_an_arrow_that_turns_back_is_seen() -> None:
+    assert wrong_imports("ops", {"/torch", "models"}) == {"models"}
+    assert wrong_imports("stages", {"/recipes"}) == {"/recipes"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["run", "legal_bert", "--help"]])
+def test_help_does_not_import_torch(arguments: list[str]) -> None:
+    code = ("import sys; from hfcompress.cli import dispatch\n"
+            f"try: dispatch({arguments})\nexcept SystemExit: pass\n"
+            "print('torch' in sys.modules, file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip().endswith("False"), done.stderr
+
+
+def test_only_the_command_line_knows_tyro() -> None:
+    users = {file.name for file in PACKAGE.rglob("*.py") if "/tyro" in imports(file)}
+    assert users == {"cli.py"}
+
+
+def test_the_public_names_are_there() -> None:
+    assert hfcompress.__all__ == ["Artifact", "Budget", "Record", "Run", "Stage", "UserError", "Verdict"]
+    assert all(hasattr(hfcompress, name) for name in hfcompress.__all__)
+
+
+def test_the_readme_names_every_file_of_the_package() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    missing = [file.name for file in PACKAGE.rglob("*.py") if file.name != "__init__.py" and file.name not in readme]
+    assert not missing
+
+
+def test_the_readme_names_only_make_targets_that_exist() -> None:
+    import re
+
+    targets = set(re.findall(r"^([\w-]+):", (PACKAGE.parent / "Makefile").read_text(encoding="utf-8"), re.M))
+    named = set(re.findall(r"\bmake ([a-z][\w-]+)", (PACKAGE.parent / "README.md").read_text(encoding="utf-8")))
+    assert named <= targets

@@ -1,0 +1,213 @@
+"""Run: a stage is called once, what is done is kept, what was cut off is resumed, what is damaged is named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from hfcompress.errors import UserError
+from hfcompress.record import Record
+from hfcompress.run import Run, snake_case
+from hfcompress.stage import Artifact, content_key, imported_modules, source_hash
+from hfcompress.stages.adopt import Adopt
+from hfcompress.stages.finetune import Finetune
+from hfcompress.tasks.text_classification import TextClassification
+
+CALLS: list[str] = []
+
+
+@dataclass(frozen=True)
+class Note:
+    """A stage that writes one file."""
+
+    text: str = "hello"
+    fail: str = ""
+
+    training: ClassVar[bool] = False
+
+    def __call__(self, out: Path, **inputs: Any) -> dict[str, Any]:
+        CALLS.append(self.text)
+        (out / "note.txt").write_text(self.text)
+        if self.fail == "disk":
+            raise OSError(28, "No space left on device")
+        return {"length": len(self.text)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    CALLS.clear()
+    made = Run(tmp_path / "run", "test", "small")
+    yield made
+    made.close()
+
+
+def test_a_finished_stage_is_not_called_again(run: Run) -> None:
+    first = run(Note(), name="a")
+    again = run(Note(), name="a")
+    assert CALLS == ["hello"]
+    assert first.path == again.path
+    assert first.record.measured == {"length": 5}
+
+
+def test_other_options_make_another_artifact(run: Run) -> None:
+    assert run(Note("x"), name="a").path != run(Note("y"), name="a").path
+    assert CALLS == ["x", "y"]
+
+
+def test_a_changed_parent_makes_its_children_anew(run: Run) -> None:
+    one, other = run(Note("x"), name="a"), run(Note("y"), name="a")
+    assert content_key(Note(), {"model": one}) != content_key(Note(), {"model": other})
+    assert content_key(Note(), {"model": one}) == content_key(Note(), {"model": one})
+
+
+def test_the_record_names_stage_options_inputs_files_and_environment(run: Run) -> None:
+    parent = run(Note("x"), name="parent")
+    record = run(Note(), name="child", model=parent).record
+    assert (record.stage, record.options) == ("Note", {"text": "hello", "fail": ""})
+    assert record.inputs == {"model": parent.path.name}
+    assert record.files == {"note.txt": 5}
+    assert "torch" in record.environment["versions"]
+    assert str(run.folder) not in json.dumps(record.__dict__)
+
+
+def test_a_full_disk_leaves_no_half_artifact_and_one_clear_line(run: Run) -> None:
+    with pytest.raises(UserError, match=r"disk .* is full .* run the same command again"):
+        run(Note(fail="disk"), name="a")
+    assert [p.name for p in run.folder.iterdir() if p.is_dir()] == [f"a-{content_key(Note(fail='disk'), {})}.part"]
+
+
+def test_a_corrupt_record_is_named_with_what_to_do(run: Run) -> None:
+    path = run(Note(), name="a").path
+    (path / "record.json").write_text("{ half")
+    with pytest.raises(UserError, match=r"record\.json is corrupt .* delete the folder"):
+        run(Note(), name="a")
+
+
+def test_a_file_of_another_size_than_recorded_is_named(run: Run) -> None:
+    path = run(Note(), name="a").path
+    (path / "note.txt").write_text("hell")
+    with pytest.raises(UserError, match=r"note\.txt has 4 bytes where the record says 5"):
+        run(Note(), name="a")
+    (path / "note.txt").unlink()
+    assert Artifact(path).damage() == "note.txt is missing"
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(run: Run) -> None:
+    with pytest.raises(UserError, match=r"another run works in"):
+        Run(run.folder, "test", "small")
+
+
+def test_comments_and_docstrings_do_not_change_the_key_but_code_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hfcompress.stage as stage
+
+    source = {"text": "x = 1\n"}
+    monkeypatch.setattr(stage, "module_source", lambda name: source["text"])
+    monkeypatch.setattr(stage, "imported_modules", lambda name: {name})
+    keys = []
+    for text in ("x = 1\n", "# why\nx = 1\n", '"""Doc."""\nx = 1\n', "x = 2\n"):
+        source["text"] = text
+        source_hash.cache_clear()
+        keys.append(source_hash("any"))
+    source_hash.cache_clear()
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
+def test_the_key_covers_what_a_stage_imports_inside_its_functions() -> None:
+    modules = imported_modules("hfcompress.stages.distill")
+    assert {"hfcompress.training", "hfcompress.ops.losses", "hfcompress.teacher_outputs"} <= modules
+
+
+def test_inputs_are_left_as_they_were(run: Run, tiny_teacher: Path, tiny_task: TextClassification) -> None:
+    before = {file.name: file.read_bytes() for file in tiny_teacher.iterdir() if file.is_file()}
+    made = run(Adopt(), model=tiny_teacher, task=tiny_task, name="teacher")
+    assert {file.name: file.read_bytes() for file in tiny_teacher.iterdir() if file.is_file()} == before
+    assert made.record.measured["difference_from_parent"]["label_agreement"] == 1.0
+    assert made.record.dtypes == {"float32": 4 * made.record.parameters}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from hfcompress.run import Run
+from hfcompress.stages.finetune import Finetune
+from hfcompress.tasks.text_classification import TextClassification
+folder, model, data = sys.argv[1:]
+task = TextClassification(dataset=data, group_column="group", max_length=32)
+stage = Finetune(num_train_epochs=60, learning_rate=1e-4, per_device_train_batch_size=16, bf16="no")
+made = Run(Path(folder), "test", "small")(stage, model=Path(model), task=task, name="teacher")
+print(made.record.measured["steps"])
+"""
+
+
+def test_sigkill_in_training_loses_only_what_came_after_the_last_checkpoint(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "run"), str(tiny_model), tiny_task.dataset]
+    victim = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/teacher-*.part/work/checkpoints/checkpoint-*/trainer_state.json")):
+        assert victim.poll() is None, "the run ended before it wrote a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert not list(tmp_path.glob("run/teacher-*[!.part]/record.json"))
+    checkpoints = tmp_path.glob("run/teacher-*.part/work/checkpoints/checkpoint-*")
+    reached = max(int(path.name.split("-")[1]) for path in checkpoints)
+
+    task = TextClassification(dataset=tiny_task.dataset, group_column="group", max_length=32)
+    stage = Finetune(num_train_epochs=60, learning_rate=1e-4, per_device_train_batch_size=16, bf16="no")
+    run = Run(tmp_path / "run", "test", "small")
+    seen: list[str] = []
+    run._say = seen.append  # type: ignore[method-assign]
+    record = run(stage, model=tiny_model, task=task, name="teacher").record
+    run.close()
+    assert any("resuming" in line for line in seen)
+    assert record.measured["steps"] == 60 * 15
+    assert record.measured["resumed_at_step"] >= reached - 15 > -15
+
+
+def test_a_checkpoint_cut_off_while_it_was_written_is_not_taken(tmp_path: Path) -> None:
+    from hfcompress.training import last_whole_checkpoint
+
+    for step, state in ((8, "{}"), (16, '{"half'), (24, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    found = last_whole_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == "checkpoint-8"
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_hint(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    out = tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"the loss is nan.*learning-rate"):
+        Finetune(num_train_epochs=20, learning_rate=1e30, bf16="no")(out, model=tiny_model, task=tiny_task)
+
+
+def test_names_are_those_of_the_stages() -> None:
+    assert [snake_case(name) for name in ("MovementPrune", "QAT", "DynamicInt8")] == [
+        "movement_prune",
+        "qat",
+        "dynamic_int8",
+    ]
+
+
+def test_a_record_with_other_fields_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"name": "a"}')
+    with pytest.raises(UserError, match=r"corrupt"):
+        Record.read(tmp_path)

@@ -1,0 +1,144 @@
+"""The statistics say "shown" only when they may, and count whole groups as the evidence they are."""
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from hfcompress.evaluation import statistics as st
+from hfcompress.evaluation.statistics import (
+    METRICS,
+    Difference,
+    group_confusions,
+    n_needed,
+    paired_difference,
+    verdict,
+)
+
+RNG = np.random.default_rng(0)
+SETTINGS = {"confidence": 0.95, "resamples": 2000, "seed": 0}
+
+
+def confusions(labels: np.ndarray, predicted: np.ndarray, groups: list[str], classes: int = 3) -> np.ndarray:
+    return group_confusions(labels, predicted, groups, classes)
+
+
+def singles(n: int) -> list[str]:
+    return [str(i) for i in range(n)]
+
+
+def test_metrics_of_confusion_matrices_are_scikit_learns() -> None:
+    labels, predicted = RNG.integers(0, 4, 300), RNG.integers(0, 5, 300)
+    matrix = confusions(labels, predicted, singles(300), 6).sum(axis=0)
+    assert st.accuracy(matrix) == pytest.approx(accuracy_score(labels, predicted))
+    assert st.macro_f1(matrix) == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+    assert st.class_recall(matrix)[:4] == pytest.approx(recall_score(labels, predicted, average=None, labels=range(4)))
+
+
+def test_a_draw_is_of_whole_groups() -> None:
+    groups = ["a"] * 5 + ["b"] * 3
+    counts = confusions(np.zeros(8, int), np.zeros(8, int), groups, 2)
+    drawn = st.resampled(counts, 200, seed=1)[:, 0, 0]
+    assert set(drawn) == {6, 8, 10}
+
+
+def test_without_clusters_the_interval_is_scipys() -> None:
+    labels = np.zeros(400, int)
+    predicted = (RNG.random(400) < 0.3).astype(int)
+    ours = st.interval(confusions(labels, predicted, singles(400), 2), st.accuracy, 4000, 0)
+    theirs = bootstrap(
+        ((predicted == labels).astype(float),), np.mean, n_resamples=4000, method="percentile", random_state=0
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_clustered_data_is_covered_only_by_whole_groups() -> None:
+    """Groups of ten that are right or wrong together: 95% intervals that ignore this cover far too seldom."""
+    covered = {"groups": 0, "texts": 0}
+    trials = 150
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        right = np.repeat(rng.random(60) < 0.8, 10)
+        labels, predicted = np.zeros(600, int), (~right).astype(int)
+        names = [str(i // 10) for i in range(600)]
+        for kind, groups in (("groups", names), ("texts", singles(600))):
+            low, high = st.interval(confusions(labels, predicted, groups, 2), st.accuracy, 400, trial)
+            covered[kind] += low <= 0.8 <= high
+    assert covered["groups"] / trials > 0.88
+    assert covered["texts"] / trials < 0.65
+
+
+def pair(n: int, flips_lost: int, flips_gained: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A reference with 80% right, and a candidate that lost and gained so many texts."""
+    labels = np.zeros(n, int)
+    reference = (np.arange(n) >= 0.8 * n).astype(int)
+    candidate = reference.copy()
+    candidate[:flips_lost] = 1
+    candidate[n - flips_gained :] = 0
+    return confusions(labels, reference, singles(n), 2), confusions(labels, candidate, singles(n), 2)
+
+
+def difference(n: int, lost: int, gained: int = 0) -> Difference:
+    return paired_difference(*pair(n, lost, gained), st.accuracy, **SETTINGS)
+
+
+def test_the_same_predictions_are_shown_to_be_as_good() -> None:
+    found = difference(500, 0)
+    assert (found.difference, found.lower_bound, found.upper_bound) == (0, 0, 0)
+    assert verdict(found, 0.0) == "shown"
+    assert n_needed(found, 0.01) == 1
+
+
+def test_a_model_that_lost_much_exceeds_the_limit() -> None:
+    found = difference(1000, 100)
+    assert found.difference == pytest.approx(-0.1)
+    assert verdict(found, 0.02) == "exceeded"
+    assert n_needed(found, 0.02) is None
+
+
+def test_too_few_texts_decide_nothing_and_the_needed_number_is_told() -> None:
+    found = difference(100, 6, 6)
+    assert verdict(found, 0.02) == "cannot be shown"
+    needed = n_needed(found, 0.02)
+    assert needed is not None
+    assert 500 < needed < 2000
+    assert verdict(difference(2 * needed, round(0.12 * needed), round(0.12 * needed)), 0.02) == "shown"
+
+
+def test_the_lower_bound_is_the_normal_one_for_many_texts() -> None:
+    found = difference(4000, 120, 80)
+    error = np.sqrt((200 / 4000 - 0.01**2) / 4000)
+    assert found.standard_error == pytest.approx(error, rel=0.05)
+    assert found.lower_bound == pytest.approx(-0.01 - 1.645 * error, abs=0.0008)
+
+
+def test_at_the_edge_of_the_limit_a_wrong_acceptance_is_as_rare_as_stated() -> None:
+    """The candidate's true drop is exactly the allowed one: "shown" may come in 5% of the cases."""
+    shown, trials = 0, 300
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        u = rng.random(800)
+        reference, candidate = (u < 0.2).astype(int), ((u < 0.17) | (u > 0.95)).astype(int)  # true drop 0.02
+        labels = np.zeros(800, int)
+        found = paired_difference(
+            confusions(labels, reference, singles(800), 2),
+            confusions(labels, candidate, singles(800), 2),
+            st.accuracy,
+            confidence=0.95,
+            resamples=400,
+            seed=trial,
+        )
+        shown += verdict(found, 0.02) == "shown"
+    assert shown / trials < 0.09
+
+
+def test_macro_f1_has_a_bound_too() -> None:
+    labels = RNG.integers(0, 3, 300)
+    worse = np.where(RNG.random(300) < 0.2, 0, labels)
+    found = paired_difference(
+        confusions(labels, labels, singles(300)),
+        confusions(labels, worse, singles(300)),
+        METRICS["macro_f1"],
+        **SETTINGS,
+    )
+    assert found.lower_bound < found.difference < found.upper_bound < 0

@@ -1,0 +1,202 @@
+"""The teacher's outputs: the same from disk as live, and never computed twice, whatever is killed."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hfcompress import teacher_outputs as module
+from hfcompress.errors import UserError
+from hfcompress.models import load_tokenizer
+from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.teacher_outputs import CachedTeacher, Wanted, fill, require_same_task, teacher_outputs
+from recipes import tiny
+
+ALL = Wanted(hidden_layers=(0, 2, 4), attention_layers=(1, 4), relation_layer=4)
+
+
+def padded(task: TextClassification, model: Path, rows: list[int]) -> dict[str, Tensor]:
+    """A batch as the Trainer makes it: with `index`, and wider than the longest text."""
+    from transformers import DataCollatorWithPadding
+
+    tokenizer = load_tokenizer(model)
+    data = task.data.encode(tokenizer, task.max_length, "train")
+    batch = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)(data[rows])
+    return dict(batch)
+
+
+def test_the_cache_gives_what_the_live_teacher_gives(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
+    cached = teacher_outputs(tmp_path, tiny_model, data, ALL, bf16="no")
+    live = teacher_outputs(tmp_path, tiny_model, data, ALL, cache=False, bf16="no")
+    batch = padded(tiny_task, tiny_model, [7, 0, 239, 100])
+    found, expected = cached(batch), live(batch)
+    mask = batch["attention_mask"].bool()
+    pairs = mask[:, :, None] & mask[:, None, :]
+    assert set(found) == set(expected) == {"logits", "hidden", "attention", "relations"}
+    assert all(found[name].shape == expected[name].shape for name in found)
+    assert {tensor.dtype for tensor in [*found.values(), *expected.values()]} == {torch.float32}
+    torch.testing.assert_close(found["logits"], expected["logits"], atol=1e-5, rtol=1e-5)  # fp32 on disk
+    for name in ("hidden", "relations"):
+        torch.testing.assert_close(found[name][mask], expected[name][mask], atol=4e-3, rtol=2e-3)  # fp16
+    torch.testing.assert_close(found["attention"][pairs], expected["attention"][pairs], atol=1e-3, rtol=2e-3)
+
+
+def test_only_what_is_wanted_is_on_disk(tmp_path: Path, tiny_model: Path, tiny_task: TextClassification) -> None:
+    data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
+    teacher_outputs(tmp_path / "few", tiny_model, data, Wanted())
+    assert {f.name for f in (tmp_path / "few" / "teacher").iterdir()} == {"logits.bin", "journal.json"}
+    teacher_outputs(tmp_path / "all", tiny_model, data, ALL)
+    sizes = {f.stem: f.stat().st_size for f in (tmp_path / "all" / "teacher").glob("*.bin")}
+    tokens, pairs = sum(data["length"]), sum(n * n for n in data["length"])
+    assert sizes == {
+        "logits": 240 * 3 * 4,
+        "hidden": tokens * 3 * 64 * 2,
+        "attention": pairs * 2 * 2,
+        "relations": tokens * 3 * 64 * 2,
+    }
+
+
+class Counting:
+    """A teacher whose answer is made of the tokens, so that it is known; it counts rows, and dies when told to."""
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.rows, self.dies_after = 0, dies_after
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.dies_after is not None and self.rows >= self.dies_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ids = batch["input_ids"].float() * batch["attention_mask"]
+        self.rows += len(ids)
+        return {
+            "logits": ids.sum(dim=1, keepdim=True).repeat(1, 3),
+            "hidden": ids[:, :, None, None].repeat(1, 1, 1, 64),
+        }
+
+
+WANTED = Wanted(hidden_layers=(1,))
+
+
+def run_fill(folder: Path, data: Any, tokenizer: Any, live: Counting) -> CachedTeacher:
+    """What teacher_outputs does, with a teacher that counts."""
+    folder.mkdir(exist_ok=True)
+    cached = CachedTeacher(folder, np.array(data["length"]), 3, 64, WANTED)
+    fill(cached, live, tokenizer, data)
+    return cached
+
+
+def check_contents(cached: CachedTeacher, data: Any) -> None:
+    sums = [sum(ids) for ids in data["input_ids"]]
+    assert cached.arrays["logits"][:, 0].tolist() == sums
+    flat = [token for ids in data["input_ids"] for token in ids]
+    assert cached.arrays["hidden"][:, 0, 5].tolist() == flat
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from hfcompress import teacher_outputs
+from hfcompress.models import load_tokenizer
+from hfcompress.tasks.text_classification import TextClassification
+from tests.test_teacher_outputs import Counting, run_fill
+teacher_outputs.CHUNK, teacher_outputs.BATCH = 40, 8
+task, tokenizer = TextClassification(dataset=sys.argv[1], max_length=32), load_tokenizer(Path(sys.argv[2]))
+run_fill(Path(sys.argv[3]), task.data.encode(tokenizer, 32, "train"), tokenizer, Counting(dies_after=100))
+"""
+
+
+def test_a_killed_computation_goes_on_after_the_last_journalled_chunk(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    arguments = [tiny_task.dataset, str(tiny_model), str(tmp_path / "teacher")]
+    root = str(Path(__file__).parents[1])
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], cwd=root, env=os.environ | {"PYTHONPATH": root}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert json.loads((tmp_path / "teacher" / "journal.json").read_text())["done"] == 80
+    tokenizer = load_tokenizer(tiny_model)
+    data = tiny_task.data.encode(tokenizer, 32, "train")
+    live = Counting()
+    cached = run_fill(tmp_path / "teacher", data, tokenizer, live)
+    assert live.rows == len(data) - 80
+    check_contents(cached, data)
+
+
+def test_a_finished_cache_does_not_even_load_the_teacher(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
+    teacher_outputs(tmp_path, tiny_model, data, Wanted())
+    monkeypatch.setattr(module, "LiveTeacher", None)
+    teacher_outputs(tmp_path, tiny_model, data, Wanted())
+    with pytest.raises(TypeError):
+        teacher_outputs(tmp_path, tiny_model, data, WANTED)  # other outputs are computed
+
+
+@pytest.mark.parametrize("damage", ["torn journal", "missing file", "short file", "other outputs", "other data"])
+def test_what_does_not_fit_together_is_computed_anew(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, damage: str
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    data = tiny_task.data.encode(tokenizer, 32, "train")
+    cached = run_fill(tmp_path, data, tokenizer, Counting())
+    journal = tmp_path / "journal.json"
+    if damage == "torn journal":
+        journal.write_text(journal.read_text()[:20])
+    elif damage == "missing file":
+        (tmp_path / "hidden.bin").unlink()
+    elif damage == "short file":
+        os.truncate(tmp_path / "logits.bin", 100)
+    elif damage == "other outputs":
+        journal.write_text(journal.read_text().replace('"relation_layer": null', '"relation_layer": 3'))
+    else:
+        data = data.select(range(100))
+    del cached
+    live = Counting()
+    check_contents(run_fill(tmp_path, data, tokenizer, live), data)
+    assert live.rows == len(data)
+
+
+def test_a_full_disk_is_an_error_before_anything_is_computed(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write to a mapped hole on a full disk would be SIGBUS: the room is taken first."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
+    with pytest.raises(OSError, match=r"No space left"):
+        teacher_outputs(tmp_path, tiny_model, data, Wanted())
+
+
+def test_the_file_really_takes_its_room(tmp_path: Path) -> None:
+    module.allocate(tmp_path / "a.bin", 1_000_000)
+    assert (tmp_path / "a.bin").stat().st_blocks * 512 >= 1_000_000
+
+
+def test_a_teacher_with_another_vocabulary_or_other_labels_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    require_same_task(tiny_model, tiny_model)
+    other = tiny.write_model(tmp_path / "labels", labels=["x", "y", "z"])
+    with pytest.raises(UserError, match=r"has other labels"):
+        require_same_task(tiny_model, other)
+    renamed = tiny.write_model(tmp_path / "words")
+    vocabulary = json.loads((renamed / "tokenizer.json").read_text())
+    numbers = vocabulary["model"]["vocab"]
+    numbers["river"], numbers["iron"] = numbers["iron"], numbers["river"]
+    (renamed / "tokenizer.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(UserError, match=r"another vocabulary"):
+        require_same_task(tiny_model, renamed)
