@@ -71,12 +71,14 @@ class quiet_new_head:
     """Silence the advice to train a newly made head: training it is what happens next."""
 
     def __enter__(self) -> None:
-        self.logger = logging.getLogger("transformers.modeling_utils")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
+        names = ("transformers.modeling_utils", "transformers.integrations.tensor_parallel")
+        self.levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+        for logger in self.levels:
+            logger.setLevel(logging.ERROR)
 
     def __exit__(self, *error: object) -> None:
-        self.logger.setLevel(self.level)
+        for logger, level in self.levels.items():
+            logger.setLevel(level)
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

@@ -78,11 +78,18 @@ def content_key(stage: Stage, inputs: dict[str, Any]) -> str:
     """Sixteen hex digits over the options, the inputs' keys and the source that makes the result."""
     material = {
         "stage": type(stage).__qualname__,
-        "options": dataclasses.asdict(stage),  # type: ignore[call-overload]
+        "options": {name: option_key(value) for name, value in vars(stage).items()},
         "inputs": {name: fingerprint(value) for name, value in sorted(inputs.items())},
         "source": source_hash(type(stage).__module__),
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def option_key(value: Any) -> Any:
+    """An option as it enters the key: a file that is named in it by what it says, not by its place."""
+    if isinstance(value, Path) and value.is_file():
+        return hashlib.sha256(value.read_bytes()).hexdigest()
+    return value
 
 
 def fingerprint(value: Any) -> Any:

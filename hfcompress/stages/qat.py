@@ -48,18 +48,18 @@ class QAT(Train):
         from hfcompress.distillation import label_loss
         from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.models import load_classifier, load_tokenizer
-        from hfcompress.teacher_outputs import Wanted, teacher_outputs
+        from hfcompress.teacher_outputs import Wanted, require_same_task, teacher_outputs
         from hfcompress.training import train
 
-        if self.bits != 8:
-            raise UserError(f"--qat.bits {self.bits}: integer kernels multiply 8 bits; give 8")
+        self._check()
+        require_same_task(model, teacher)
         set_seed(self.seed)
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
         bert.require_bert(network)
         data = task.data.encode(tokenizer, task.max_length, "train")
         prepare(network, symmetric=self.target == "tensorrt", learned=self.ranges == "learned")
         calibrate(network, tokenizer, data, self.per_device_train_batch_size)
-        outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache)
+        outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache, bf16=self.bf16)
         progress = train(
             network,
             tokenizer,
@@ -70,7 +70,11 @@ class QAT(Train):
             compute_metrics=trainer_metrics,
             best_metric=task.metric,
             loss=label_loss(
-                outputs, temperature=self.temperature, logits_weight=self.logits_weight, hard_weight=self.hard_weight
+                outputs,
+                temperature=self.temperature,
+                logits_weight=self.logits_weight,
+                hard_weight=self.hard_weight,
+                label_smoothing=self.label_smoothing_factor,
             ),
         )
         if not PartialState().is_main_process:
@@ -78,7 +82,12 @@ class QAT(Train):
         return progress.as_dict() | deliver(network.cpu(), model, out, tokenizer, task)
 
     def predict(self, model: Shape, *, teacher: Shape, task: TextClassification) -> Shape:
+        self._check()
         return model.with_(weight_bits=8, embedding_bits=8, format="onnx")
+
+    def _check(self) -> None:
+        if self.bits != 8:
+            raise UserError(f"--qat.bits {self.bits}: integer kernels multiply 8 bits; give 8")
 
 
 def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> None:
