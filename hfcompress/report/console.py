@@ -48,7 +48,7 @@ def verdict_lines(report: dict[str, Any]) -> list[str]:
 
 
 def outcome(verdict: dict[str, Any]) -> str:
-    """"holds", "fails", or "cannot be shown": too few texts to decide, or nothing measured, which is no failure."""
+    """ "holds", "fails", or "cannot be shown": too few texts to decide, or nothing measured, which is no failure."""
     if verdict["ok"] is True:
         return "holds"
     return "cannot be shown" if verdict.get("verdict") == "cannot be shown" else "fails"

@@ -69,9 +69,7 @@ def name_dots(axes: Any, dots: list[tuple[str, float, float, float]]) -> None:
     """
     frame = axes.get_window_extent()
     centres = [axes.transData.transform((x, y)) for _, x, y, _ in dots]
-    taken: list[Box] = [
-        (cx - r, cy - r, cx + r, cy + r) for (cx, cy), (_, _, _, r) in zip(centres, dots, strict=True)
-    ]
+    taken: list[Box] = [(cx - r, cy - r, cx + r, cy + r) for (cx, cy), (_, _, _, r) in zip(centres, dots, strict=True)]
     for (cx, cy), (name, x, y, radius) in zip(centres, dots, strict=True):
         wide, high = 5.6 * len(name), 11.0  # of a 9 point font, near enough
         for step in range(1, 60):

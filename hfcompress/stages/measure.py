@@ -55,6 +55,7 @@ class Measure:
         for row in rows:
             row["accuracy"] = self._accuracy(logits[row["name"]], labels, confusions[row["name"]], task.metric, data)
             row["latency_ms"] = timed[row["name"]]
+        baseline_row["accuracy"]["all"]["ece"] = None  # a linear SVM's decision values are no probabilities
         arrays: dict[str, Any] = {"labels": labels, "groups": np.array(data.groups("test")), **logits}
         np.savez_compressed(out / "predictions.npz", **arrays)
         write_json(

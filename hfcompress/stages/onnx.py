@@ -27,7 +27,7 @@ class ExportOnnx:
         onnx_graph.export(network, out)
         copy_companions(model, out)
         texts = task.data.texts("validation")[:PARITY_TEXTS]
-        distance = onnx_graph.parity(
+        distance, _ = onnx_graph.parity(
             network, out / "model.onnx", onnx_graph.parity_batch(tokenizer, texts, task.max_length)
         )
         if not distance <= PARITY:
@@ -77,7 +77,11 @@ class StaticInt8:
         data = data.select(range(min(self.calibration_texts, len(data)))).select_columns(columns)
         quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
         ranges = quantizer.fit(
-            data, AutoCalibrationConfig.minmax(data), operators_to_quantize=["MatMul", "Gemm"], batch_size=1
+            data,
+            AutoCalibrationConfig.minmax(data),
+            onnx_augmented_model_name=str(out / "work" / "augmented_model.onnx"),
+            operators_to_quantize=["MatMul", "Gemm"],
+            batch_size=1,
         )
         quantize(model, out, config, ranges)
         return {"integer_kernels": count(out)}

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CALIBRATION_BATCHES = 8
-PARITY = (
-    1e-3  # integer kernels round sums where the float model rounds products; both are far below a quantization step
-)
+PARITY = 0.05  # of the largest logit: a value on the edge of two levels may be rounded either way
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,8 @@ def deliver(
     )
     copy_companions(source, out)
     batch = onnx_graph.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
-    distance = onnx_graph.parity(network, out / "model.onnx", batch)
-    if not distance <= PARITY:
+    distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
+    if not distance <= PARITY * largest:
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
     linears = bert.LINEARS_A_LAYER * len(
         bert.layers(network)
