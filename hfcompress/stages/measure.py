@@ -25,8 +25,8 @@ class Measure:
     batch: int = 1
     sequence_length: int = 128
     """Tokens of the request that is timed."""
-    threads: int | None = None
-    """Threads of the timed runtimes; all cores when not given."""
+    threads: int = 1
+    """Threads of the timed runtimes. One is what a server gives a request, and what a shared machine times fairly."""
     runs: int = 60
     """Timed requests a model."""
     resamples: int = 4000
@@ -85,7 +85,7 @@ class Measure:
 
         from hfcompress.evaluation import latency
 
-        threads = self.threads or latency.default_threads()
+        threads = self.threads
         before = latency.probe()
         requests: dict[str, Any] = {
             n: partial(p.run, p.request(self.sequence_length, self.batch)) for n, p in predictors.items()
