@@ -146,7 +146,7 @@ def imported_modules(module: str) -> set[str]:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            waiting.extend(n for n in names if n.split(".")[0] == "hfcompress")
+            waiting.extend(n for n in names if n.startswith("hfcompress."))  # not the package: it imports everything
     return found
 
 

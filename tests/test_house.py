@@ -63,9 +63,11 @@ def test_an_arrow_that_turns_back_is_seen() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["run", "legal_bert", "--help"]])
 def test_help_does_not_import_torch(arguments: list[str]) -> None:
-    code = ("import sys; from hfcompress.cli import dispatch\n"
-            f"try: dispatch({arguments})\nexcept SystemExit: pass\n"
-            "print('torch' in sys.modules, file=sys.stderr)")
+    code = (
+        "import sys; from hfcompress.cli import dispatch\n"
+        f"try: dispatch({arguments})\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip().endswith("False"), done.stderr
 

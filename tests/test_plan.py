@@ -181,9 +181,7 @@ def test_a_prediction_that_is_wrong_is_seen(tmp_path: Path) -> None:
         assert not close(disk_bytes(wrong), measured)
 
 
-def test_a_trimmed_vocabulary_is_predicted(
-    tiny_model: Path, tiny_task: TextClassification, tmp_path: Path
-) -> None:
+def test_a_trimmed_vocabulary_is_predicted(tiny_model: Path, tiny_task: TextClassification, tmp_path: Path) -> None:
     TrimVocabulary()(tmp_path, model=tiny_model, task=tiny_task)
     before = Plan().base(str(tiny_model)).shape
     after = TrimVocabulary().predict(before, task=tiny_task)

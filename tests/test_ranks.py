@@ -23,7 +23,7 @@ stage = Finetune(max_steps=10, learning_rate=1e-3, per_device_train_batch_size=i
                  group_by_length=False, saves_per_epoch=1)
 run = Run(Path(folder), "test", "small")
 made = run(stage, model=Path(model), task=task, name="teacher")
-print("processes", run.ranks.num_processes, made.path.name, flush=True)
+sys.stdout.write(f"processes {run.ranks.num_processes} {made.path.name}" + chr(10))
 """
 
 

@@ -51,39 +51,77 @@ def model(name: str, stage: str, kind: str, size: float, accuracy: float, p50: f
         "dtypes": {"float32": round(size * 1e6)},
         "peak_rss_mb": 120.5,
         "load_ms": 210.0,
-        "accuracy": {"metric": "accuracy", "value": accuracy, "ci95": [accuracy - 0.019, accuracy + 0.018], "n": N,
-                     "all": every},
-        "latency_ms": {"p50": p50, "p95": 1.2 * p50, "p99": 1.6 * p50, "batch": 1, "sequence_length": 128,
-                       "threads": 2, "runtime": runtime, "runs": 60},
+        "accuracy": {
+            "metric": "accuracy",
+            "value": accuracy,
+            "ci95": [accuracy - 0.019, accuracy + 0.018],
+            "n": N,
+            "all": every,
+        },
+        "latency_ms": {
+            "p50": p50,
+            "p95": 1.2 * p50,
+            "p99": 1.6 * p50,
+            "batch": 1,
+            "sequence_length": 128,
+            "threads": 2,
+            "runtime": runtime,
+            "runs": 60,
+        },
         "predicted": {"disk_mb": 0.98 * size, "latency_ms": 1.1 * p50, "ram_mb": None},
     } | more
 
 
 def drop(difference: float, lower: float, verdict: str, needed: int | None) -> dict[str, Any]:
-    return {"limit": "drop:accuracy", "candidate": "int8", "reference": "teacher", "kind": "relative", "allowed": 0.02,
-            "predicted": None, "measured": -difference, "ok": verdict == "shown", "difference": difference,
-            "lower_bound": lower, "confidence": 0.95, "n": N, "n_needed": needed, "verdict": verdict}
+    return {
+        "limit": "drop:accuracy",
+        "candidate": "int8",
+        "reference": "teacher",
+        "kind": "relative",
+        "allowed": 0.02,
+        "predicted": None,
+        "measured": -difference,
+        "ok": verdict == "shown",
+        "difference": difference,
+        "lower_bound": lower,
+        "confidence": 0.95,
+        "n": N,
+        "n_needed": needed,
+        "verdict": verdict,
+    }
 
 
 def limit(name: str, allowed: float, measured: float | None, reference: str | None = None) -> dict[str, Any]:
-    return {"limit": name, "candidate": "int8", "reference": reference,
-            "kind": "relative" if reference else "absolute", "allowed": allowed, "predicted": 0.96 * allowed,
-            "measured": measured, "ok": measured is not None and measured <= allowed}
+    return {
+        "limit": name,
+        "candidate": "int8",
+        "reference": reference,
+        "kind": "relative" if reference else "absolute",
+        "allowed": allowed,
+        "predicted": 0.96 * allowed,
+        "measured": measured,
+        "ok": measured is not None and measured <= allowed,
+    }
 
 
 @pytest.fixture
 def report() -> dict[str, Any]:
     """A run at the small scale whose budget holds."""
-    baseline = model("tfidf-svm", "Baseline", "baseline", 3.1, 0.805, 0.9, path=None, peak_rss_mb=None, load_ms=None,
-                     predicted=None)
+    baseline = model(
+        "tfidf-svm", "Baseline", "baseline", 3.1, 0.805, 0.9, path=None, peak_rss_mb=None, load_ms=None, predicted=None
+    )
     baseline["accuracy"]["all"]["ece"] = None
     return {
         "schema_version": 1,
         "recipe": "legal_bert",
         "scale": "small",
         "created": "2026-11-23T15:12:24+00:00",
-        "environment": {"versions": {"python": "3.11.7", "onnxruntime": "1.32.0"}, "cpu": "AMD EPYC (avx512_vnni)",
-                        "threads": 2, "gpu": None},
+        "environment": {
+            "versions": {"python": "3.11.7", "onnxruntime": "1.32.0"},
+            "cpu": "AMD EPYC (avx512_vnni)",
+            "threads": 2,
+            "gpu": None,
+        },
         "notes": ["The SVM is close to the teacher."],
         "models": [
             model("teacher", "Finetune", "transformers", 67.4, 0.825, 26.1),
@@ -97,10 +135,19 @@ def report() -> dict[str, Any]:
             model("int8", "QAT", "onnx", 8.0, 0.819, 2.4),
             baseline,
         ],
-        "budget": {"disk_mb": 12, "ram_mb": None, "latency_ms": None, "latency_ratio": 0.25,
-                   "drop": {"accuracy": 0.02}, "confidence": 0.95},
-        "verdicts": [limit("disk_mb", 12, 8.02), limit("latency_ratio", 0.25, 0.197, "teacher-onnx"),
-                     drop(-0.006, -0.014, "shown", 520)],
+        "budget": {
+            "disk_mb": 12,
+            "ram_mb": None,
+            "latency_ms": None,
+            "latency_ratio": 0.25,
+            "drop": {"accuracy": 0.02},
+            "confidence": 0.95,
+        },
+        "verdicts": [
+            limit("disk_mb", 12, 8.02),
+            limit("latency_ratio", 0.25, 0.197, "teacher-onnx"),
+            drop(-0.006, -0.014, "shown", 520),
+        ],
         "ok": True,
     }
 
@@ -109,28 +156,58 @@ def report() -> dict[str, Any]:
 def details() -> dict[str, Any]:
     """measurements.json of the same run, with the records that details.json adds."""
     change = {"difference": -0.006, "lower_bound": -0.014, "n_needed": 520}
-    example = {"index": 4, "group": "mit", "text": "You may use, copy & modify this.", "before": "Permissive",
-               "after": "Copyleft", "score": 0.71}
-    chain = {"teacher": ("Finetune", "encoder"), "student": ("Distill", "teacher-k"),
-             "slim": ("MovementPrune", "student-k"), "int8": ("QAT", "slim-k"),
-             "slim-onnx": ("ExportOnnx", "slim-k")}
+    example = {
+        "index": 4,
+        "group": "mit",
+        "text": "You may use, copy & modify this.",
+        "before": "Permissive",
+        "after": "Copyleft",
+        "score": 0.71,
+    }
+    chain = {
+        "teacher": ("Finetune", "encoder"),
+        "student": ("Distill", "teacher-k"),
+        "slim": ("MovementPrune", "student-k"),
+        "int8": ("QAT", "slim-k"),
+        "slim-onnx": ("ExportOnnx", "slim-k"),
+    }
     measured = {"samples_per_second": 25.3, "integer_linears": 24, "difference_from_parent": {"label_agreement": 0.97}}
     return {
         "labels": list(CLASSES),
         "n": N,
         "groups": 402,
         "reference": "teacher",
-        "differences": {"int8": {"accuracy": change, "f1:Permissive": change,
-                                 "f1:Commercial": {"difference": -0.09, "lower_bound": -0.21, "n_needed": None}}},
-        "flips": {"int8": {"total": 61, "lost": 33, "gained": 21, "classes": [
-            {"label": "Permissive", "n": 704, "changed": 31, "lost": 20, "gained": 9, "examples": [example]},
-            {"label": "Copyleft", "n": 412, "changed": 30, "lost": 13, "gained": 12, "examples": [example]},
-            {"label": "Commercial", "n": 22, "changed": 0, "lost": 0, "gained": 0, "examples": []},
-        ]}},
+        "differences": {
+            "int8": {
+                "accuracy": change,
+                "f1:Permissive": change,
+                "f1:Commercial": {"difference": -0.09, "lower_bound": -0.21, "n_needed": None},
+            }
+        },
+        "flips": {
+            "int8": {
+                "total": 61,
+                "lost": 33,
+                "gained": 21,
+                "classes": [
+                    {"label": "Permissive", "n": 704, "changed": 31, "lost": 20, "gained": 9, "examples": [example]},
+                    {"label": "Copyleft", "n": 412, "changed": 30, "lost": 13, "gained": 12, "examples": [example]},
+                    {"label": "Commercial", "n": 22, "changed": 0, "lost": 0, "gained": 0, "examples": []},
+                ],
+            }
+        },
         "probe": {"noisy": False},
         "records": [
-            {"name": name, "stage": stage, "key": "k", "inputs": {"model": parent}, "seconds": 312.4,
-             "peak_rss_mb": 1431.0, "bytes": 8_020_000, "measured": measured if stage != "ExportOnnx" else {}}
+            {
+                "name": name,
+                "stage": stage,
+                "key": "k",
+                "inputs": {"model": parent},
+                "seconds": 312.4,
+                "peak_rss_mb": 1431.0,
+                "bytes": 8_020_000,
+                "measured": measured if stage != "ExportOnnx" else {},
+            }
             for name, (stage, parent) in chain.items()
         ],
         "max_length": 128,
@@ -172,9 +249,22 @@ def test_the_page_says_in_this_order_verdict_notes_models_and_what_follows(
     report: dict[str, Any], details: dict[str, Any]
 ) -> None:
     text = visible(page(report, details)).partition("scale,")[2]
-    places = [text.index(part) for part in (
-        "The budget holds", "The SVM is close", "Models", "size on disk", "What each stage cost", "Classes", "Flips",
-        "Where the time went", "Predicted and measured", "Use it", "Environment")]
+    places = [
+        text.index(part)
+        for part in (
+            "The budget holds",
+            "The SVM is close",
+            "Models",
+            "size on disk",
+            "What each stage cost",
+            "Classes",
+            "Flips",
+            "Where the time went",
+            "Predicted and measured",
+            "Use it",
+            "Environment",
+        )
+    ]
     assert places == sorted(places)
 
 
@@ -225,9 +315,11 @@ def test_a_verdict_without_limits_does_not_hold(report: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        (drop(-0.006, -0.014, "shown", 520),
-         "accuracy: 0.60 points lower than teacher (at worst 1.40 points lower, 95% confidence), "
-         "2 points of drop allowed: shown"),
+        (
+            drop(-0.006, -0.014, "shown", 520),
+            "accuracy: 0.60 points lower than teacher (at worst 1.40 points lower, 95% confidence), "
+            "2 points of drop allowed: shown",
+        ),
         (drop(0.011, 0.003, "shown", 1), "accuracy: 1.10 points higher than teacher (at worst 0.30 points higher"),
         (drop(-0.03, -0.05, "cannot be shown", None), "no number would be enough at this difference"),
         (limit("disk_mb", 12, 12.04), "disk: 12.04 MB measured, 12 MB allowed, 11.52 MB predicted"),

@@ -89,14 +89,26 @@ def paired_difference(
     Args:
         reference, candidate: `group_confusions` of the two models on the same examples.
     """
-    draws = metric(resampled(candidate, resamples, seed)) - metric(resampled(reference, resamples, seed))
-    lower, upper = np.quantile(draws, [1 - confidence, confidence])
+    draws = (resampled(reference, resamples, seed), resampled(candidate, resamples, seed))
+    return difference_of_draws(reference, candidate, draws, metric, confidence)
+
+
+def difference_of_draws(
+    reference: Array, candidate: Array, draws: tuple[Array, Array], metric: Metric, confidence: float
+) -> Difference:
+    """The same from draws that are there already, as they serve many metrics.
+
+    Args:
+        draws: `resampled` of reference and candidate with the same seed.
+    """
+    change = metric(draws[1]) - metric(draws[0])
+    lower, upper = np.quantile(change, [1 - confidence, confidence])
     value = metric(candidate.sum(axis=0)) - metric(reference.sum(axis=0))
     return Difference(
         float(value),
         float(lower),
         float(upper),
-        float(draws.std(ddof=1)),
+        float(change.std(ddof=1)),
         confidence,
         int(reference.sum()),
         len(reference),

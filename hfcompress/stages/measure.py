@@ -171,28 +171,22 @@ class Measure:
         self, confusions: dict[str, Any], reference: str, confidence: float, labels: list[str]
     ) -> dict[str, Any]:
         """Model -> metric -> paired difference to the reference; F1 of each class as f1:<class>."""
-        from hfcompress.evaluation.statistics import METRICS, class_f1, paired_difference
+        from hfcompress.evaluation.statistics import METRICS, class_f1, difference_of_draws, resampled
 
         metrics = dict(METRICS) | {
             f"f1:{label}": (lambda confusion, i=i: class_f1(confusion)[..., i]) for i, label in enumerate(labels)
         }
-        return {
-            name: {
-                metric: asdict(
-                    paired_difference(
-                        confusions[reference],
-                        confusion,
-                        compute,
-                        confidence=confidence,
-                        resamples=self.resamples,
-                        seed=self.seed,
-                    )
-                )
+        before = resampled(confusions[reference], self.resamples, self.seed)
+        found: dict[str, Any] = {}
+        for name, confusion in confusions.items():
+            if name == reference:
+                continue
+            draws = (before, resampled(confusion, self.resamples, self.seed))
+            found[name] = {
+                metric: asdict(difference_of_draws(confusions[reference], confusion, draws, compute, confidence))
                 for metric, compute in metrics.items()
             }
-            for name, confusion in confusions.items()
-            if name != reference
-        }
+        return found
 
 
 def flips(
