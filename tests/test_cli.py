@@ -255,6 +255,7 @@ def test_plan_predicts_without_network_and_names_what_would_fit() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tmp_path: Path) -> None:
     """The recipe on other data by options alone, one epoch a stage: it is not the accuracy that is tested."""
     once = [part for stage in ("finetune", "distill", "prune", "qat") for part in (f"--{stage}.max-steps", "20")]
