@@ -10,6 +10,7 @@ import numpy as np
 from hfcompress.errors import UserError
 
 Array = np.ndarray[Any, Any]
+DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own, which it leaves out of config.json
 
 
 class Predictor:
@@ -28,9 +29,15 @@ class Predictor:
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
-        self.tokenizer = load_tokenizer(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is not a model folder: it has no config.json")
+        try:
+            self.tokenizer = load_tokenizer(folder)
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files
+            raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+        names = config.get("id2label", DEFAULT_LABELS)
+        self.labels = [names[key] for key in sorted(names, key=int)]
         self.positions: int = config["max_position_embeddings"]
         self.session: Any = None
         self.network: Any = None

@@ -3,6 +3,8 @@
 Texts of one group (a contract, a licence) resemble each other, so that n texts are less evidence than n independent
 ones. The bootstrap therefore draws whole groups (Field and Welsh 2007, "Bootstrapping clustered data", section 3;
 Davison and Hinkley 1997, section 3.8); intervals are percentile intervals (Efron and Tibshirani 1993, chapter 13).
+A bootstrap knows no loss that the sample does not hold, so no bound lies nearer to the difference than what n texts
+can leave unseen.
 """
 
 import math
@@ -103,16 +105,27 @@ def difference_of_draws(
     """
     change = metric(draws[1]) - metric(draws[0])
     lower, upper = np.quantile(change, [1 - confidence, confidence])
-    value = metric(candidate.sum(axis=0)) - metric(reference.sum(axis=0))
+    value = float(metric(candidate.sum(axis=0)) - metric(reference.sum(axis=0)))
+    n, groups = int(reference.sum()), len(reference)
+    least = unseen(n if groups > 1 else 1, confidence)  # one group is one observation: its draws are all the same
     return Difference(
-        float(value),
-        float(lower),
-        float(upper),
+        value,
+        max(-1.0, min(float(lower), value - least)),
+        min(1.0, max(float(upper), value + least)),
         float(change.std(ddof=1)),
         confidence,
-        int(reference.sum()),
-        len(reference),
+        n,
+        groups,
     )
+
+
+def unseen(n: int, confidence: float) -> float:
+    """The largest share of texts of which none may be among n independent ones: 1 - (1 - confidence)^(1/n).
+
+    About 3/n at 95%: the rule of three (Hanley and Lippman-Hand 1983, "If nothing goes wrong, is everything all
+    right?"). Texts of one group are fewer than n independent ones, so this is the least that can be left unseen.
+    """
+    return float(1 - (1 - confidence) ** (1 / n))
 
 
 def verdict(difference: Difference, allowed: float) -> str:
@@ -126,10 +139,12 @@ def n_needed(difference: Difference, allowed: float) -> int | None:
     """Examples that would show the observed difference to lie within `allowed`; None if it does not lie there.
 
     The bound is value - z * se, and se falls with the square root of n at the same clustering (the design effect is in
-    se already), so n grows by (z * se / (value + allowed))^2.
+    se already), so n grows by (z * se / (value + allowed))^2; and never fewer than leave value + allowed `unseen`.
     """
     slack = difference.difference + allowed
     if slack <= 0:
         return None
     z = float(norm.ppf(difference.confidence))
-    return max(1, math.ceil(difference.n * (z * difference.standard_error / slack) ** 2))
+    by_spread = difference.n * (z * difference.standard_error / slack) ** 2
+    by_unseen = math.log(1 - difference.confidence) / math.log(1 - slack) if slack < 1 else 1.0
+    return max(1, math.ceil(by_spread), math.ceil(by_unseen))

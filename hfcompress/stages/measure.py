@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.errors import UserError
 from hfcompress.shape import Shape
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class Measure:
     seed: int = 0
 
     training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("sequence_length", 1), ("threads", 1), ("runs", 1), ("resamples", 2)):
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"--measure.{name.replace('_', '-')} {value}: must be at least {least}")
 
     def __call__(
         self, out: Path, *, models: dict[str, Path], task: "TextClassification", reference: str, confidence: float
