@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedModel
 
 LINEARS_A_LAYER = 6  # query, key, value, attention output, feed-forward in and out
+MEAN_OVER_CLS = 5.0  # how much more the mean of the tokens counts than [CLS] itself, which the residual adds
 EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 
 
@@ -73,6 +74,25 @@ def attention_output(layer: Any) -> nn.Linear:
 def feed_forward_output(layer: Any) -> nn.Linear:
     """Its inputs are the feed-forward neurons."""
     return layer.output.dense
+
+
+def start_as_mean(network: Any) -> None:
+    """Make the last layer one that begins by giving [CLS] the mean of all tokens, and learns on from there.
+
+    A base made for mean pooling (as sentence-transformers') never trained its [CLS], which the stock classifier reads.
+    Zero queries attend to all tokens alike, identity values pass them on, and a feed-forward block whose outputs are
+    zero adds nothing. Keys and the feed-forward block's inputs stay as they are, so gradients reach every matrix.
+    """
+    layer, pooler = layers(network)[-1], network.bert.pooler.dense
+    attention, output = layer.attention.self, attention_output(layer)
+    with torch.no_grad():
+        for linear in (attention.query, attention.value, output, feed_forward_output(layer), pooler):
+            linear.weight.zero_()
+            linear.bias.zero_()
+        for linear, scale in ((attention.value, 1.0), (output, MEAN_OVER_CLS), (pooler, 1.0)):
+            linear.weight.fill_diagonal_(scale)
+        for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm):
+            norm.reset_parameters()
 
 
 def linear_groups(network: Any) -> list[list[tuple[nn.Module, str]]]:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,8 @@ class Train:
     warmup_ratio: float = 0.06
     weight_decay: float = 0.01
     label_smoothing_factor: float = 0.0
+    mask_probability: float = 0.0
+    """Share of a training text's tokens that are [MASK] instead, drawn anew each step: word dropout (Iyyer 2015)."""
     bf16: Literal["auto", "yes", "no"] = "auto"
     """bf16 autocast; auto turns it on where the GPU, or the CPU (AVX512-BF16 or AMX), computes in it."""
     group_by_length: bool = True
@@ -178,11 +181,13 @@ def train(
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
     trainer.own_loss = loss
     trainer.own_groups = parameter_groups
+    masking = masks_tokens(model, tokenizer, options.mask_probability) if options.mask_probability else nullcontext()
     trainer.remove_callback(transformers.PrinterCallback)
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(_progress_bar())
     checkpoint = last_whole_checkpoint(work / "checkpoints")
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with masking:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
@@ -199,6 +204,37 @@ def _progress(trainer: Any, result: Any, options: Train, resumed_at_step: int) -
         resumed_at_step=resumed_at_step,
         history=history,
     )
+
+
+@contextmanager
+def masks_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", probability: float) -> Iterator[None]:
+    """While `model` is in train mode, replace that share of its input tokens by [MASK], special tokens left out.
+
+    What else reads the batch, such as a teacher, sees the whole text.
+
+    Raises:
+        UserError: no probability, or the tokenizer has no mask token.
+    """
+    import torch
+
+    if not 0 < probability < 1:
+        raise UserError(f"--*.mask-probability {probability:g}: from 0 to below 1")
+    if tokenizer.mask_token_id is None:
+        raise UserError("--*.mask-probability: the tokenizer has no mask token; leave the option out")
+    special, mask = torch.tensor(tokenizer.all_special_ids), tokenizer.mask_token_id
+
+    def replace(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not module.training:
+            return None
+        ids = kwargs["input_ids"]
+        drawn = torch.rand(ids.shape, device=ids.device) < probability
+        return args, kwargs | {"input_ids": ids.masked_fill(drawn & ~torch.isin(ids, special.to(ids.device)), mask)}
+
+    hook = model.register_forward_pre_hook(replace, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def group_by_length(options: Train) -> dict[str, Any]:

@@ -123,6 +123,26 @@ def test_attention_maps_come_out_and_the_answers_stay(tmp_path: Path) -> None:
     assert "attn" not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
 
 
+def test_the_last_layer_can_start_as_the_mean_of_the_tokens() -> None:
+    """[CLS] of the last layer against the mean of its inputs by hand; the padding counts nothing, gradients flow."""
+    model = network()
+    bert.start_as_mean(model)
+    ids = torch.arange(5, 11).repeat(2, 1)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    result = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    before, after = result.hidden_states[-2], result.hidden_states[-1][:, 0]
+    mean = torch.stack([before[0].mean(dim=0), before[1, :4].mean(dim=0)])
+    expected = torch.nn.functional.layer_norm(before[:, 0] + bert.MEAN_OVER_CLS * mean, before.shape[-1:])
+    assert torch.allclose(after, expected, atol=1e-4)
+    logits = torch.tanh(expected) @ model.classifier.weight.T + model.classifier.bias
+    assert torch.allclose(result.logits, logits, atol=1e-4)
+    result.logits[0, 0].backward()
+    layer = bert.layers(model)[-1]
+    for linear in (layer.attention.self.query, layer.attention.self.value, bert.feed_forward_output(layer)):
+        assert linear.weight.grad is not None
+        assert linear.weight.grad.abs().max() > 0
+
+
 def test_every_linear_of_the_encoder_is_in_a_group() -> None:
     model = network()
     found = {id(getattr(parent, name)) for group in bert.linear_groups(model) for parent, name in group}

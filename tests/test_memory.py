@@ -33,7 +33,7 @@ from hfcompress.evaluation.predictor import onnx_session
 import onnxruntime
 bare = rss_mb()
 file, side, ours = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "ours"
-session = onnx_session(file, 1) if ours else onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+session = onnx_session(file, 1) if ours else onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 session.run(None, {"x": np.ones((4, side), np.float32)})
 print(rss_mb() - bare)
 """

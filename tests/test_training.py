@@ -1,0 +1,52 @@
+"""The options that every training stage shares do what their names say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hfcompress.errors import UserError
+from hfcompress.models import load_classifier, load_tokenizer
+from hfcompress.training import masks_tokens
+
+
+def seen_by(network: torch.nn.Module) -> list[torch.Tensor]:
+    """The ids that reach the embeddings, one entry a forward pass."""
+    seen: list[torch.Tensor] = []
+    network.bert.embeddings.word_embeddings.register_forward_hook(lambda module, ids, out: seen.append(ids[0]))
+    return seen
+
+
+def test_masking_replaces_that_share_of_the_words_only_in_training(tiny_model: Path) -> None:
+    network, tokenizer = load_classifier(tiny_model), load_tokenizer(tiny_model)
+    seen = seen_by(network)
+    ids = tokenizer(["river " * 28] * 40, return_tensors="pt")["input_ids"]
+    special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+    with masks_tokens(network, tokenizer, 0.25):
+        for mode in (True, True, False):
+            network.train(mode)
+            network(input_ids=ids)
+    network.train()
+    network(input_ids=ids)
+    first, again, in_eval, afterwards = seen
+    assert torch.equal(first[special], ids[special])
+    masked = first != ids
+    assert (first[masked] == tokenizer.mask_token_id).all()
+    assert 0.2 < masked[~special].float().mean() < 0.3
+    assert not torch.equal(first, again)
+    assert torch.equal(in_eval, ids)
+    assert torch.equal(afterwards, ids)
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.0])
+def test_a_share_that_is_none_is_refused(tiny_model: Path, probability: float) -> None:
+    network, tokenizer = load_classifier(tiny_model), load_tokenizer(tiny_model)
+    with pytest.raises(UserError, match="mask-probability"), masks_tokens(network, tokenizer, probability):
+        pass
+
+
+def test_a_tokenizer_without_a_mask_is_refused(tiny_model: Path) -> None:
+    network, tokenizer = load_classifier(tiny_model), load_tokenizer(tiny_model)
+    tokenizer.mask_token = None
+    with pytest.raises(UserError, match="no mask token"), masks_tokens(network, tokenizer, 0.1):
+        pass
