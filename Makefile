@@ -5,10 +5,11 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup legal-bert smoke test test-slow check cards check-cards format bench clean
+.PHONY: help setup legal-bert teacher smoke test test-slow check cards check-cards format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
+	@echo "make teacher      train the shipped teacher of the small scale anew"
 	@echo "make smoke        the same on tiny models, in a minute"
 	@echo "make test         fast tests        make test-slow   the rest"
 	@echo "make check        ruff, mypy, model cards"
@@ -30,6 +31,9 @@ $(READY): requirements.lock requirements-data.lock pyproject.toml
 
 legal-bert: $(READY)
 	$(BIN)/hfcompress run legal_bert --scale $(SCALE) $(ARGS)
+
+teacher: $(READY)
+	$(BIN)/python -m recipes.licence_teacher
 
 smoke: $(READY)
 	$(BIN)/hfcompress run legal_bert --smoke $(ARGS)

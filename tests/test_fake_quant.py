@@ -63,12 +63,22 @@ def test_a_symmetric_range_has_no_zero_point() -> None:
 def test_the_step_size_learns_by_lsqs_gradient() -> None:
     """Esser et al. 2020, equation 3 and section 2.2, by hand: round(v) - v inside, the level outside, scaled."""
     quantizer = observed(torch.tensor([-1.0, 4.1]), symmetric=False)
-    x = torch.tensor([0.031, 9.0, -9.0])
+    x = torch.tensor([[0.031, 9.0, -9.0]])  # one example of three features
     quantizer(x).sum().backward()
     v = 0.031 / float(quantizer.scale)
     by_hand = ((round(v) - v) + (255 - 50) + (0 - 50)) / math.sqrt(3 * 255)
     assert quantizer.scale.grad is not None
     assert float(quantizer.scale.grad) == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_the_step_size_learns_alike_however_large_the_batch() -> None:
+    x, gradients = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), []
+    for copies in (1, 4):
+        quantizer = observed(torch.tensor([-1.0, 1.0]), symmetric=False)
+        (quantizer(x.repeat(copies, 1)).sum() / copies).backward()
+        assert quantizer.scale.grad is not None
+        gradients.append(float(quantizer.scale.grad))
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-4)
 
 
 def test_a_moving_average_follows_the_data_in_training_only() -> None:

@@ -117,6 +117,19 @@ def test_relations_are_computed_in_fp32_under_autocast() -> None:
     assert inside.item() == relation_kl(student, teacher, mask, 4).item()
 
 
+@pytest.mark.parametrize("loss", ["hidden", "attention", "relation"])
+def test_two_halves_of_a_batch_have_the_loss_of_the_whole(loss: str) -> None:
+    """Also where one half's texts are short: else two ranks would not train as one does."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(4, 6)
+    mask[2:, 2:] = 0
+    width = 6 if loss == "attention" else 8
+    student, teacher = (torch.rand(4, 6, width, generator=generator) for _ in range(2))
+    functions = {"hidden": hidden_mse, "attention": attention_mse, "relation": lambda s, t, m: relation_kl(s, t, m, 2)}
+    halves = [functions[loss](student[half], teacher[half], mask[half]) for half in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(sum(halves) / 2, functions[loss](student, teacher, mask))
+
+
 def test_what_stands_at_padding_never_matters() -> None:
     torch.manual_seed(0)
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])

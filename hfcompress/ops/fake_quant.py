@@ -87,8 +87,8 @@ class ActivationQuantizer(nn.Module):
             return torch.fake_quantize_per_tensor_affine(
                 x.float(), self.scale.detach().clone(), self.zero_point.int(), self.lowest, self.highest
             )
-        # LSQ scales the gradient of the step size by 1 / sqrt(elements * highest level) (section 2.2).
-        factor = 1.0 / math.sqrt(x.numel() * self.highest)
+        # LSQ scales the gradient of the step size by 1 / sqrt(features of an example * highest level) (section 2.2).
+        factor = 1.0 / math.sqrt(x[0].numel() * self.highest)
         return torch._fake_quantize_learnable_per_tensor_affine(
             x.float(), self.scale, self.zero_point, self.lowest, self.highest, factor
         )

@@ -1,4 +1,7 @@
-"""Distillation losses: tensors in, one scalar out."""
+"""Distillation losses: tensors in, one scalar out.
+
+Each is a mean over texts of what a text's tokens give, however the texts are divided among ranks.
+"""
 
 import math
 
@@ -29,34 +32,35 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: floa
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference of hidden states [batch, tokens, size] over real tokens (mask [batch, tokens] of 0/1).
+    """Mean squared difference of hidden states [batch, tokens, size] over a text's tokens (mask [batch, tokens]).
 
     Source: Jiao et al. 2020 (TinyBERT), equation 8; the student's states come projected to the teacher's size.
     """
     squared = (student - teacher).square().mean(dim=-1)
-    return (squared * mask).sum() / mask.sum()
+    return ((squared * mask).sum(dim=1) / mask.sum(dim=1)).mean()
 
 
 def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference of attention maps [batch, tokens, tokens] over pairs of real tokens.
+    """Mean squared difference of attention maps [batch, tokens, tokens] over pairs of a text's tokens.
 
     The maps are means over the heads, so that student and teacher may have different numbers of them.
     Source: Jiao et al. 2020 (TinyBERT), equation 7 (there head by head, and before the softmax).
     """
     pairs = mask[:, :, None] * mask[:, None, :]
-    return ((student - teacher).square() * pairs).sum() / pairs.sum()
+    squared = (student - teacher).square() * pairs
+    return (squared.sum(dim=(1, 2)) / pairs.sum(dim=(1, 2))).mean()
 
 
 def relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
     """KL between the relations of vectors [batch, tokens, size] (queries, keys or values, all heads side by side).
 
     The vectors are cut anew into `heads` relation heads; a relation is the softmax over tokens of the scaled dot
-    products of a token with all tokens. Mean over real tokens and heads. Student and teacher may differ in size.
+    products of a token with all tokens. Mean over a text's tokens and heads. Student and teacher may differ in size.
     Source: Wang et al. 2021 (MiniLMv2), section 3.1.
     """
     log_student, log_teacher = (log_relations(vectors, mask, heads) for vectors in (student, teacher))
     each = (log_teacher.exp() * (log_teacher - log_student)).masked_fill(mask[:, None, None, :] == 0, 0.0).sum(dim=-1)
-    return (each * mask[:, None, :]).sum() / (mask.sum() * heads)
+    return ((each * mask[:, None, :]).sum(dim=(1, 2)) / (mask.sum(dim=1) * heads)).mean()
 
 
 def log_relations(vectors: Tensor, mask: Tensor, heads: int) -> Tensor:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-CALIBRATION_BATCHES = 8
+CALIBRATION_TEXTS, CALIBRATION_BATCH = 256, 32  # whatever the training batch, so that ranks begin with equal ranges
 PARITY = 0.05  # of the largest logit: a value on the edge of two levels may be rounded either way
 
 
@@ -56,7 +56,7 @@ class QAT(Train):
         bert.require_bert(network)
         data = task.data.encode(tokenizer, task.max_length, "train")
         prepare(network, symmetric=self.target == "tensorrt", learned=self.ranges == "learned")
-        calibrate(network, tokenizer, data, self.per_device_train_batch_size)
+        calibrate(network, tokenizer, data)
         outputs = teacher_outputs(out / "work", teacher, data, Wanted(), cache=self.cache, bf16=self.bf16)
         progress = train(
             network,
@@ -102,8 +102,8 @@ def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> No
             setattr(parent, name, FakeQuantLinear(getattr(parent, name), quantizer, owner=i == 0))
 
 
-def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset", batch_size: int) -> None:
-    """Let every range cover what a few training batches show."""
+def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset") -> None:
+    """Let every range cover what the first training texts show."""
     import torch
 
     from hfcompress.ops.fake_quant import ActivationQuantizer
@@ -114,8 +114,8 @@ def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset", batch
     for quantizer in quantizers:
         quantizer.observing = True
     with torch.inference_mode():
-        for start in range(0, min(len(data), CALIBRATION_BATCHES * batch_size), batch_size):
-            examples = data[start : start + batch_size]
+        for start in range(0, min(len(data), CALIBRATION_TEXTS), CALIBRATION_BATCH):
+            examples = data[start : start + CALIBRATION_BATCH]
             network(**tokenizer.pad({name: examples[name] for name in names}, return_tensors="pt"))
     for quantizer in quantizers:
         quantizer.observing = False
