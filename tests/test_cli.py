@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +278,35 @@ def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tm
     verdicts = {verdict["limit"]: verdict for verdict in report_of(tmp_path / "clauses")["verdicts"]}
     assert verdicts["disk_mb"]["ok"]
     assert verdicts["drop:accuracy"]["n"] == 834
+
+
+def killed_in_a_new_stage(folder: Path, killed: set[str]) -> bool:
+    """Run until a stage begins that was not killed before, then SIGKILL amid it; False when the run ended."""
+    command = [sys.executable, "-m", "hfcompress", "run", "legal_bert", "--smoke", "--run-dir", str(folder)]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        begun = re.match(r"(\S+): (running|resuming) ", line)
+        if begun and begun[1] not in killed:
+            killed.add(begun[1])
+            time.sleep(0.2 + 0.4 * (len(killed) % 4))
+            run.kill()
+            run.communicate()
+            return True
+    assert run.wait() == 0
+    return False
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_every_stage_ends_as_if_it_never_was(smoke: Path, tmp_path: Path) -> None:
+    folder, killed, kept = tmp_path / "run", set[str](), dict[Path, int]()
+    while killed_in_a_new_stage(folder, killed):
+        for record in folder.glob("*/record.json"):
+            made = record.stat().st_mtime_ns
+            assert kept.setdefault(record, made) == made, "a finished stage was made again"
+    assert {"teacher", "student", "slim", "int8", "teacher-onnx", "slim-static-int8", "measure"} <= killed
+    assert not list(folder.glob("*.part"))
+    whole, pieced = report_of(smoke), report_of(folder)
+    for one, other in zip(whole["models"], pieced["models"], strict=True):
+        assert one["accuracy"] == other["accuracy"], one["name"]
+        assert one["bytes"] == other["bytes"], one["name"]
