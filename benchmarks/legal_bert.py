@@ -91,10 +91,11 @@ def print_teacher_cache(run: Path, details: dict[str, Any]) -> None:
     task = TextClassification()
     data = task.data.encode(tokenizer, details["max_length"], "train").select(range(EXAMPLES))
     with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch) / "stage" / "work"
         begun = time.perf_counter()
-        cached = teacher_outputs(Path(scratch), teacher, data, Wanted())
+        cached = teacher_outputs(work, teacher, data, Wanted())
         fill = time.perf_counter() - begun
-        live = teacher_outputs(Path(scratch), teacher, data, Wanted(), cache=False)
+        live = teacher_outputs(work, teacher, data, Wanted(), cache=False)
         seconds = {}
         for name, source in (("cached", cached), ("live", live)):
             begun = time.perf_counter()

@@ -1,5 +1,6 @@
 """The teacher's outputs over the training data: computed once, in order of the data, memory-mapped."""
 
+import hashlib
 import json
 import os
 from contextlib import nullcontext
@@ -193,11 +194,14 @@ def allocate(file: Path, size: int) -> None:
 def teacher_outputs(
     work: Path, teacher: Path, data: "Dataset", wanted: Wanted, *, cache: bool = True, bf16: str = "auto"
 ) -> Teacher:
-    """The teacher as a function of a batch: cached under `work`, or live.
+    """The teacher as a function of a batch: cached, or live.
 
-    A killed computation goes on after the last journalled chunk. Of several processes the main one computes.
+    A killed computation goes on after the last journalled chunk. Of several processes the main one computes. Logits
+    alone are small, and distilling, pruning and quantizing want the same ones: they are kept in the run's folder.
+    What else is wanted can be gigabytes and goes with the stage.
 
     Args:
+        work: the stage's own folder in its Artifact's, which lies in the run's.
         data: rows with input_ids, attention_mask and length, in the order that the batches' `index` counts in.
         bf16: as in `Train`.
     """
@@ -207,13 +211,26 @@ def teacher_outputs(
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(teacher)
-    folder = work / "teacher"
+    folder = (
+        work / "teacher" if wanted != Wanted() else work.parents[1] / "teacher-logits" / identity(teacher, data, bf16)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with PartialState().main_process_first():
         cached = CachedTeacher(folder, np.array(data["length"]), config.num_labels, config.hidden_size, wanted)
         if PartialState().is_main_process and cached.done() < len(data):
             fill(cached, LiveTeacher(teacher, wanted, bf16), load_tokenizer(teacher), data)
     return cached
+
+
+def identity(teacher: Path, data: "Dataset", bf16: str) -> str:
+    """A hash of the teacher's weights, of the tokens it is to read, and of the precision it computes in."""
+    digest = hashlib.sha256(str(use_bf16(bf16)).encode())
+    for file in sorted(teacher.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for ids in data["input_ids"]:
+        digest.update(np.array([len(ids), *ids]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def fill(cached: CachedTeacher, live: Teacher, tokenizer: Any, data: "Dataset") -> None:

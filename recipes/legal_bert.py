@@ -107,11 +107,15 @@ def small(folder: Path) -> dict[str, Any]:
     """Two CPU cores, no Hub: licence texts and encoder come from packages; some 25 quiet minutes."""
     return {
         "finetune": licence_teacher.FINETUNE,
-        "distill": Distill(num_hidden_layers=4, num_train_epochs=3, learning_rate=2e-4, hard_weight=0.5),
+        "distill": Distill(num_hidden_layers=4, num_train_epochs=4, learning_rate=2e-4, mask_probability=0.1),
         "prune": MovementPrune(
-            num_attention_heads=8, intermediate_size=768, num_train_epochs=4, learning_rate=2e-4, hard_weight=0.5
+            num_attention_heads=10,
+            intermediate_size=1152,
+            num_train_epochs=3,
+            learning_rate=2e-4,
+            mask_probability=0.1,
         ),
-        "qat": QAT(num_train_epochs=2, learning_rate=5e-5, hard_weight=0.5),
+        "qat": QAT(num_train_epochs=1, learning_rate=5e-5),
     }
 
 

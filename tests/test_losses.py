@@ -12,6 +12,7 @@ from hfcompress.ops.losses import (
     labelled_cross_entropy,
     relation_kl,
     soft_cross_entropy,
+    weighted_cross_entropy,
 )
 
 
@@ -52,6 +53,12 @@ def test_label_smoothing_is_torchs() -> None:
     torch.testing.assert_close(
         labelled_cross_entropy(logits, labels, 0.1), functional.cross_entropy(logits, labels, label_smoothing=0.1)
     )
+
+
+def test_an_example_counts_as_much_as_its_weight_says() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+    by_hand = (0.5 * math.log(1 + math.exp(-2)) + 1.5 * math.log(1 + math.exp(1))) / 2
+    assert weighted_cross_entropy(logits, labels, torch.tensor([0.5, 1.5])).item() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_hidden_mse_is_the_mean_over_real_tokens() -> None:

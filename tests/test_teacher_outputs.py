@@ -24,6 +24,11 @@ from recipes import tiny
 ALL = Wanted(hidden_layers=(0, 2, 4), attention_layers=(1, 4), relation_layer=4)
 
 
+def work(folder: Path, stage: str = "stage") -> Path:
+    """A stage's own folder in its Artifact's in the run's."""
+    return folder / "run" / stage / "work"
+
+
 def padded(task: TextClassification, model: Path, rows: list[int]) -> dict[str, Tensor]:
     """A batch as the Trainer makes it: with `index`, and wider than the longest text."""
     from transformers import DataCollatorWithPadding
@@ -38,8 +43,8 @@ def test_the_cache_gives_what_the_live_teacher_gives(
     tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
 ) -> None:
     data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
-    cached = teacher_outputs(tmp_path, tiny_model, data, ALL, bf16="no")
-    live = teacher_outputs(tmp_path, tiny_model, data, ALL, cache=False, bf16="no")
+    cached = teacher_outputs(work(tmp_path), tiny_model, data, ALL, bf16="no")
+    live = teacher_outputs(work(tmp_path), tiny_model, data, ALL, cache=False, bf16="no")
     batch = padded(tiny_task, tiny_model, [7, 0, 239, 100])
     found, expected = cached(batch), live(batch)
     mask = batch["attention_mask"].bool()
@@ -55,10 +60,12 @@ def test_the_cache_gives_what_the_live_teacher_gives(
 
 def test_only_what_is_wanted_is_on_disk(tmp_path: Path, tiny_model: Path, tiny_task: TextClassification) -> None:
     data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
-    teacher_outputs(tmp_path / "few", tiny_model, data, Wanted())
-    assert {f.name for f in (tmp_path / "few" / "teacher").iterdir()} == {"logits.bin", "journal.json"}
-    teacher_outputs(tmp_path / "all", tiny_model, data, ALL)
-    sizes = {f.stem: f.stat().st_size for f in (tmp_path / "all" / "teacher").glob("*.bin")}
+    teacher_outputs(work(tmp_path), tiny_model, data, Wanted())
+    (logits,) = (tmp_path / "run" / "teacher-logits").iterdir()
+    assert {f.name for f in logits.iterdir()} == {"logits.bin", "journal.json"}
+    assert not work(tmp_path).exists()
+    teacher_outputs(work(tmp_path), tiny_model, data, ALL)
+    sizes = {f.stem: f.stat().st_size for f in (work(tmp_path) / "teacher").glob("*.bin")}
     tokens, pairs = sum(data["length"]), sum(n * n for n in data["length"])
     assert sizes == {
         "logits": 240 * 3 * 4,
@@ -138,11 +145,28 @@ def test_a_finished_cache_does_not_even_load_the_teacher(
     tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
-    teacher_outputs(tmp_path, tiny_model, data, Wanted())
+    teacher_outputs(work(tmp_path), tiny_model, data, Wanted())
     monkeypatch.setattr(module, "LiveTeacher", None)
-    teacher_outputs(tmp_path, tiny_model, data, Wanted())
+    teacher_outputs(work(tmp_path), tiny_model, data, Wanted())
     with pytest.raises(TypeError):
-        teacher_outputs(tmp_path, tiny_model, data, WANTED)  # other outputs are computed
+        teacher_outputs(work(tmp_path), tiny_model, data, WANTED)  # other outputs are computed
+
+
+def test_all_stages_of_a_run_share_the_logits_of_one_teacher_on_one_text(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
+    teacher_outputs(work(tmp_path, "distill"), tiny_model, data, Wanted(), bf16="no")
+    other = tiny.write_model(tmp_path / "other", seed=1)
+    monkeypatch.setattr(module, "LiveTeacher", None)
+    teacher_outputs(work(tmp_path, "prune"), tiny_model, data, Wanted(), bf16="no")
+    for model, texts, bf16 in (
+        (other, data, "no"),
+        (tiny_model, data.select(range(9)), "no"),
+        (tiny_model, data, "yes"),
+    ):
+        with pytest.raises(TypeError):
+            teacher_outputs(work(tmp_path, "prune"), model, texts, Wanted(), bf16=bf16)
 
 
 @pytest.mark.parametrize("damage", ["torn journal", "missing file", "short file", "other outputs", "other data"])
@@ -180,7 +204,7 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(
     monkeypatch.setattr(os, "posix_fallocate", full)
     data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
     with pytest.raises(OSError, match=r"No space left"):
-        teacher_outputs(tmp_path, tiny_model, data, Wanted())
+        teacher_outputs(work(tmp_path), tiny_model, data, Wanted())
 
 
 def test_the_file_really_takes_its_room(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: floa
     return total / (labels != -100).sum().clamp(min=1)
 
 
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of logits [batch, classes], each example's times its weight [batch], mean over the batch."""
+    each = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
+    return (each * weights).mean()
+
+
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Mean squared difference of hidden states [batch, tokens, size] over a text's tokens (mask [batch, tokens]).
 

@@ -1,12 +1,18 @@
 """finetune: a pretrained encoder becomes a teacher for the task."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import Train
+
+if TYPE_CHECKING:
+    import torch
+
+    from hfcompress.training import Loss
 
 
 @dataclass(frozen=True)
@@ -15,6 +21,9 @@ class Finetune(Train):
 
     pooling: Literal["cls", "mean"] = "cls"
     """What the base was made for: its [CLS] (BERT), or the mean of all tokens (sentence-transformers)."""
+
+    group_balance: float = 0.0
+    """A text's loss counts (texts of its group)^-this: 0 every text alike, 1 every group alike, 0.5 between them."""
 
     training: ClassVar[bool] = True
 
@@ -42,9 +51,30 @@ class Finetune(Train):
             data.encode(tokenizer, task.max_length, "validation"),
             compute_metrics=trainer_metrics,
             best_metric=task.metric,
+            loss=self.loss(data.groups("train")) if self.group_balance else None,
         )
         save(network, tokenizer, out)
         return progress.as_dict()
+
+    def loss(self, groups: list[str]) -> "Loss":
+        """Cross-entropy in which a group of many texts does not drown the others; weights are 1 on average."""
+        import torch
+
+        from hfcompress.ops.losses import weighted_cross_entropy
+        from hfcompress.teacher_outputs import INPUTS
+
+        count = Counter(groups)
+        weights = torch.tensor([float(count[group]) ** -self.group_balance for group in groups])
+        weights /= weights.mean()
+
+        def compute(model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+            inputs = {name: batch[name] for name in INPUTS if name in batch}
+            of_batch = weights[batch["index"].cpu()].to(batch["labels"].device)
+            return weighted_cross_entropy(
+                model(**inputs).logits, batch["labels"], of_batch, self.label_smoothing_factor
+            )
+
+        return compute
 
     def predict(self, model: Shape, *, task: TextClassification) -> Shape:
         return model
