@@ -109,8 +109,8 @@ def small(folder: Path) -> dict[str, Any]:
         "finetune": licence_teacher.FINETUNE,
         "distill": Distill(num_hidden_layers=4, num_train_epochs=4, learning_rate=2e-4, mask_probability=0.1),
         "prune": MovementPrune(
-            num_attention_heads=10,
-            intermediate_size=1152,
+            num_attention_heads=11,
+            intermediate_size=1024,
             num_train_epochs=3,
             learning_rate=2e-4,
             mask_probability=0.1,
