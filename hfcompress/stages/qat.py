@@ -44,7 +44,6 @@ class QAT(Train):
 
         from hfcompress import bert
         from hfcompress.distillation import label_loss
-        from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.models import load_classifier, load_tokenizer
         from hfcompress.teacher_outputs import Wanted, require_same_task, teacher_outputs
         from hfcompress.training import train
@@ -64,10 +63,7 @@ class QAT(Train):
             out / "work",
             self,
             data,
-            task.data.encode(tokenizer, task.max_length, "validation"),
-            compute_metrics=trainer_metrics,
-            best_metric=task.metric,
-            loss=label_loss(
+            loss=label_loss(  # and no best checkpoint, as in distill
                 outputs,
                 temperature=self.temperature,
                 logits_weight=self.logits_weight,
