@@ -300,6 +300,8 @@ def test_cannot_be_shown_is_told_from_exceeded(report: dict[str, Any], details: 
     assert "NOT SHOWN" in console.table(wrong)
     assert "FAILS" not in console.table(wrong)
     assert "**cannot be shown**" in card.render_card(wrong, details)
+    at_the_limit = failed(report, drop(-0.0199, -0.034, "cannot be shown", 4_100_000))
+    assert "with 1,661 texts, and more would hardly decide" in console.sentence(at_the_limit["verdicts"][-1])
 
 
 def test_a_limit_that_was_not_measured_fails_and_says_so(report: dict[str, Any], details: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ NAMES = {"disk_mb": "disk", "ram_mb": "memory", "latency_ms": "latency", "latenc
 UNITS = {"disk_mb": " MB", "ram_mb": " MB", "latency_ms": " ms", "latency_ratio": "x"}
 OUTCOMES = {"holds": "holds", "fails": "FAILS", "cannot be shown": "NOT SHOWN"}
 
+HOPELESS = 100  # times the texts there are: nobody collects as many
+
 
 def table(report: dict[str, Any]) -> str:
     """Models, then notes, then verdicts; plain text, at most 119 wide."""
@@ -77,6 +79,8 @@ def drop_sentence(verdict: dict[str, Any]) -> str:
     if verdict["verdict"] == "cannot be shown":
         wanted = verdict["n_needed"]
         more = f"some {wanted:,} would be needed" if wanted else "no number would be enough at this difference"
+        if wanted and wanted > HOPELESS * verdict["n"]:
+            more = "and more would hardly decide: the drop itself lies at the limit"
         return text + f"cannot be shown with {verdict['n']:,} texts, {more}"
     return text + verdict["verdict"]
 
