@@ -23,7 +23,7 @@ TEXT = """
 |---|---|---|---|---|---|---|---|
 {rows}
 
-Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads} threads, {cpu}.
+Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.
 
 ## The budget
 
@@ -100,7 +100,7 @@ def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
         groups=f"{details['groups']:,}",
         batch=candidate["latency_ms"]["batch"],
         tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
-        threads=candidate["latency_ms"]["threads"],
+        threads="1 thread" if (threads := candidate["latency_ms"]["threads"]) == 1 else f"{threads} threads",
         cpu=report["environment"]["cpu"],
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
