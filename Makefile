@@ -33,7 +33,7 @@ legal-bert: $(READY)
 	$(BIN)/hfcompress run legal_bert --scale $(SCALE) $(ARGS)
 
 teacher: $(READY)
-	$(BIN)/python -m recipes.licence_teacher
+	OMP_WAIT_POLICY=passive $(BIN)/python -m recipes.licence_teacher
 
 smoke: $(READY)
 	$(BIN)/hfcompress run legal_bert --smoke $(ARGS)

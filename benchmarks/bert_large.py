@@ -37,8 +37,8 @@ def main() -> None:
             options += [f"--{stage}.saves-per-epoch", 1]
         command = [sys.executable, "-m", "hfcompress", "run", "legal_bert", "--scale", "full", *map(str, options)]
         done = subprocess.run(command)
-        if done.returncode == 2:
-            raise SystemExit(2)
+        if done.returncode not in (0, 1):  # 1: a budget that does not hold, as after three steps it cannot
+            raise SystemExit(f"the run ended with exit code {done.returncode}")
         print(cpu_name())
         print_stages(read_json(run / "details.json")["records"])
 

@@ -108,7 +108,8 @@ def prune_single_weights(stage: MovementPrune, out: Path, student: Path, teacher
         scores = {id(mask.scores) for mask in masks}
         weights = [p for p in model.parameters() if id(p) not in scores]
         return [
-            {"params": weights, "weight_decay": stage.weight_decay},
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": stage.weight_decay},
+            {"params": [p for p in weights if p.ndim == 1], "weight_decay": 0.0},
             {"params": [mask.scores for mask in masks], "weight_decay": 0.0, "lr": stage.score_learning_rate},
         ]
 

@@ -81,7 +81,8 @@ def start_as_mean(network: Any) -> None:
 
     A base made for mean pooling (as sentence-transformers') never trained its [CLS], which the stock classifier reads.
     Zero queries attend to all tokens alike, identity values pass them on, and a feed-forward block whose outputs are
-    zero adds nothing. Keys and the feed-forward block's inputs stay as they are, so gradients reach every matrix.
+    zero adds nothing. Keys and the feed-forward block's inputs stay as they are, so that gradients reach every matrix
+    from the second step on.
     """
     layer, pooler = layers(network)[-1], network.bert.pooler.dense
     attention, output = layer.attention.self, attention_output(layer)

@@ -16,6 +16,7 @@ from hfcompress import bert
 from hfcompress.errors import UserError
 from hfcompress.models import load_classifier, load_tokenizer
 from hfcompress.record import write_json
+from hfcompress.stage import folder_hash, source_hash
 from hfcompress.training import progress_wanted, use_bf16
 
 if TYPE_CHECKING:
@@ -219,15 +220,14 @@ def teacher_outputs(
         cached = CachedTeacher(folder, np.array(data["length"]), config.num_labels, config.hidden_size, wanted)
         if PartialState().is_main_process and cached.done() < len(data):
             fill(cached, LiveTeacher(teacher, wanted, bf16), load_tokenizer(teacher), data)
+    if cached.done() < len(data):  # of ranks on unlike machines: bf16 on one, not on the other
+        raise UserError("the main process keeps the teacher's outputs elsewhere; set --*.bf16 yes or no for all ranks")
     return cached
 
 
 def identity(teacher: Path, data: "Dataset", bf16: str) -> str:
-    """A hash of the teacher's weights, of the tokens it is to read, and of the precision it computes in."""
-    digest = hashlib.sha256(str(use_bf16(bf16)).encode())
-    for file in sorted(teacher.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    """A hash of the teacher, of the tokens it is to read, of the precision it computes in, and of the code."""
+    digest = hashlib.sha256(f"{folder_hash(teacher)} {use_bf16(bf16)} {source_hash(__name__)}".encode())
     for ids in data["input_ids"]:
         digest.update(np.array([len(ids), *ids]).tobytes())
     return digest.hexdigest()[:16]

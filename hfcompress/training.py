@@ -49,6 +49,10 @@ class Train:
     report_to: str = "none"
     """Where the Trainer reports to: none, tensorboard, wandb, ..."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_probability < 1:
+            raise UserError(f"--*.mask-probability {self.mask_probability:g}: from 0 to below 1")
+
 
 @dataclass
 class Progress:
@@ -213,12 +217,10 @@ def masks_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     What else reads the batch, such as a teacher, sees the whole text.
 
     Raises:
-        UserError: no probability, or the tokenizer has no mask token.
+        UserError: the tokenizer has no mask token.
     """
     import torch
 
-    if not 0 < probability < 1:
-        raise UserError(f"--*.mask-probability {probability:g}: from 0 to below 1")
     if tokenizer.mask_token_id is None:
         raise UserError("--*.mask-probability: the tokenizer has no mask token; leave the option out")
     special, mask = torch.tensor(tokenizer.all_special_ids), tokenizer.mask_token_id

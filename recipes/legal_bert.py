@@ -1,5 +1,6 @@
 """legal_bert: from a fine-tuned BERT to a small int8 text classifier with a proven budget."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def recipe(
         teacher = str(licence_teacher.FOLDER)
     if teacher in ("auto", "none"):
         encoder: Path | Artifact = run.base(base, KNOWN_SHAPES.get(base))
+        if not made_for_mean(encoder):
+            finetune = replace(finetune, pooling="cls")
         if trim_vocabulary:
             encoder = run(trim, model=encoder, task=task, name="trimmed")
         expert = run(finetune, model=encoder, task=task, name="teacher")
@@ -95,7 +98,13 @@ def recipe(
 
 def made_with(*choices: Any) -> bool:
     """Whether these are the base, task, trim and finetune options that the shipped teacher was made with."""
-    return choices == (licence_teacher.BASE, licence_teacher.TASK, licence_teacher.TRIM, licence_teacher.FINETUNE)
+    made = (licence_teacher.BASE, licence_teacher.TASK, licence_teacher.TRIM, licence_teacher.FINETUNE)
+    return choices == made and licence_teacher.is_of_this_data()
+
+
+def made_for_mean(base: Any) -> bool:
+    """Whether a base's folder says, as sentence-transformers' do, that it was made for the mean over tokens."""
+    return isinstance(base, Path) and (base / "1_Pooling").is_dir()
 
 
 def arguments(scale: str, folder: Path) -> dict[str, Any]:

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from hfcompress.errors import UserError
+from hfcompress.hub import pull
 from hfcompress.models import load_classifier
+from hfcompress.stage import Artifact
 from hfcompress.stages.finetune import Finetune
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import legal_bert, licence_teacher
@@ -32,15 +34,15 @@ def test_texts_of_a_large_group_count_less(balance: float, weights: list[float])
 
 
 def test_a_base_for_mean_pooling_must_be_a_bert(tmp_path: Path, tiny_task: TextClassification) -> None:
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+    from transformers import DistilBertConfig, DistilBertModel
 
     from recipes import tiny
 
     folder = tiny.write_model(tmp_path / "model")
-    config = DistilBertConfig(vocab_size=200, dim=32, hidden_dim=32, n_layers=1, n_heads=2, num_labels=3)
-    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    config = DistilBertConfig(vocab_size=200, dim=32, hidden_dim=32, n_layers=1, n_heads=2)
+    DistilBertModel(config).save_pretrained(folder)
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="only BERT's shape"):
         Finetune(pooling="mean")(tmp_path / "out", model=folder, task=tiny_task)
 
 
@@ -50,14 +52,31 @@ def test_the_shipped_teacher_is_what_the_recipes_own_stage_made() -> None:
     record = json.loads((folder / "record.json").read_text())
     assert record["stage"] == "Finetune"
     assert record["options"] == asdict(licence_teacher.FINETUNE)
+    assert record["inputs"]["data"] == licence_teacher.data_key(), "other texts or another split: `make teacher`"
+    assert Artifact(folder).damage() is None
+    assert record["dtypes"].keys() == {"bfloat16"}
     assert (folder / "model.safetensors").stat().st_size < 35e6
     assert load_classifier(folder).config.num_labels == 9
 
 
-def test_the_shipped_teacher_is_taken_only_for_what_it_was_made_with() -> None:
+@pytest.mark.parametrize("options", [{"mask_probability": 1.0}, {"mask_probability": -0.1}, {"group_balance": -1.0}])
+def test_impossible_options_are_refused_before_anything_runs(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"mask-probability|group-balance"):
+        Finetune(**options)  # type: ignore[arg-type]
+
+
+def test_the_mean_is_taken_only_of_a_base_that_was_made_for_it(tmp_path: Path) -> None:
+    assert legal_bert.made_for_mean(pull(licence_teacher.BASE))
+    assert not legal_bert.made_for_mean(tmp_path)
+
+
+def test_the_shipped_teacher_is_taken_only_for_what_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
     small = legal_bert.small(Path())
     choices = (licence_teacher.BASE, TextClassification(), licence_teacher.TRIM, small["finetune"])
     assert legal_bert.made_with(*choices)
     assert not legal_bert.made_with("other/base", *choices[1:])
+    monkeypatch.setattr(licence_teacher, "data_key", lambda: "another split")
+    assert not legal_bert.made_with(*choices)
+    monkeypatch.undo()
     assert not legal_bert.made_with(*choices[:3], Finetune())
     assert not legal_bert.made_with(choices[0], TextClassification(dataset="clauses"), *choices[2:])

@@ -300,6 +300,8 @@ def test_cannot_be_shown_is_told_from_exceeded(report: dict[str, Any], details: 
     assert "NOT SHOWN" in console.table(wrong)
     assert "FAILS" not in console.table(wrong)
     assert "**cannot be shown**" in card.render_card(wrong, details)
+    tied = failed(report, drop(0.0, -0.7, "cannot be shown", 400_000))
+    assert "some 400,000 would be needed" in console.sentence(tied["verdicts"][-1])
     at_the_limit = failed(report, drop(-0.0199, -0.034, "cannot be shown", 4_100_000))
     assert "with 1,661 texts, and more would hardly decide" in console.sentence(at_the_limit["verdicts"][-1])
 

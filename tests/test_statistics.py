@@ -120,8 +120,11 @@ def test_one_group_decides_nothing() -> None:
     """All its draws are the same, so the bootstrap alone would be certain."""
     right, lost = np.zeros(200, int), (np.arange(200) < 20).astype(int)
     one = ["contract"] * 200
+    assert n_needed(difference(200, 0), 0.02) == 149
     same, worse = confusions(right, right, one, 2), confusions(right, lost, one, 2)
-    assert verdict(paired_difference(same, same, st.accuracy, **SETTINGS), 0.02) == "cannot be shown"
+    found = paired_difference(same, same, st.accuracy, **SETTINGS)
+    assert verdict(found, 0.02) == "cannot be shown"
+    assert n_needed(found, 0.02) is None  # more texts of that contract would show nothing
     assert verdict(paired_difference(same, worse, st.accuracy, **SETTINGS), 0.02) == "cannot be shown"
 
 

@@ -38,13 +38,6 @@ def test_masking_replaces_that_share_of_the_words_only_in_training(tiny_model: P
     assert torch.equal(afterwards, ids)
 
 
-@pytest.mark.parametrize("probability", [-0.1, 1.0])
-def test_a_share_that_is_none_is_refused(tiny_model: Path, probability: float) -> None:
-    network, tokenizer = load_classifier(tiny_model), load_tokenizer(tiny_model)
-    with pytest.raises(UserError, match="mask-probability"), masks_tokens(network, tokenizer, probability):
-        pass
-
-
 def test_a_tokenizer_without_a_mask_is_refused(tiny_model: Path) -> None:
     network, tokenizer = load_classifier(tiny_model), load_tokenizer(tiny_model)
     tokenizer.mask_token = None

@@ -138,11 +138,13 @@ def verdict(difference: Difference, allowed: float) -> str:
 def n_needed(difference: Difference, allowed: float) -> int | None:
     """Examples that would show the observed difference to lie within `allowed`; None if it does not lie there.
 
+    None also for a single group: more of its texts would show nothing.
+
     The bound is value - z * se, and se falls with the square root of n at the same clustering (the design effect is in
     se already), so n grows by (z * se / (value + allowed))^2; and never fewer than leave value + allowed `unseen`.
     """
     slack = difference.difference + allowed
-    if slack <= 0:
+    if slack <= 0 or difference.groups == 1:
         return None
     z = float(norm.ppf(difference.confidence))
     by_spread = difference.n * (z * difference.standard_error / slack) ** 2

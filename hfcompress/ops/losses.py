@@ -1,6 +1,7 @@
 """Distillation losses: tensors in, one scalar out.
 
-Each is a mean over texts of what a text's tokens give, however the texts are divided among ranks.
+Each is a mean over texts of what a text's tokens give, however the texts are divided among ranks;
+the exception is `labelled_cross_entropy` where ranks hold unlike numbers of texts with a label.
 """
 
 import math

@@ -8,7 +8,7 @@ NAMES = {"disk_mb": "disk", "ram_mb": "memory", "latency_ms": "latency", "latenc
 UNITS = {"disk_mb": " MB", "ram_mb": " MB", "latency_ms": " ms", "latency_ratio": "x"}
 OUTCOMES = {"holds": "holds", "fails": "FAILS", "cannot be shown": "NOT SHOWN"}
 
-HOPELESS = 100  # times the texts there are: nobody collects as many
+AT_THE_LIMIT = 0.05  # of what is allowed is all that is left of it
 
 
 def table(report: dict[str, Any]) -> str:
@@ -79,7 +79,7 @@ def drop_sentence(verdict: dict[str, Any]) -> str:
     if verdict["verdict"] == "cannot be shown":
         wanted = verdict["n_needed"]
         more = f"some {wanted:,} would be needed" if wanted else "no number would be enough at this difference"
-        if wanted and wanted > HOPELESS * verdict["n"]:
+        if wanted and verdict["difference"] + verdict["allowed"] < AT_THE_LIMIT * verdict["allowed"]:
             more = "and more would hardly decide: the drop itself lies at the limit"
         return text + f"cannot be shown with {verdict['n']:,} texts, {more}"
     return text + verdict["verdict"]

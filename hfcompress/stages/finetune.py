@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.errors import UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import Train
@@ -20,12 +21,19 @@ class Finetune(Train):
     """Fine-tune `model` on `task` with the Trainer; the best checkpoint by the task's metric is kept."""
 
     pooling: Literal["cls", "mean"] = "cls"
-    """What the base was made for: its [CLS] (BERT), or the mean of all tokens (sentence-transformers)."""
+    """What the base was made for: its [CLS] (BERT), or the mean of all tokens (sentence-transformers). Recipes take
+    the mean only of a base that says so in a folder 1_Pooling, since it gives up the last layer's weights."""
 
     group_balance: float = 0.0
-    """A text's loss counts (texts of its group)^-this: 0 every text alike, 1 every group alike, 0.5 between them."""
+    """A text's loss counts (texts of its group)^-this: 0 every text alike, 1 every group alike, 0.5 between them.
+    Needs a group column: without one each text is a group, and nothing changes."""
 
     training: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group_balance < 0:
+            raise UserError(f"--finetune.group-balance {self.group_balance:g}: 0 or above")
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed

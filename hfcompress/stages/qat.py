@@ -29,7 +29,8 @@ class QAT(Train):
     target: Literal["cpu", "tensorrt"] = "cpu"
     """cpu: uint8 activations; tensorrt: symmetric int8 activations."""
     ranges: Literal["learned", "moving_average"] = "learned"
-    """How the ranges of the activations are found after calibration."""
+    """How the ranges of the activations are found after calibration. On several processes the moving average is of
+    the main one's texts."""
     temperature: float = 2.0
     logits_weight: float = 1.0
     hard_weight: float = 0.0
