@@ -36,8 +36,11 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer, pipeline
 
 folder = "."  # where this repository lies
-classify = pipeline("text-classification", ORTModelForSequenceClassification.from_pretrained(folder),
-                    tokenizer=AutoTokenizer.from_pretrained(folder))
+classify = pipeline(
+    "text-classification",
+    ORTModelForSequenceClassification.from_pretrained(folder),
+    tokenizer=AutoTokenizer.from_pretrained(folder),
+)
 ```
 
 ## Classes
