@@ -53,7 +53,8 @@ class Measure:
         data = task.data
         predictors = {name: Predictor(folder, self.threads) for name, folder in models.items()}
         timed, probes = self._latency(predictors, data)
-        logits = {name: self._logits(name, predictor, task) for name, predictor in predictors.items()}
+        del predictors
+        logits = {name: self._logits(name, folder, task) for name, folder in models.items()}
         baseline_row, logits[BASELINE], timed[BASELINE] = self._baseline(data)
         rows = [self._row(name, folder, timed[name]) for name, folder in models.items()] + [baseline_row]
         labels = np.array(data.label_ids("test"))
@@ -82,9 +83,12 @@ class Measure:
     def predict(self, **inputs: Any) -> Shape:
         raise TypeError("Measure makes no model")
 
-    def _logits(self, name: str, predictor: "Predictor", task: "TextClassification") -> "np.ndarray[Any, Any]":
+    def _logits(self, name: str, folder: Path, task: "TextClassification") -> "np.ndarray[Any, Any]":
+        """Logits on the test split, with all cores: nothing is timed here."""
+        from hfcompress.evaluation.predictor import Predictor
+
         print(f"  test split: {name}", file=sys.stderr, flush=True)
-        return predictor.logits(task.data.texts("test"), task.max_length)
+        return Predictor(folder).logits(task.data.texts("test"), task.max_length)
 
     def _latency(self, predictors: "dict[str, Predictor]", data: "TextData") -> tuple[dict[str, Any], dict[str, Any]]:
         from functools import partial
