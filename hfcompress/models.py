@@ -20,8 +20,7 @@ def check_folder(folder: Path) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is not a model folder: it has no config.json")
+    check_config(folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickled = next((name for name in PICKLES if (folder / name).exists()), None)
@@ -37,6 +36,16 @@ def check_folder(folder: Path) -> None:
                 tensors.keys()
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged or cut short ({error}); fetch or make it again") from None
+
+
+def check_config(folder: Path) -> None:
+    """Refuse a folder without config.json, whatever its weights are.
+
+    Raises:
+        UserError: with the folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json")
 
 
 def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTrainedModel":

@@ -306,8 +306,8 @@ def describe(value: Any) -> str:
         return value.name
     if isinstance(value, dict):
         return ", ".join(describe(item) for item in value.values())
-    if dataclasses.is_dataclass(value) and hasattr(value, "dataset"):
-        return Path(str(value.dataset)).name
+    if hasattr(value, "identity"):  # a task
+        return str(value.identity)
     return str(value)
 
 

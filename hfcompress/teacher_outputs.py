@@ -212,9 +212,9 @@ def teacher_outputs(
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(teacher)
-    folder = (
-        work / "teacher" if wanted != Wanted() else work.parents[1] / "teacher-logits" / identity(teacher, data, bf16)
-    )
+    folder = work / "teacher"
+    if wanted == Wanted():
+        folder = work.parents[1] / "teacher-logits" / identity(teacher, data, bf16)
     folder.mkdir(parents=True, exist_ok=True)
     with PartialState().main_process_first():
         cached = CachedTeacher(folder, np.array(data["length"]), config.num_labels, config.hidden_size, wanted)

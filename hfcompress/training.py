@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from hfcompress.errors import UserError
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
     Loss = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]
     ParameterGroups = Callable[[PreTrainedModel], list[dict[str, Any]]]
@@ -135,13 +135,41 @@ def train(
         UserError: the loss is not finite.
     """
     import transformers
-    from transformers import DataCollatorWithPadding, TrainingArguments
+    from transformers import DataCollatorWithPadding
 
     if validation is None or best_metric is None:
         validation, best_metric = None, None
-    steps_per_epoch = max(1, math.ceil(len(train_data) / global_batch(options)))
+    arguments = training_arguments(work, options, len(train_data), best_metric)
+    trainer = _trainer_class()(
+        model=model,
+        args=arguments,
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+        train_dataset=train_data,
+        eval_dataset=validation,
+        compute_metrics=compute_metrics,
+        callbacks=[*callbacks, _stop_on_nan()],
+    )
+    trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
+    trainer.own_loss = loss
+    trainer.own_groups = parameter_groups
+    trainer.remove_callback(transformers.PrinterCallback)
+    if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
+        trainer.add_callback(_progress_bar())
+    checkpoint = last_whole_checkpoint(work / "checkpoints")
+    with masks_tokens(model, tokenizer, options.mask_probability):
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    return _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+
+
+def training_arguments(work: Path, options: Train, examples: int, best_metric: str | None) -> "TrainingArguments":
+    """The Trainer's arguments for training on so many examples; with a metric it is measured at every checkpoint."""
+    from transformers import TrainingArguments
+
+    steps_per_epoch = max(1, math.ceil(examples / global_batch(options)))
     every = max(1, steps_per_epoch // options.saves_per_epoch)
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=options.num_train_epochs,
         max_steps=options.max_steps,
@@ -159,9 +187,9 @@ def train(
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
-        eval_strategy="no" if validation is None else "steps",
+        eval_strategy="steps" if best_metric else "no",
         eval_steps=every,
-        load_best_model_at_end=validation is not None,
+        load_best_model_at_end=best_metric is not None,
         metric_for_best_model=best_metric,
         logging_steps=10,
         logging_nan_inf_filter=False,
@@ -173,28 +201,6 @@ def train(
         disable_tqdm=not progress_wanted(),
         **group_by_length(options),
     )
-    trainer = _trainer_class()(
-        model=model,
-        args=arguments,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
-        train_dataset=train_data,
-        eval_dataset=validation,
-        compute_metrics=compute_metrics,
-        callbacks=[*callbacks, _stop_on_nan()],
-    )
-    trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
-    trainer.own_loss = loss
-    trainer.own_groups = parameter_groups
-    masking = masks_tokens(model, tokenizer, options.mask_probability) if options.mask_probability else nullcontext()
-    trainer.remove_callback(transformers.PrinterCallback)
-    if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
-        trainer.add_callback(_progress_bar())
-    checkpoint = last_whole_checkpoint(work / "checkpoints")
-    with masking:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
-    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    return _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
 
 
 def _progress(trainer: Any, result: Any, options: Train, resumed_at_step: int) -> Progress:
@@ -221,6 +227,9 @@ def masks_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     """
     import torch
 
+    if not probability:
+        yield
+        return
     if tokenizer.mask_token_id is None:
         raise UserError("--*.mask-probability: the tokenizer has no mask token; leave the option out")
     special, mask = torch.tensor(tokenizer.all_special_ids), tokenizer.mask_token_id

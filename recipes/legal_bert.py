@@ -98,8 +98,7 @@ def recipe(
 
 def made_with(*choices: Any) -> bool:
     """Whether these are the base, task, trim and finetune options that the shipped teacher was made with."""
-    made = (licence_teacher.BASE, licence_teacher.TASK, licence_teacher.TRIM, licence_teacher.FINETUNE)
-    return choices == made and licence_teacher.is_of_this_data()
+    return choices == (licence_teacher.BASE, licence_teacher.TASK, licence_teacher.TRIM, licence_teacher.FINETUNE)
 
 
 def made_for_mean(base: Any) -> bool:

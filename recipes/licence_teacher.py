@@ -3,16 +3,14 @@
 `make teacher` trains it anew and writes it in bf16, with the record of its training, to recipes/assets/.
 """
 
-import importlib.metadata
 import json
 import shutil
 from pathlib import Path
 
 from hfcompress.run import Run
-from hfcompress.stage import Artifact, source_hash
+from hfcompress.stage import Artifact
 from hfcompress.stages.embeddings import TrimVocabulary
 from hfcompress.stages.finetune import Finetune
-from hfcompress.tasks.licence_review import PACKAGE
 from hfcompress.tasks.text_classification import TextClassification
 
 FOLDER = Path(__file__).parent / "assets" / "licence_teacher"
@@ -36,7 +34,7 @@ def train(run: Run) -> Artifact:
 
 
 def write(teacher: Path, out: Path) -> None:
-    """A classifier's folder in bf16, half the bytes, with the record of how it was made and of which texts."""
+    """A classifier's folder in bf16, half the bytes, with the record of how it was made."""
     import torch
 
     from hfcompress.evaluation.size import sizes
@@ -48,24 +46,9 @@ def write(teacher: Path, out: Path) -> None:
     save(load_classifier(teacher).to(torch.bfloat16), load_tokenizer(teacher), part)
     record = json.loads((teacher / "record.json").read_text(encoding="utf-8"))
     record |= sizes(part) | {"files": {file.name: file.stat().st_size for file in sorted(part.iterdir())}}
-    record["inputs"]["data"] = data_key()
     write_json(part / "record.json", record)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
-
-
-def data_key() -> str:
-    """The installed texts and the code that splits them: another version may put a licence into another split."""
-    return f"{importlib.metadata.version(PACKAGE)}-{source_hash('hfcompress.tasks.licence_review')[:12]}"
-
-
-def is_of_this_data() -> bool:
-    """Whether the shipped teacher was trained on the training texts of just this split."""
-    try:
-        record = json.loads((FOLDER / "record.json").read_text(encoding="utf-8"))
-        return bool(record["inputs"].get("data") == data_key())
-    except (OSError, importlib.metadata.PackageNotFoundError):
-        return False
 
 
 if __name__ == "__main__":

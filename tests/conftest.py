@@ -43,6 +43,17 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tin
 
 
 @pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+    """`tiny_teacher` as ONNX in fp32."""
+    from hfcompress.stages.onnx import ExportOnnx
+
+    out = tmp_path_factory.mktemp("tiny") / "onnx"
+    (out / "work").mkdir(parents=True)
+    ExportOnnx()(out, model=tiny_teacher, task=tiny_task)
+    return out
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data; without it a test skips, except in CI, where it must be there."""
     if not DATA.is_dir():

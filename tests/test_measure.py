@@ -11,7 +11,6 @@ import pytest
 from hfcompress.errors import UserError
 from hfcompress.evaluation.statistics import Difference, n_needed, verdict
 from hfcompress.stages.measure import BASELINE, Measure
-from hfcompress.stages.onnx import ExportOnnx
 from hfcompress.tasks.text_classification import TextClassification
 
 QUICK = Measure(sequence_length=16, runs=4, resamples=200)
@@ -30,14 +29,13 @@ def swapped(teacher: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+def out(
+    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, exported: Path, tiny_task: TextClassification
+) -> Path:
     folder = tmp_path_factory.mktemp("measure")
-    onnx, out = folder / "onnx", folder / "out"
-    (onnx / "work").mkdir(parents=True)
+    out = folder / "out"
     out.mkdir()
-    ExportOnnx()(onnx, model=tiny_teacher, task=tiny_task)
-    shutil.rmtree(onnx / "work")
-    models = {"teacher": tiny_teacher, "teacher-onnx": onnx, "broken": swapped(tiny_teacher, folder / "broken")}
+    models = {"teacher": tiny_teacher, "teacher-onnx": exported, "broken": swapped(tiny_teacher, folder / "broken")}
     QUICK(out, models=models, task=tiny_task, reference="teacher", confidence=0.95)
     return out
 

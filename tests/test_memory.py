@@ -10,8 +10,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hfcompress.evaluation.memory import fresh_process
-from hfcompress.stages.onnx import ExportOnnx
-from hfcompress.tasks.text_classification import TextClassification
 
 SIDE, LAYERS = 1024, 12  # 12.6 MB of int8 weights, 50 MB if they unfold to float
 
@@ -37,14 +35,6 @@ session = onnx_session(file, 1) if ours else onnxruntime.InferenceSession(file, 
 session.run(None, {"x": np.ones((4, side), np.float32)})
 print(rss_mb() - bare)
 """
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task: TextClassification) -> Path:
-    out = tmp_path_factory.mktemp("memory") / "onnx"
-    (out / "work").mkdir(parents=True)
-    ExportOnnx()(out, model=tiny_model, task=tiny_task)
-    return out
 
 
 def python(program: str, *arguments: object) -> str:

@@ -9,17 +9,8 @@ import pytest
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.predictor import Predictor
-from hfcompress.stages.onnx import ExportOnnx
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import tiny
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
-    out = tmp_path_factory.mktemp("predictor") / "onnx"
-    (out / "work").mkdir(parents=True)
-    ExportOnnx()(out, model=tiny_teacher, task=tiny_task)
-    return out
 
 
 def test_onnx_and_torch_give_the_same_logits(

@@ -12,26 +12,12 @@ from safetensors.torch import load_file
 
 from hfcompress.tasks.text_classification import TextClassification
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from hfcompress.run import Run
-from hfcompress.stages.finetune import Finetune
-from hfcompress.tasks.text_classification import TextClassification
-folder, model, data, batch = sys.argv[1:]
-task = TextClassification(dataset=data, group_column="group", max_length=32)
-stage = Finetune(max_steps=10, learning_rate=1e-3, per_device_train_batch_size=int(batch), bf16="no",
-                 group_by_length=False, saves_per_epoch=1)
-run = Run(Path(folder), "test", "small")
-made = run(stage, model=Path(model), task=task, name="teacher")
-sys.stdout.write(f"processes {run.ranks.num_processes} {made.path.name}" + chr(10))
-"""
-
-WHOLE = """
+PRELUDE = """
 import sys
 from pathlib import Path
 from hfcompress.run import Run
 from hfcompress.stages.distill import Distill
+from hfcompress.stages.finetune import Finetune
 from hfcompress.stages.movement_prune import MovementPrune
 from hfcompress.stages.qat import QAT
 from hfcompress.tasks.text_classification import TextClassification
@@ -41,19 +27,27 @@ options = dict(max_steps=10, learning_rate=1e-3, per_device_train_batch_size=int
                group_by_length=False, saves_per_epoch=1)
 run = Run(Path(folder), "test", "small")
 model = Path(model)
+sys.stdout.write(f"processes {run.ranks.num_processes}" + chr(10))
+"""
+
+FINETUNE = """
+run(Finetune(**options), model=model, task=task, name="teacher")
+"""
+
+THE_OTHERS = """
 distill = Distill(num_hidden_layers=1, hidden_weight=1.0, **options)
 student = run(distill, model=model, task=task, name="student")
 prune = MovementPrune(num_attention_heads=2, intermediate_size=64, **options)
 slim = run(prune, model=student, teacher=model, task=task, name="slim")
 run(QAT(**options | {"learning_rate": 1e-4}), model=slim, teacher=model, task=task, name="int8")
-sys.stdout.write(f"processes {run.ranks.num_processes}" + chr(10))
 """
 
 
-def run_program(launcher: list[str], program: str, *arguments: object) -> str:
+def run_program(launcher: list[str], stages: str, folder: Path, model: Path, data: str, batch: int) -> str:
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    Path(arguments[0]).with_suffix(".py").write_text(program)
-    command = [*launcher, str(Path(arguments[0]).with_suffix(".py")), *map(str, arguments)]
+    program = folder.with_suffix(".py")
+    program.write_text(PRELUDE + stages)
+    command = [*launcher, str(program), str(folder), str(model), data, str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -62,7 +56,7 @@ def run_program(launcher: list[str], program: str, *arguments: object) -> str:
 def train(
     launcher: list[str], folder: Path, model: Path, data: str, batch: int
 ) -> tuple[str, dict[str, torch.Tensor]]:
-    said = run_program(launcher, PROGRAM, folder, model, data, batch)
+    said = run_program(launcher, FINETUNE, folder, model, data, batch)
     (weights,) = folder.glob("teacher-*/model.safetensors")
     return said, load_file(weights)
 
@@ -110,7 +104,7 @@ def test_every_training_stage_is_the_same_on_two_processes(tmp_path: Path, tiny_
 
     model = tiny.write_model(tmp_path / "model", layers=2, dropout=0.0, labels=tiny_task.data.labels)
     for name, launcher, batch in (("two", launchers()["torchrun"], 8), ("one", [sys.executable], 16)):
-        said = run_program(launcher, WHOLE, tmp_path / name, model, tiny_task.dataset, batch)
+        said = run_program(launcher, THE_OTHERS, tmp_path / name, model, tiny_task.dataset, batch)
         assert said.count(f"processes {2 if name == 'two' else 1}") == (2 if name == "two" else 1)
     for stage in ("student", "slim"):
         two, one = (load_file(next((tmp_path / n).glob(f"{stage}-*/model.safetensors"))) for n in ("two", "one"))

@@ -25,12 +25,11 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.models import load_tokenizer
+        from hfcompress.models import check_config, load_tokenizer
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} is not a model folder: it has no config.json")
+        check_config(folder)
         try:
             self.tokenizer = load_tokenizer(folder)
         except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files

@@ -167,14 +167,14 @@ def without_near_duplicates(left: list[Row], right: list[Row]) -> tuple[list[Row
     back = {int(column): row for row, column in enumerate(partner) if column >= 0}
     reached_left = {row for row, column in enumerate(partner) if column < 0}
     reached_right: set[int] = set()
-    todo = list(reached_left)
-    while todo:
-        row = todo.pop()
+    frontier = list(reached_left)
+    while frontier:
+        row = frontier.pop()
         new = {int(c) for c in pairs.indices[pairs.indptr[row] : pairs.indptr[row + 1]]} - reached_right
         reached_right |= new
         rows = {back[column] for column in new} - reached_left  # a maximum matching covers every column reached
         reached_left |= rows
-        todo.extend(rows)
+        frontier.extend(rows)
     return (
         [row for i, row in enumerate(left) if i in reached_left],
         [row for i, row in enumerate(right) if i not in reached_right],

@@ -82,6 +82,11 @@ class TextClassification:
         """What stands for this task in a stage's key: the columns and a hash of the data itself."""
         return {"data": self.data.fingerprint, "max_length": self.max_length, "metric": self.metric}
 
+    @property
+    def identity(self) -> str:
+        """The data set's name and a hash of its texts, as a record names it: never a path of this machine."""
+        return f"{Path(self.dataset).name}@{self.data.fingerprint[:16]}"
+
     @cached_property
     def data(self) -> TextData:
         """Load, check and normalise the data set once.
