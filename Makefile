@@ -38,8 +38,9 @@ teacher: $(READY)
 smoke: $(READY)
 	$(BIN)/hfcompress run legal_bert --smoke $(ARGS)
 
+# Two at a time, a file's tests together: they share its fixtures.
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(ARGS)
