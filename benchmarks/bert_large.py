@@ -12,9 +12,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.legal_bert import print_stages
-from hfcompress.cli import read_json
 from hfcompress.hub import pull
-from hfcompress.record import cpu_name
+from hfcompress.record import cpu_name, read_json
 from recipes.legal_bert import BERT_LARGE
 
 TRAINING = ("finetune", "distill", "prune", "qat")

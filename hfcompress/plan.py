@@ -170,6 +170,8 @@ class Plan:
         task: Any,
         measure: "Measure",
         latency_reference: Planned | None = None,
+        deliver: tuple[Planned, ...] = (),
+        base: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """Predict all models, and hold the candidate's predictions against the budget."""

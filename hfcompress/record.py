@@ -1,5 +1,6 @@
 """Record <-> record.json: what made an Artifact, and the environment it was made in."""
 
+import hashlib
 import json
 import os
 import platform
@@ -46,6 +47,8 @@ class Record:
     files: dict[str, int]
     measured: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Of each file, so that a copy elsewhere can be held against this record."""
     schema_version: int = 1
 
     def write(self, folder: Path) -> None:
@@ -70,6 +73,12 @@ class Record:
             ) from None
 
 
+def sha256(file: Path) -> str:
+    """The hash of a file's bytes, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside its place, flush it to the disk, then rename: a reader never sees half a file."""
     part = path.with_name(path.name + ".part")
@@ -79,6 +88,23 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The object in a run's file.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; is {path.parent} the folder of a finished run? (of one made by an older version, "
+            "run the recipe again: finished stages are kept)"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is corrupt ({error}); run the recipe again, finished stages are kept") from None
 
 
 def environment() -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hfcompress import hub
 from hfcompress.budget import Budget, Verdict, verdicts
 from hfcompress.errors import UserError
-from hfcompress.record import Record, environment, peak_rss_mb, write_json
+from hfcompress.lock import LOCK, lock
+from hfcompress.record import Record, environment, peak_rss_mb, sha256, write_json
 from hfcompress.stage import Artifact, Stage, content_key, model_format
 
 if TYPE_CHECKING:
@@ -32,12 +33,20 @@ class Run:
         folder: where the Artifacts, report.json and report.html go.
         recipe, scale: their names, for the report.
         predictions: what `plan` said of each model (name -> {"disk_mb", "latency_ms", ...}), for the report.
+        options: the recipe's, resolved, for the lock.
 
     Raises:
         UserError: another process runs in the same folder.
     """
 
-    def __init__(self, folder: Path, recipe: str, scale: str, predictions: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: str,
+        scale: str,
+        predictions: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         import torch
         from accelerate import PartialState
 
@@ -46,6 +55,7 @@ class Run:
         self.folder = folder
         self.recipe, self.scale = recipe, scale
         self.predictions = predictions or {}
+        self.options = options or {}
         self.ranks = PartialState(cpu=not torch.cuda.is_available(), timeout=BARRIER)
         self.made: list[Artifact] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +148,7 @@ class Run:
         found: dict[str, Any] = sizes(part) if has_model else {"parameters": 0, "bytes": 0, "dtypes": {}}
         if has_model:
             measured = measured | {"difference_from_parent": parent_difference(part, as_folders(inputs))}
+        files = {f.relative_to(part).as_posix(): f for f in sorted(part.rglob("*")) if f.is_file()}
         Record(
             name=name,
             stage=type(stage).__name__,
@@ -150,7 +161,8 @@ class Run:
             parameters=found["parameters"],
             bytes=found["bytes"],
             dtypes=found["dtypes"],
-            files={f.relative_to(part).as_posix(): f.stat().st_size for f in sorted(part.rglob("*")) if f.is_file()},
+            files={place: file.stat().st_size for place, file in files.items()},
+            sha256={place: sha256(file) for place, file in files.items()},
             measured=measured,
             environment=environment(),
         ).write(part)
@@ -166,6 +178,8 @@ class Run:
         task: "TextClassification",
         measure: "Measure",
         latency_reference: Artifact | None = None,
+        deliver: tuple[Artifact, ...] = (),
+        base: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """Measure all models in one go, hold the candidate against the budget, write report.json and report.html.
@@ -173,6 +187,8 @@ class Run:
         Args:
             reference: what a drop is counted from; candidate: what the verdicts are about.
             latency_reference: what `latency_ratio` is counted from (default: the reference).
+            deliver: what `push` uploads (default: the candidate).
+            base: the name of the model that all began with, for the card.
 
         Returns: report.json's object.
         """
@@ -204,7 +220,14 @@ class Run:
         )
         report = self._report(details, decided, budget, models, notes)
         if self.ranks.is_main_process:
-            self._write(report, details, measured, task.max_length)
+            more = {
+                "max_length": task.max_length,
+                "datasets": [task.dataset] if task.on_hub else [],
+                "base": hub.origin(base or reference.name),
+                "deliver": [model.name for model in deliver or (candidate,)],
+                "records": [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured],
+            }
+            self._write(report, details | more, lock(self.recipe, self.scale, self.options, task.identity))
         return report
 
     def _report(
@@ -238,18 +261,16 @@ class Run:
             "ok": all(verdict.ok for verdict in decided),
         }
 
-    def _write(self, report: dict[str, Any], details: dict[str, Any], measured: Artifact, max_length: int) -> None:
+    def _write(self, report: dict[str, Any], details: dict[str, Any], locked: dict[str, Any]) -> None:
         from hfcompress.report.card import render_card
         from hfcompress.report.console import table
         from hfcompress.report.html import render_html
 
-        records = [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured]
         write_json(self.folder / "report.json", report)
-        write_json(self.folder / "details.json", details | {"records": records, "max_length": max_length})
-        (self.folder / "report.html").write_text(render_html(report, details, records), encoding="utf-8")
-        (self.folder / "model_card.md").write_text(
-            render_card(report, details | {"records": records}), encoding="utf-8"
-        )
+        write_json(self.folder / "details.json", details)
+        write_json(self.folder / LOCK, locked)
+        (self.folder / "report.html").write_text(render_html(report, details, details["records"]), encoding="utf-8")
+        (self.folder / "model_card.md").write_text(render_card(report, details), encoding="utf-8")
         print(table(report))
         self._say(f"report: {self.folder / 'report.html'}")
 

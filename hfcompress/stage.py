@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from hfcompress.record import Record
+from hfcompress.record import Record, sha256
 
 if TYPE_CHECKING:
     from hfcompress.shape import Shape
@@ -56,14 +56,19 @@ class Artifact:
     def key(self) -> str:
         return self.record.key
 
-    def damage(self) -> str | None:
-        """What differs between the files here and the record: None, or a phrase that names the first such file."""
+    def damage(self, *, hashed: bool = False) -> str | None:
+        """What differs between the files here and the record: None, or a phrase that names the first such file.
+
+        Sizes are compared; `hashed` says to read the files and to compare their bytes too.
+        """
         for name, size in self.record.files.items():
             file = self.path / name
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes where the record says {size}"
+            if hashed and self.record.sha256.get(name, found := sha256(file)) != found:
+                return f"{name} has other bytes than the record says"
         return None
 
 

@@ -90,6 +90,8 @@ def recipe(
         reference=expert,
         candidate=int8,
         latency_reference=expert_onnx,
+        deliver=(slim, slim_onnx, int8),
+        base=base if teacher in ("auto", "none", str(licence_teacher.FOLDER)) else teacher,
         budget=budget,
         task=task,
         measure=measure,

@@ -39,13 +39,15 @@ def write(teacher: Path, out: Path) -> None:
 
     from hfcompress.evaluation.size import sizes
     from hfcompress.models import load_classifier, load_tokenizer, save
-    from hfcompress.record import write_json
+    from hfcompress.record import sha256, write_json
 
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     save(load_classifier(teacher).to(torch.bfloat16), load_tokenizer(teacher), part)
     record = json.loads((teacher / "record.json").read_text(encoding="utf-8"))
-    record |= sizes(part) | {"files": {file.name: file.stat().st_size for file in sorted(part.iterdir())}}
+    files = sorted(part.iterdir())
+    record |= sizes(part) | {"files": {file.name: file.stat().st_size for file in files}}
+    record["sha256"] = {file.name: sha256(file) for file in files}
     write_json(part / "record.json", record)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)

@@ -12,9 +12,11 @@ from hfcompress.report.console import number, outcome, sentence
 from hfcompress.report.html import RARE, chain_of, ends
 
 TEXT = """
+{verdict}
+
 # {title}
 
-{verdict} {notes}
+{notes}
 
 {size} MB, {parameters} parameters at {bits} bits each; made by the recipe `{recipe}` ({scale} scale) from
 `{reference}`.
@@ -23,7 +25,7 @@ TEXT = """
 |---|---|---|---|---|---|---|---|
 {rows}
 
-Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.
+{plot}Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.
 
 ## The budget
 
@@ -31,18 +33,7 @@ Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {
 
 {costs}## Use
 
-```python
-from optimum.onnxruntime import ORTModelForSequenceClassification
-from transformers import AutoTokenizer, pipeline
-
-folder = "."  # where this repository lies
-classify = pipeline(
-    "text-classification",
-    ORTModelForSequenceClassification.from_pretrained(folder),
-    tokenizer=AutoTokenizer.from_pretrained(folder),
-)
-```
-
+{use}
 ## Classes
 
 | class | n | F1 {reference} | F1 {candidate} | change |
@@ -56,21 +47,61 @@ Classes marked "rare" have too few test texts for a statement about them. It is 
 """
 
 
-def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
+FOLDER_USE = """
+```python
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+
+folder = "."  # where the model lies
+classify = pipeline(
+    "text-classification",
+    ORTModelForSequenceClassification.from_pretrained(folder),
+    tokenizer=AutoTokenizer.from_pretrained(folder),
+)
+```
+"""
+
+HUB_USE = """
+```python
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+
+name = "{repository}"
+model = ORTModelForSequenceClassification.from_pretrained(name, subfolder="onnx", file_name="{file}")
+classify = pipeline("text-classification", model, tokenizer=AutoTokenizer.from_pretrained(name))
+```
+
+That is {candidate}, which the budget is about; `AutoModelForSequenceClassification.from_pretrained(name)` loads the
+transformers model at the root.
+
+The evidence lies beside it: report.html, report.json, and in records/ what each stage did. `hfcompress verify
+{repository}` measures it again; `hfcompress run --from-lock recipe.lock.json` makes it again.
+"""
+
+
+def render_card(
+    report: dict[str, Any], details: dict[str, Any], repository: str | None = None, file: str = "model.onnx"
+) -> str:
     """README.md of the candidate: YAML metadata with a model-index, and text.
 
     Args:
-        report: report.json; details: measurements.json of the measure stage.
+        report: report.json; details: details.json, which is measurements.json of the measure stage and more.
+        repository: org/name, when the card is for a repository; file: the candidate's in its folder onnx/.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     candidate, reference = ends(report, details)
     accuracy = candidate["accuracy"]
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
+    base, intervals = details.get("base", {}), accuracy["all"].get("ci95", {})
     data = ModelCardData(
-        library_name="optimum",
+        library_name="transformers" if repository else "optimum",
         pipeline_tag="text-classification",
         language="en",
+        license=base.get("licence"),
+        **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
+        datasets=details.get("datasets") or None,
+        metrics=["accuracy", "f1"],
         model_name=title,
         tags=["onnx", "int8", "hfcompress"],
         eval_results=[
@@ -81,6 +112,7 @@ def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
                 dataset_split="test",
                 metric_type=name,
                 metric_value=round(accuracy["all"][name], 6),
+                metric_args={"n": details["n"]} | ({"ci95": intervals[name]} if name in intervals else {}),
             )
             for name in ("accuracy", "macro_f1", "recall_at_90_precision", "ece")
             if accuracy["all"][name] is not None
@@ -108,6 +140,10 @@ def render_card(report: dict[str, Any], details: dict[str, Any]) -> str:
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         classes="\n".join(class_rows(reference, candidate)),
+        plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
+        use=HUB_USE.format(repository=repository, file=file, candidate=candidate["name"])
+        if repository
+        else FOLDER_USE,
         labels=len(details["labels"]),
     )
     return f"---\n{data.to_yaml()}\n---\n{body}"

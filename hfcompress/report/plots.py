@@ -61,6 +61,11 @@ def size_latency_accuracy(models: list[dict[str, Any]], candidate: str, referenc
         return svg(figure, "Size on disk against accuracy of every model, the area of a dot being its latency")
 
 
+def standalone(element: str) -> str:
+    """An svg element as a file of its own, its text in a grey that reads on light and dark pages."""
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + element.replace("currentColor", "#7a7f87")
+
+
 def name_dots(axes: Any, dots: list[tuple[str, float, float, float]]) -> None:
     """Write each dot's name at the nearest place where it hides no other dot or name.
 

@@ -174,8 +174,11 @@ class Measure:
         from hfcompress.evaluation.statistics import METRICS, interval
 
         every = evaluate_logits(logits, labels, data.labels)
-        low_high = interval(confusion, METRICS[metric], self.resamples, self.seed)
-        return {"metric": metric, "value": every[metric], "ci95": list(low_high), "n": len(labels), "all": every}
+        intervals = {
+            name: list(interval(confusion, compute, self.resamples, self.seed)) for name, compute in METRICS.items()
+        }
+        every["ci95"] = intervals
+        return {"metric": metric, "value": every[metric], "ci95": intervals[metric], "n": len(labels), "all": every}
 
     def _differences(
         self, confusions: dict[str, Any], reference: str, confidence: float, labels: list[str]

@@ -87,6 +87,11 @@ class TextClassification:
         """The data set's name and a hash of its texts, as a record names it: never a path of this machine."""
         return f"{Path(self.dataset).name}@{self.data.fingerprint[:16]}"
 
+    @property
+    def on_hub(self) -> bool:
+        """Whether the data set's name is a Hub id."""
+        return self.dataset.count("/") == 1 and self.dataset[0] not in "./~" and not Path(self.dataset).is_dir()
+
     @cached_property
     def data(self) -> TextData:
         """Load, check and normalise the data set once.

@@ -1,0 +1,107 @@
+"""The lock of a run: recipe, resolved options, versions and data, from which the same run can be made elsewhere."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+from hfcompress.record import environment
+from hfcompress.stage import folder_hash
+
+LOCK = "recipe.lock.json"
+
+
+def lock(recipe: str, scale: str, options: dict[str, Any], data: str) -> dict[str, Any]:
+    """What `run --from-lock` reads; `data` is the task's identity.
+
+    A folder or file of this machine stands there by its name and the hash of what it holds: whoever repeats the run
+    gives his own copy.
+    """
+    return {
+        "schema_version": 1,
+        "recipe": recipe,
+        "scale": scale,
+        "options": {name: plain(value) for name, value in options.items()},
+        "data": data,
+        "versions": environment()["versions"],
+    }
+
+
+def plain(value: Any) -> Any:
+    """An option as JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Path) or (isinstance(value, str) and names_a_place(value)):
+        place = Path(value).expanduser()
+        return {"local": place.resolve().name, "sha256": folder_hash(place) if place.is_dir() else None}
+    return value
+
+
+def names_a_place(value: str) -> bool:
+    """Whether a text option is a path of this machine, and not a Hub id."""
+    return value.startswith((".", "/", "~")) or ("/" in value and Path(value).exists())
+
+
+def options_from(locked: dict[str, Any], defaults: dict[str, Any], given: list[str]) -> dict[str, Any]:
+    """The recipe's options as the lock says.
+
+    Args:
+        locked: see `lock`.
+        defaults: the recipe's options as this version has them, all of them.
+        given: the arguments of the command line, which must name what was local elsewhere.
+
+    Raises:
+        UserError: the lock has an option that this version does not know, or one that was a local file elsewhere is
+            not given.
+    """
+    try:
+        options = locked["options"]
+        if unknown := sorted(set(options) - set(defaults)):
+            raise UserError(f"--from-lock: this version of {locked['recipe']} has no option --{unknown[0]}")
+        return defaults | {name: restored(defaults[name], value, name, given) for name, value in options.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--from-lock: not a lock of this version ({type(error).__name__}: {error})") from None
+
+
+def restored(default: Any, value: Any, name: str, given: list[str]) -> Any:
+    """One option: a dataclass with the fields that the lock gives, or the value itself."""
+    if isinstance(value, dict) and "local" in value:
+        option = "--" + name.replace("_", "-")
+        if not any(argument.partition("=")[0] == option for argument in given):
+            raise UserError(f"--from-lock: {option} was the local {value['local']}; give your copy: {option} PATH")
+        return default
+    if not dataclasses.is_dataclass(default) or isinstance(default, type):
+        return value
+    if unknown := sorted(set(value) - {field.name for field in dataclasses.fields(default)}):
+        raise UserError(f"--from-lock: this version has no option --{name}.{unknown[0]}".replace("_", "-"))
+    return dataclasses.replace(
+        default,
+        **{key: restored(getattr(default, key), entry, f"{name}.{key}", given) for key, entry in value.items()},
+    )
+
+
+def say_what_differs(locked: dict[str, Any]) -> None:
+    """Name the packages that have another version here than the lock says."""
+    here = environment()["versions"]
+    changed = [
+        f"{package} {version} there, {here.get(package, 'none')} here"
+        for package, version in locked.get("versions", {}).items()
+        if here.get(package) != version
+    ]
+    if changed:
+        print(f"--from-lock: other versions: {'; '.join(changed)}", file=sys.stderr)
+
+
+def require_same_data(locked: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuse to call it the same run when the data is another.
+
+    Raises:
+        UserError: with both names.
+    """
+    here = options["task"].identity
+    if here != locked.get("data"):
+        raise UserError(
+            f"--from-lock: the run was made with {locked.get('data')}, and the data here is {here}; "
+            "give the same data, or run the recipe without --from-lock"
+        )

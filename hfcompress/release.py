@@ -1,0 +1,147 @@
+"""What of a run goes to the Hub: models where stock tools look for them, and the evidence beside them.
+
+In the repository, the transformers model lies at the root, ONNX under onnx/ as model.onnx (fp32) and
+model_quantized.onnx (int8): where `from_pretrained`, Optimum and transformers.js look. Beside them README.md (the
+model card), report.json, report.html, plot.svg, records/ (one JSON a stage) and recipe.lock.json.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+from hfcompress.lock import LOCK
+from hfcompress.record import Record, read_json
+from hfcompress.stage import Artifact
+
+INTEGER = {"int8", "uint8"}
+SECRETS = {
+    "a token": re.compile(rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16}"),
+    "a path of this machine": re.compile(rb"(?<![\w.])(/home/|/Users/|/root/|[A-Z]:\\\\?Users\\\\?)[\w.-]+"),
+}
+SEARCHED = {".json", ".md", ".html", ".txt", ".svg", ".yaml", ".log"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Files by their place in the repository: those that lie on the disk, and those that were rendered for it."""
+
+    models: dict[str, Path]
+    rendered: dict[str, bytes]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file by its place, models first."""
+        return {place: file.stat().st_size for place, file in self.models.items()} | {
+            place: len(content) for place, content in self.rendered.items()
+        }
+
+
+def release(run: Path, repository: str, licence: str | None = None, *, allow_failed: bool = False) -> Release:
+    """Collect what a finished run delivers.
+
+    Args:
+        run: its folder.
+        repository: org/name, for the model card's lines of use.
+        licence: the licence of the result, where the base model's is not known.
+
+    Raises:
+        UserError: the run is not finished or was changed since, its verdicts do not hold (unless allowed), the
+            base model's licence is unknown or forbids derivatives, or a file names a token or a path of this machine.
+    """
+    from hfcompress.report.card import render_card
+    from hfcompress.report.html import ends
+    from hfcompress.report.plots import size_latency_accuracy, standalone
+
+    report, details, locked = (read_json(run / name) for name in ("report.json", "details.json", LOCK))
+    if not report["ok"] and not allow_failed:
+        failed = next(verdict for verdict in report["verdicts"] if not verdict["ok"])
+        raise UserError(
+            f"{run}: the budget does not hold ({failed['limit']}: {failed.get('verdict') or 'exceeded'}); "
+            "--allow-failed pushes it all the same, and its card says so first"
+        )
+    origin = details["base"] | ({"licence": licence} if licence else {})
+    require_free_licence(origin)
+    places = delivered(run, report, details)
+    candidate, reference = ends(report, details)
+    file = placed("model.onnx", candidate).rpartition("/")[2]
+    plot = standalone(size_latency_accuracy(report["models"], candidate["name"], reference["name"]))
+    rendered = {
+        "README.md": render_card(report, details | {"base": origin}, repository, file).encode(),
+        "report.json": as_json(report | {"delivered": {place: name for place, (name, _) in places.items()}}),
+        "report.html": (run / "report.html").read_bytes(),
+        "plot.svg": plot.encode(),
+        LOCK: as_json(locked),
+    }
+    for record in details["records"]:
+        rendered[f"records/{record['name']}.json"] = as_json(record)
+    found = Release({place: file for place, (_, file) in places.items()}, rendered)
+    refuse_secrets(found)
+    return found
+
+
+def delivered(run: Path, report: dict[str, Any], details: dict[str, Any]) -> dict[str, tuple[str, Path]]:
+    """The models' files by their place in the repository, each with the name of its model.
+
+    Raises:
+        UserError: one of them is gone, or is not what was measured.
+    """
+    rows = {row["name"]: row for row in report["models"]}
+    places: dict[str, tuple[str, Path]] = {}
+    for name in details["deliver"]:
+        folder = run / rows[name]["path"]
+        if not folder.is_dir():
+            raise UserError(f"{folder} is gone: run the recipe again")
+        if damage := Artifact(folder).damage(hashed=True):
+            raise UserError(f"{folder} is not what was measured: {damage}; run the recipe again")
+        # Of what several models have, such as the tokenizer, the first one's stays.
+        places = {placed(file, rows[name]): (name, folder / file) for file in Record.read(folder).files} | places
+    return places
+
+
+def placed(file: str, row: dict[str, Any]) -> str:
+    """Where a model's file lies in the repository."""
+    if not file.startswith("model.onnx"):
+        return file
+    quantized = "_quantized" if INTEGER & set(row["dtypes"]) else ""
+    return "onnx/" + file.replace("model.onnx", f"model{quantized}.onnx")
+
+
+def file_of(place: str) -> str:
+    """The file that `placed` put there."""
+    return place.removeprefix("onnx/").replace("model_quantized.onnx", "model.onnx")
+
+
+def require_free_licence(origin: dict[str, Any]) -> None:
+    """Refuse a base model whose licence is unknown or forbids derivatives.
+
+    Raises:
+        UserError: with what to do.
+    """
+    licence = origin["licence"]
+    if licence is None:
+        raise UserError(
+            f"{origin['name']} names no licence, so nobody knows what may be done with a model made from it; "
+            "state the result's with --license, such as --license apache-2.0"
+        )
+    if re.search(r"(^|-)nd(-|$)|no-?deriv", licence, re.I):
+        raise UserError(f"{origin['name']} is under {licence}, which forbids derivatives: it is not pushed")
+
+
+def refuse_secrets(found: Release) -> None:
+    """Look through every text for tokens and home paths before anything leaves the machine.
+
+    Raises:
+        UserError: with the file and what kind of thing stands there, not the thing itself.
+    """
+    texts = {place: file.read_bytes() for place, file in found.models.items() if file.suffix in SEARCHED}
+    for place, content in (texts | found.rendered).items():
+        for kind, pattern in SECRETS.items():
+            if match := pattern.search(content):
+                line = content[: match.start()].count(b"\n") + 1
+                raise UserError(f"{place}, line {line}, holds {kind}: take it out of the run's inputs and run again")
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,85 @@
+"""The lock: options go in and come out the same, other data and unknown options are refused, paths stay at home."""
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfcompress.budget import Budget
+from hfcompress.cli import RunOptions, parse
+from hfcompress.errors import UserError
+from hfcompress.lock import lock, options_from, require_same_data, say_what_differs
+from hfcompress.stages.distill import Distill
+from hfcompress.tasks.text_classification import TextClassification
+from recipes import legal_bert
+
+
+def resolved(*arguments: str) -> dict[str, Any]:
+    """The recipe's options at small scale with these arguments."""
+    options = parse(legal_bert.recipe, RunOptions, legal_bert.arguments("small", Path("run")), list(arguments), "run")
+    return {name: options[name] for name in list(inspect.signature(legal_bert.recipe).parameters)[1:]}
+
+
+def defaults() -> dict[str, Any]:
+    return {name: p.default for name, p in list(inspect.signature(legal_bert.recipe).parameters.items())[1:]}
+
+
+def through_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+@pytest.fixture
+def task(tiny_task: TextClassification) -> TextClassification:
+    return tiny_task
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--distill.num-hidden-layers", "3", "--no-trim-vocabulary", "--budget.drop.accuracy", "0.1")],
+)
+def test_options_come_back_as_they_were(arguments: tuple[str, ...], task: TextClassification) -> None:
+    options = resolved(*arguments) | {"task": dataclasses.replace(task, dataset="org/data")}
+    again = options_from(through_json(lock("legal_bert", "small", options, data="x@1")), defaults(), [])
+    assert again == options
+
+
+def test_a_local_folder_is_locked_by_name_and_hash_and_must_be_given_again(task: TextClassification) -> None:
+    options = resolved() | {"task": task, "distill": Distill(extra_text=Path(__file__))}
+    locked = through_json(lock("legal_bert", "small", options, data=task.identity))
+    assert str(Path.home()) not in json.dumps(locked)
+    assert str(Path(__file__).parent) not in json.dumps(locked)
+    assert locked["options"]["task"]["dataset"]["local"] == Path(task.dataset).name
+    with pytest.raises(UserError, match=r"--task\.dataset was the local data; give your copy"):
+        options_from(locked, defaults(), [])
+    given = [f"--task.dataset={task.dataset}", "--distill.extra-text", str(__file__)]
+    assert options_from(locked, defaults(), given)["task"].max_length == task.max_length
+
+
+def test_other_data_is_refused_and_other_versions_are_named(
+    task: TextClassification, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locked = lock("legal_bert", "small", {"task": task}, data=task.identity)
+    require_same_data(locked, {"task": task})
+    with pytest.raises(UserError, match="the run was made with other@0"):
+        require_same_data(locked | {"data": "other@0"}, {"task": task})
+    say_what_differs(locked)
+    assert capsys.readouterr().err == ""
+    say_what_differs(locked | {"versions": {"torch": "1.0"}})
+    assert "torch 1.0 there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("locked", "said"),
+    [
+        ({"recipe": "legal_bert", "options": {"colour": 1}}, "no option --colour"),
+        ({"recipe": "legal_bert", "options": {"budget": {"disk_gb": 1}}}, r"no option --budget\.disk-gb"),
+        ({"recipe": "legal_bert"}, "not a lock"),
+        ([], "not a lock"),
+    ],
+)
+def test_what_this_version_cannot_read_is_refused(locked: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        options_from(locked, defaults() | {"budget": Budget()}, [])

@@ -1,0 +1,310 @@
+"""push and verify, through the real client and HTTP: what goes up, what is refused, what survives a fault."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hfcompress.budget import Budget
+from hfcompress.hub import pull
+from hfcompress.run import Run
+from hfcompress.stages.adopt import Adopt
+from hfcompress.stages.measure import Measure
+from hfcompress.stages.onnx import DynamicInt8, ExportOnnx
+from hfcompress.tasks.text_classification import TextClassification
+from tests.hub_server import TOKEN, Fault, Hub, serve
+
+NAME = "org/small"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+    """A short run to its report: a teacher, its fp32 ONNX, its int8 ONNX."""
+    folder = tmp_path_factory.mktemp("push") / "run"
+    run = Run(folder, "legal_bert", "small", options={"task": tiny_task})
+    teacher = run(Adopt(), model=pull(str(tiny_teacher)), task=tiny_task, name="teacher")
+    onnx = run(ExportOnnx(), model=teacher, task=tiny_task, name="teacher-onnx")
+    int8 = run(DynamicInt8(), model=onnx, task=tiny_task, name="int8")
+    run.compare(
+        teacher,
+        onnx,
+        int8,
+        reference=teacher,
+        candidate=int8,
+        deliver=(teacher, onnx, int8),
+        base=str(tiny_teacher),
+        budget=Budget(disk_mb=1, drop={"accuracy": 0.5}),
+        task=tiny_task,
+        measure=Measure(sequence_length=32, runs=5, resamples=200),
+    )
+    run.close()
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve() as running:
+        yield running
+
+
+def command(hub: Hub, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line with this Hub in place of the real one; a fresh cache for each Hub."""
+    cache = Path(os.environ["PYTEST_CACHE_OF_HUB"]) / hub.endpoint.rpartition(":")[2]
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-m", "hfcompress", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | settings | environment,
+        timeout=120,
+    )
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_CACHE_OF_HUB", str(tmp_path))
+
+
+def push(hub: Hub, run: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return command(hub, "push", run, "--hub-model-id", NAME, "--license", "mit", *options, **environment)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_models_and_evidence_go_up_in_one_commit_and_load_with_stock_tools(
+    hub: Hub, finished: Path, tmp_path: Path
+) -> None:
+    done = push(hub, finished)
+    assert done.returncode == 0, done.stderr
+    assert hub.commits(NAME) == 1
+    files = hub.files(NAME)
+    assert set(files) >= {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+        "report.json",
+        "report.html",
+        "plot.svg",
+        "recipe.lock.json",
+        "records/teacher.json",
+        "records/int8.json",
+    }
+    stock = """
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+name = sys.argv[1]
+tokens = AutoTokenizer.from_pretrained(name)(["the river with iron"], return_tensors="pt")
+stock = AutoModelForSequenceClassification.from_pretrained(name)(**tokens).logits
+for file, allowed in (("model.onnx", 1e-4), ("model_quantized.onnx", 0.5)):
+    network = ORTModelForSequenceClassification.from_pretrained(name, subfolder="onnx", file_name=file)
+    assert (network(**tokens).logits - stock).abs().max() < allowed, file
+"""
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "other")}
+    done = subprocess.run(
+        [sys.executable, "-c", stock, NAME], capture_output=True, text=True, env=os.environ | settings
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_card_passes_the_hubs_own_validation_and_says_where_each_figure_is_from(hub: Hub, finished: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    push(hub, finished)
+    card = ModelCard(hub.files(NAME)["README.md"].decode())
+    assert card.data.license == "mit"
+    report = json.loads((finished / "report.json").read_text())
+    claimed = next(model for model in report["models"] if model["name"] == "int8")["accuracy"]
+    results = {result.metric_type: result for result in card.data.eval_results or []}
+    assert results["accuracy"].metric_value == pytest.approx(claimed["value"], abs=1e-6)
+    assert results["accuracy"].metric_args == {"n": claimed["n"], "ci95": claimed["ci95"]}
+    assert 'file_name="model_quantized.onnx"' in card.text
+    assert "The budget holds." in card.text
+
+
+def test_a_push_without_changes_uploads_and_commits_nothing(hub: Hub, finished: Path) -> None:
+    push(hub, finished)
+    before = hub.uploaded
+    assert push(hub, finished).returncode == 0
+    assert (hub.uploaded, hub.commits(NAME)) == (before, 1)
+
+
+def test_a_push_that_was_cut_off_goes_on_where_it_stopped(hub: Hub, finished: Path) -> None:
+    hub.faults += [Fault("POST", "/commit/", 500)] * 1
+    assert "run the same command again" in refused(push(hub, finished)) or hub.commits(NAME) == 0
+    assert hub.files(NAME) == {}  # no reader sees half a model
+    before = hub.uploaded
+    assert before > 0
+    assert push(hub, finished).returncode == 0
+    assert hub.uploaded == before
+    assert hub.commits(NAME) == 1
+
+
+def test_files_of_an_earlier_push_that_are_no_longer_made_are_removed(hub: Hub, finished: Path, copied: Path) -> None:
+    push(hub, finished)
+    details = json.loads((copied / "details.json").read_text())
+    (copied / "details.json").write_text(json.dumps(details | {"deliver": ["teacher", "int8"]}))
+    assert push(hub, copied).returncode == 0
+    assert "onnx/model.onnx" not in hub.files(NAME)
+    assert "onnx/model_quantized.onnx" in hub.files(NAME)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault("POST", "repos/create", 401), "hf auth login"),
+        (Fault("POST", "repos/create", 403), "may not write"),
+        (Fault("POST", "preupload", 403), "may not write"),
+        (Fault("POST", "/commit/", 409), "taken, or somebody else pushed"),
+        (Fault("POST", "preupload", 429, {"Retry-After": "1"}), "slow down"),
+        (Fault("POST", "/commit/", 500), "the Hub answered 500"),
+        (Fault("PUT", "/lfs/store/", "corrupt"), "the Hub answered 422"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_and_the_next_push_succeeds(
+    hub: Hub, finished: Path, fault: Fault, said: str
+) -> None:
+    hub.faults.append(fault)
+    assert said in refused(push(hub, finished))
+    assert not hub.repositories.get(NAME) or hub.commits(NAME) == 0
+    assert push(hub, finished).returncode == 0
+    assert hub.commits(NAME) == 1
+
+
+def test_a_connection_cut_amid_a_file_is_tried_again(hub: Hub, finished: Path) -> None:
+    hub.faults.append(Fault("PUT", "/lfs/store/", "cut"))
+    done = push(hub, finished)
+    if done.returncode:  # where the client does not try again by itself, we say so and the user does
+        assert "run the same command again" in refused(done)
+        assert push(hub, finished).returncode == 0
+    assert hub.commits(NAME) == 1
+
+
+def test_without_a_token_it_is_refused_before_anything_is_sent(hub: Hub, finished: Path) -> None:
+    assert "hf auth login" in refused(push(hub, finished, HF_TOKEN=""))
+    assert not hub.repositories
+
+
+def test_no_hub_at_all_is_one_line(hub: Hub, finished: Path) -> None:
+    assert "cannot be reached" in refused(push(hub, finished, HF_ENDPOINT="http://127.0.0.1:9"))
+    assert "HF_HUB_OFFLINE" in refused(push(hub, finished, HF_HUB_OFFLINE="1"))
+
+
+def test_a_name_that_is_no_hub_id_is_refused(hub: Hub, finished: Path) -> None:
+    done = command(hub, "push", finished, "--hub-model-id", "a/b/c", "--license", "mit")
+    assert "org/name" in refused(done)
+
+
+def test_dry_run_prints_files_and_card_and_sends_nothing(hub: Hub, finished: Path) -> None:
+    done = push(hub, finished, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "onnx/model_quantized.onnx" in done.stdout
+    assert "# legal_bert-small-int8" in done.stdout
+    assert not hub.log
+
+
+def test_private_revision_and_pull_request_reach_the_hub(hub: Hub, finished: Path) -> None:
+    assert push(hub, finished, "--private", "--revision", "draft").returncode == 0
+    assert hub.repositories[NAME].private
+    assert (hub.commits(NAME), hub.commits(NAME, "draft")) == (0, 1)
+    done = push(hub, finished, "--create-pr")
+    assert "/discussions/1" in done.stdout
+    assert hub.commits(NAME) == 0
+
+
+def test_a_budget_that_does_not_hold_is_pushed_only_when_asked_and_the_card_says_so_first(
+    hub: Hub, copied: Path
+) -> None:
+    report = json.loads((copied / "report.json").read_text())
+    report["ok"] = report["verdicts"][0]["ok"] = False
+    (copied / "report.json").write_text(json.dumps(report))
+    assert "--allow-failed" in refused(push(hub, copied))
+    assert not hub.log
+    assert push(hub, copied, "--allow-failed").returncode == 0
+    text = hub.files(NAME)["README.md"].decode().split("---\n", 2)[2].strip()
+    assert text.startswith("**The budget does not hold.**")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [((), "names no licence"), (("--license", "cc-by-nc-nd-4.0"), "forbids derivatives")],
+)
+def test_a_licence_that_is_unknown_or_forbids_derivatives_is_refused(
+    hub: Hub, finished: Path, options: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(command(hub, "push", finished, "--hub-model-id", NAME, *options))
+    assert not hub.log
+
+
+@pytest.mark.parametrize(
+    ("secret", "kind"), [("hf_" + "x" * 34, "a token"), ("/home/someone/models", "a path of this machine")]
+)
+def test_tokens_and_home_paths_never_leave_the_machine(hub: Hub, copied: Path, secret: str, kind: str) -> None:
+    details = json.loads((copied / "details.json").read_text())
+    details["records"][0]["options"]["note"] = secret
+    (copied / "details.json").write_text(json.dumps(details))
+    said = refused(push(hub, copied))
+    assert kind in said
+    assert "records/teacher.json" in said
+    assert secret not in said
+    assert not hub.log
+
+
+def test_a_changed_file_is_not_pushed(hub: Hub, copied: Path) -> None:
+    file = next(copied.glob("int8-*")) / "model.onnx"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert "other bytes" in refused(push(hub, copied))
+    assert "other bytes" in refused(command(hub, "check", copied))
+
+
+def test_verify_proves_the_evidence_elsewhere_and_a_changed_model_or_claim_fails(
+    hub: Hub, finished: Path, tiny_task: TextClassification
+) -> None:
+    push(hub, finished)
+    asked = ("verify", NAME, "--data", tiny_task.dataset)
+    done = command(hub, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "holds       accuracy on 90 texts" in done.stdout
+    assert "to compare  p50 latency" in done.stdout
+    assert "DIFFERS" not in done.stdout
+    assert "give your copy" in refused(command(hub, "verify", NAME))  # the data was a local folder
+
+    files = hub.repositories[NAME].branches["main"][-1]
+    report = json.loads(hub.contents[files["report.json"]])
+    row = next(model for model in report["models"] if model["name"] == "int8")
+    row["accuracy"]["all"]["accuracy"], row["accuracy"]["all"]["ci95"]["accuracy"] = 0.1, [0.05, 0.15]
+    hub.repositories[NAME].branches["main"].append(files | {"report.json": hub.keep(json.dumps(report).encode())})
+    done = command(hub, *asked)
+    assert done.returncode == 1
+    assert "DIFFERS     accuracy on 90 texts" in done.stdout
+
+    changed = files | {"onnx/model_quantized.onnx": hub.keep(b"not the model")}
+    hub.repositories[NAME].branches["main"].append(changed)
+    done = command(hub, *asked)
+    assert done.returncode == 1
+    assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.stdout
+
+
+def test_verify_names_what_is_missing(hub: Hub, tmp_path: Path) -> None:
+    assert "no such repository" in refused(command(hub, "verify", "org/nothing"))
+    (tmp_path / "empty").mkdir()
+    assert "no such file" in refused(command(hub, "verify", tmp_path / "empty"))
