@@ -5,12 +5,13 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup legal-bert teacher smoke test test-slow check cards check-cards format bench clean
+.PHONY: help setup legal-bert teacher smoke push test test-slow check cards check-cards format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
 	@echo "make teacher      train the shipped teacher of the small scale anew"
 	@echo "make smoke        the same on tiny models, in a minute"
+	@echo "make push RECIPE=legal_bert HUB_MODEL_ID=org/name [SCALE=small]   upload a run with its evidence"
 	@echo "make test         fast tests        make test-slow   the rest"
 	@echo "make check        ruff, mypy, model cards"
 	@echo "make cards        render model_cards/ from their report.json"
@@ -37,6 +38,11 @@ teacher: $(READY)
 
 smoke: $(READY)
 	$(BIN)/hfcompress run legal_bert --smoke $(ARGS)
+
+push: $(READY)
+	@test -n "$(RECIPE)" && test -n "$(HUB_MODEL_ID)" || \
+		{ echo "make push RECIPE=legal_bert HUB_MODEL_ID=org/name"; exit 2; }
+	$(BIN)/hfcompress push runs/$(RECIPE)-$(SCALE) --hub-model-id $(HUB_MODEL_ID) $(ARGS)
 
 # Two at a time, a file's tests together: they share its fixtures.
 test: $(READY)

@@ -8,8 +8,10 @@ import inspect
 import json
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -308,7 +310,7 @@ def verify(model: Positional[str], data: str | None = None, format: Literal["tex
 
 
 def predict(
-    run: Positional[Path],
+    run: Positional[str],
     file: Positional[Path | None] = None,
     text: str | None = None,
     format: Literal["text", "json"] = "text",
@@ -316,7 +318,7 @@ def predict(
     """Label texts with the run's compressed model.
 
     Args:
-        run: the folder of a run.
+        run: the folder of a run, or the name of a model that was pushed: org/name or org/name@revision.
         file: a file with one text a line; standard input when neither it nor --text is given.
         text: one text.
         format: text (label, score, text with tabs between) or json (one object a line).
@@ -325,12 +327,10 @@ def predict(
 
     from hfcompress.evaluation.predictor import Predictor
 
-    found = read_json(run / "report.json")
-    name = found["verdicts"][0]["candidate"]
-    folder = run / next(model["path"] for model in found["models"] if model["name"] == name)
     texts = [text] if text is not None else read_lines(file)
-    predictor = Predictor(folder)
-    logits = predictor.logits(texts, max_length=read_json(run / "details.json")["max_length"])
+    with candidate_of(run) as (folder, max_length):
+        predictor = Predictor(folder)
+        logits = predictor.logits(texts, max_length=max_length)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     for line, row in zip(texts, probabilities, strict=True):
@@ -338,6 +338,23 @@ def predict(
         answer = {"label": label, "score": round(score, 6), "text": line}
         print(json.dumps(answer, ensure_ascii=False) if format == "json" else f"{label}\t{score:.4f}\t{line}")
     return 0
+
+
+@contextmanager
+def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
+    """The compressed model of a run or of a repository that was pushed, and how many tokens it was measured with."""
+    from hfcompress import hub
+    from hfcompress.lock import LOCK
+    from hfcompress.verify import laid_out
+
+    folder = hub.fetch(name)
+    report = read_json(folder / "report.json")
+    row = next(row for row in report["models"] if row["name"] == report["verdicts"][0]["candidate"])
+    if "delivered" not in report:
+        yield folder / row["path"], read_json(folder / "details.json")["max_length"]
+        return
+    with tempfile.TemporaryDirectory() as work:
+        yield laid_out(folder, row, Path(work)), read_json(folder / LOCK)["options"]["task"]["max_length"]
 
 
 def env() -> int:

@@ -18,7 +18,7 @@ FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md"]
 REFUSALS: dict[int | None, str] = {
     401: "the Hub does not know you or your token: `hf auth login` with a token that may write",
     403: "your token may not write there: give one that may, or another --hub-model-id",
-    404: "the Hub has no such repository, or you may not see it: check the name, and `hf auth login`",
+    404: "no such repository, or you may not see it: check the name, and `hf auth login`",
     409: "the name is taken, or somebody else pushed at the same moment: look there, then run the same command again",
     429: "the Hub asks you to slow down: run the same command again in some minutes; what has arrived is kept",
 }
@@ -51,8 +51,9 @@ def origin(name: str) -> dict[str, str | None]:
         card = metadata_load(pull(name) / "README.md") or {}
     except (UserError, FileNotFoundError):
         card = {}
-    known = UPSTREAM.get(name, name.partition("@")[0])
-    return {"name": Path(known).name if Path(known).is_dir() else known, "licence": card.get("license")}
+    folder = Path(name).expanduser()
+    known = folder.resolve().name if folder.is_dir() else UPSTREAM.get(name, name.partition("@")[0])
+    return {"name": known, "licence": card.get("license")}
 
 
 def _packaged(name: str) -> Path:
@@ -134,20 +135,23 @@ def fetch(name: str) -> Path:
     """A folder, or everything that a repository holds (org/name or org/name@revision), fetched into the Hub's cache.
 
     Raises:
-        UserError: there is no such repository, or no network.
+        UserError: there is no such folder or repository, or no network.
     """
     from huggingface_hub import snapshot_download
 
-    if Path(name).is_dir():
-        return Path(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
     repository, _, revision = name.partition("@")
-    with told(repository):
+    if name.startswith((".", "/", "~")) or repository.count("/") != 1:
+        raise UserError(f"{name}: no such folder, and not a Hub id (org/name or org/name@revision)")
+    with told(f"{repository} is no folder here, and on the Hub"):
         return Path(snapshot_download(repository, revision=revision or None))
 
 
 @contextmanager
-def told(repository: str) -> Iterator[None]:
-    """What the Hub answers, as one line that says what to do.
+def told(what: str) -> Iterator[None]:
+    """What the Hub answers about `what`, as one line that says what to do.
 
     Raises:
         UserError: in place of the client's exceptions.
@@ -163,17 +167,15 @@ def told(repository: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError:
-        raise UserError(f"--hub-model-id {repository}: not a Hub id; it is written org/name") from None
+        raise UserError(f"{what}: not a Hub id; it is written org/name") from None
     except LocalTokenNotFoundError:
         raise UserError("there is no token to push with: `hf auth login`, or set HF_TOKEN") from None
     except RevisionNotFoundError:
-        raise UserError(f"{repository} has no such revision; see its page for those it has") from None
+        raise UserError(f"{what}: no such revision; see its page for those it has") from None
     except OfflineModeIsEnabled:
-        raise UserError("HF_HUB_OFFLINE is set, and this needs the Hub: unset it and try again") from None
+        raise UserError(f"{what}: HF_HUB_OFFLINE is set, and this needs the Hub: unset it") from None
     except LocalEntryNotFoundError:
-        raise UserError(
-            f"{repository} is not in the cache, and the Hub cannot be reached: connect, and try again"
-        ) from None
+        raise UserError(f"{what}: not in the cache, and the Hub cannot be reached: connect, try again") from None
     except (RuntimeError, OSError) as error:  # the client's own are OSErrors; it wraps those of large files
         status = next(
             (e.response.status_code for e in causes(error) if getattr(e, "response", None) is not None), None
@@ -182,7 +184,7 @@ def told(repository: str) -> Iterator[None]:
             raise
         answered = "the Hub cannot be reached" if status is None else f"the Hub answered {status}"
         refusal = REFUSALS.get(status, f"{answered}; what has arrived is kept, run the same command again")
-        raise UserError(f"{repository}: {refusal}") from error
+        raise UserError(f"{what}: {refusal}") from error
 
 
 def causes(error: BaseException | None) -> Iterator[Any]:

@@ -222,7 +222,7 @@ class Run:
         if self.ranks.is_main_process:
             more = {
                 "max_length": task.max_length,
-                "datasets": [task.dataset] if task.on_hub else [],
+                "datasets": [task.dataset.partition("@")[0]] if task.on_hub else [],
                 "base": hub.origin(base or reference.name),
                 "deliver": [model.name for model in deliver or (candidate,)],
                 "records": [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured],

@@ -111,6 +111,25 @@ def test_the_report_has_the_names_that_other_programs_read(smoke: Path) -> None:
     assert set(limits["drop:accuracy"]) >= {"difference", "lower_bound", "confidence", "n", "n_needed", "verdict"}
 
 
+def test_a_lock_repeats_the_run_and_names_what_it_needs(copied: Path) -> None:
+    lock = copied / "recipe.lock.json"
+    assert "--base was the local model" in refused("run", "--from-lock", lock, "--run-dir", copied)
+    own = ("--base", copied / "smoke" / "model", "--task.dataset", copied / "smoke" / "data")
+    done = hfcompress("run", "--from-lock", lock, "--run-dir", copied, *own)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "done in" not in done.stderr  # the options are the same, so every stage was done before
+    assert done.stderr.count("done before, kept") == 11
+    other = hfcompress("run", "--from-lock", lock, "--run-dir", copied, *own, "--task.max-train-examples", "40")
+    assert other.returncode == 2
+    assert "the run was made with data@" in other.stderr
+
+
+def test_a_push_without_a_name_and_a_lock_that_is_none_are_refused(tmp_path: Path, smoke: Path) -> None:
+    assert "--hub-model-id" in refused("run", "legal_bert", "--smoke", "--push-to-hub", "--run-dir", tmp_path / "run")
+    assert "no such file" in refused("run", "--from-lock", tmp_path / "nothing.json")
+    assert "is corrupt" in refused("run", "--from-lock", smoke / "report.html")
+
+
 def test_every_step_is_smaller_and_the_last_one_is_int8(smoke: Path) -> None:
     models = {model["name"]: model for model in report_of(smoke)["models"]}
     sizes = [models[name]["parameters"] for name in ("teacher", "student", "slim")]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from hfcompress import bert, teacher_outputs
 from hfcompress.errors import UserError
 from hfcompress.evaluation.predictor import Predictor
-from hfcompress.models import load_classifier
+from hfcompress.models import load_classifier, load_tokenizer, save
 from hfcompress.shape import Shape
 from hfcompress.stages.distill import Distill, evenly_spread
 from hfcompress.tasks.text_classification import TextClassification
@@ -160,3 +160,31 @@ def test_options_that_cannot_be_are_refused_by_the_plan_already(options: dict[st
         Distill(**({"num_hidden_layers": 2} | options)).predict(shape)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_linear_second_teacher_moves_the_student_towards_it(
+    tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification
+) -> None:
+    """With all the weight on it, the student of a teacher with mixed-up labels still learns the task."""
+    wrong = tmp_path / "wrong"
+    network, tokenizer = load_classifier(tiny_teacher), load_tokenizer(tiny_teacher)
+    with torch.no_grad():
+        network.classifier.weight.copy_(network.classifier.weight.roll(1, dims=0))
+        network.classifier.bias.copy_(network.classifier.bias.roll(1, dims=0))
+    save(network, tokenizer, wrong)
+    truth = torch.tensor(tiny_task.data.label_ids("test"))
+    right = {}
+    for weight in (0.0, 1.0):
+        out = tmp_path / str(weight)
+        stage = Distill(num_hidden_layers=2, num_train_epochs=6, linear_weight=weight, **QUICK)
+        distilled(out, stage, wrong, tiny_task)
+        answers = Predictor(out).logits(tiny_task.data.texts("test"), 32).argmax(axis=1)
+        right[weight] = float((torch.from_numpy(answers) == truth).float().mean())
+    assert right[0.0] < 0.3
+    assert right[1.0] > 0.8
+
+
+@pytest.mark.parametrize("options", [{"linear_weight": 1.5}, {"linear_weight": 0.5, "extra_text": Path("x.txt")}])
+def test_a_linear_weight_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"--distill\.linear-weight"):
+        Distill(**options).predict(Shape(4, 64, 4, 128, vocab_size=175))

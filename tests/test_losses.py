@@ -10,6 +10,7 @@ from hfcompress.ops.losses import (
     attention_mse,
     hidden_mse,
     labelled_cross_entropy,
+    mixed_logits,
     relation_kl,
     soft_cross_entropy,
     weighted_cross_entropy,
@@ -21,6 +22,15 @@ def test_soft_cross_entropy_is_the_divergence_of_the_softened_answers_times_the_
     by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)  # at T = 2 the teacher says 3/4 and 1/4
     assert soft_cross_entropy(student, teacher, 2.0).item() == pytest.approx(4 * by_hand, rel=1e-5)
     assert soft_cross_entropy(teacher, teacher, 2.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_mixed_logits_are_the_mean_of_two_teachers_soft_labels() -> None:
+    teacher, other = torch.tensor([[2 * math.log(3), 0.0]]), torch.tensor([[0.25, 0.75]])
+    mixed = mixed_logits(teacher, other, 0.5, 2.0)  # at T = 2 the first says 3/4 and 1/4
+    assert torch.allclose(functional.softmax(mixed / 2.0, dim=-1), torch.tensor([[0.5, 0.5]]), atol=1e-6)
+    alone = functional.softmax(mixed_logits(teacher, other, 0.0, 2.0) / 2.0, dim=-1)
+    assert torch.allclose(alone, torch.tensor([[0.75, 0.25]]), atol=1e-6)
+    assert mixed_logits(teacher, torch.tensor([[0.0, 1.0]]), 1.0, 2.0).isfinite().all()
 
 
 def test_soft_cross_entropy_at_a_high_temperature_has_hintons_gradient() -> None:

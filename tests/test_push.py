@@ -304,6 +304,19 @@ def test_verify_proves_the_evidence_elsewhere_and_a_changed_model_or_claim_fails
     assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.stdout
 
 
+def test_predict_answers_from_the_hub_as_from_the_run_also_offline_from_the_cache(hub: Hub, finished: Path) -> None:
+    push(hub, finished)
+    asked = ("--text", "the river under this lake", "--format", "json")
+    here = command(hub, "predict", finished, *asked)
+    there = command(hub, "predict", NAME, *asked)
+    assert there.returncode == 0, there.stderr
+    assert there.stdout == here.stdout
+    assert command(hub, "predict", f"{NAME}@main", *asked).stdout == here.stdout
+    assert command(hub, "predict", NAME, *asked, HF_HUB_OFFLINE="1").stdout == here.stdout
+    assert "not in the cache" in refused(command(hub, "predict", "org/other", *asked, HF_HUB_OFFLINE="1"))
+    assert "no such revision" in refused(command(hub, "predict", f"{NAME}@nothing", *asked))
+
+
 def test_verify_names_what_is_missing(hub: Hub, tmp_path: Path) -> None:
     assert "no such repository" in refused(command(hub, "verify", "org/nothing"))
     (tmp_path / "empty").mkdir()

@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.errors import UserError
+
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 Array = np.ndarray[Any, Any]
+FOLDS = 5
 
 
 def fit(texts: list[str], labels: list[int]) -> "Pipeline":
@@ -29,6 +32,33 @@ def scores(pipeline: "Pipeline", texts: list[str], classes: int) -> Array:
     result = np.full((len(texts), classes), decision.min() - 1.0, dtype=np.float32)
     result[:, pipeline[-1].classes_] = decision
     return result
+
+
+def unseen_probabilities(texts: list[str], labels: list[int], groups: list[str], classes: int) -> Array:
+    """What the linear model would say of each text [texts, classes] if its group had not been there to learn from.
+
+    Cross-fitted over at most five folds of whole groups. Decision values become probabilities by one factor, fitted on
+    these same held-out values (temperature scaling, Guo et al. 2017, section 4.2).
+
+    Raises:
+        UserError: all texts are of one group.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax, softmax
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(FOLDS, len(set(groups)))
+    if folds < 2:
+        raise UserError("--distill.linear-weight: needs training texts of at least two groups; leave it at 0")
+    decision, truth = np.empty((len(texts), classes), dtype=np.float32), np.array(labels)
+    for seen, unseen in GroupKFold(folds).split(texts, truth, groups):
+        pipeline = fit([texts[i] for i in seen], truth[seen].tolist())
+        decision[unseen] = scores(pipeline, [texts[i] for i in unseen], classes)
+
+    def loss(factor: float) -> float:
+        return -float(log_softmax(factor * decision, axis=1)[np.arange(len(truth)), truth].mean())
+
+    return np.asarray(softmax(minimize_scalar(loss, bounds=(0.1, 20), method="bounded").x * decision, axis=1))
 
 
 def size(pipeline: "Pipeline") -> tuple[int, int]:

@@ -21,6 +21,16 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
     return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
+def mixed_logits(teacher: Tensor, other: Tensor, weight: float, temperature: float) -> Tensor:
+    """Logits [batch, classes] that at the temperature are the mean of two teachers' soft labels.
+
+    Args:
+        teacher: logits of the first; other: probabilities of the second; weight: the second one's, from 0 to 1.
+    """
+    mixed = (1 - weight) * functional.softmax(teacher / temperature, dim=-1) + weight * other
+    return temperature * mixed.clamp(min=1e-9).log()
+
+
 def labelled_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of logits [batch, classes] over the examples that have a label; -100 means none.
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from hfcompress.teacher_outputs import Teacher, Wanted
 
+LOSSES = ("logits_weight", "hard_weight", "hidden_weight", "attention_weight", "relation_weight")
+
 
 @dataclass(frozen=True)
 class Distill(Train):
@@ -33,6 +35,9 @@ class Distill(Train):
     temperature: float = 2.0
     logits_weight: float = 1.0
     """Soft labels (Hinton 2015)."""
+    linear_weight: float = 0.0
+    """Share of the soft labels that a second teacher gives, the linear baseline (TF-IDF + SVM), cross-fitted: what it
+    would say of each training text had it not seen the text's group. 0 leaves the teacher alone."""
     hard_weight: float = 0.0
     """Cross-entropy with the true labels."""
     hidden_weight: float = 0.0
@@ -71,13 +76,13 @@ class Distill(Train):
         wanted = self._wanted([old + 1 for old in mapped], layers)
         outputs = teacher_outputs(out / "work", model, data, wanted, cache=self.cache, bf16=self.bf16)
         mine = self._wanted(list(range(1, len(mapped) + 1)), len(mapped))
-        progress = train(
+        progress = train(  # to the last weights: a few validation texts do not say which are nearest
             student,
             tokenizer,
             out / "work",
             self,
             data,
-            loss=self.loss(outputs, mine),  # the last weights stay: a few validation texts do not say what is nearest
+            loss=self.loss(outputs, mine, self._linear(task)),
         )
         if hasattr(student, "projections"):
             del student.projections
@@ -100,7 +105,11 @@ class Distill(Train):
         return student
 
     def _check_losses(self) -> None:
-        weights = [value for name, value in vars(self).items() if name.endswith("_weight")]
+        if not 0 <= self.linear_weight <= 1:
+            raise UserError(f"--distill.linear-weight {self.linear_weight:g}: a share, from 0 to 1")
+        if self.linear_weight and self.extra_text is not None:
+            raise UserError("--distill.linear-weight: for labelled texts alone; leave --distill.extra-text out")
+        weights = [getattr(self, name) for name in LOSSES]
         if min(weights) < 0 or not any(weights):
             raise UserError("--distill.*-weight: none may be negative, and one at least must be above 0")
         if self.temperature <= 0:
@@ -147,8 +156,20 @@ class Distill(Train):
             relation_layer=last if self.relation_weight else None,
         )
 
+    def _linear(self, task: TextClassification) -> "torch.Tensor | None":
+        """The second teacher's probabilities [training texts, classes]."""
+        import torch
+
+        from hfcompress.evaluation.baseline import unseen_probabilities
+
+        if not self.linear_weight:
+            return None
+        data = task.data
+        texts, labels, groups = data.texts("train"), data.label_ids("train"), data.groups("train")
+        return torch.from_numpy(unseen_probabilities(texts, labels, groups, len(data.labels))).float()
+
     def loss(
-        self, teacher: "Teacher", mine: "Wanted"
+        self, teacher: "Teacher", mine: "Wanted", linear: "torch.Tensor | None" = None
     ) -> "Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]":
         """The weighted sum of the losses whose weight is not 0."""
         from hfcompress.ops import losses
@@ -156,9 +177,11 @@ class Distill(Train):
 
         def compute(model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
             student, target, mask = forward(model, batch, mine), teacher(batch), batch["attention_mask"].float()
-            total = self.logits_weight * losses.soft_cross_entropy(
-                student["logits"], target["logits"], self.temperature
-            )
+            soft = target["logits"]
+            if linear is not None:
+                second = linear[batch["index"].cpu()].to(soft.device)
+                soft = losses.mixed_logits(soft.float(), second, self.linear_weight, self.temperature)
+            total = self.logits_weight * losses.soft_cross_entropy(student["logits"], soft, self.temperature)
             if self.hard_weight:
                 total = total + self.hard_weight * losses.labelled_cross_entropy(
                     student["logits"], batch["labels"], self.label_smoothing_factor

@@ -62,7 +62,8 @@ class TextClassification:
     """One label a text."""
 
     dataset: str = EMBEDDED
-    """licence-review (embedded), a Hub id, or a folder of parquet, json or csv files named after their split."""
+    """licence-review (embedded), a Hub id (org/name or org/name@revision), or a folder of parquet, json or csv files
+    named after their split."""
     config: str | None = None
     """The data set's configuration on the Hub, such as ledgar."""
     data_files: str | None = None
@@ -127,7 +128,8 @@ class TextClassification:
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         try:
-            loaded = load_dataset(self.dataset, self.config)
+            repository, _, revision = self.dataset.partition("@")
+            loaded = load_dataset(repository, self.config, revision=revision or None)
         except (
             ConnectionError,
             OfflineModeIsEnabled,
