@@ -1,9 +1,10 @@
 """Movement pruning against magnitude and L1, whole structures, and against the paper's unstructured form.
 
-`python -m benchmarks.pruning RUN` takes student and teacher of a finished legal_bert run on its embedded data, prunes
-with each importance to the same shape, and prints accuracy on validation and test. The unstructured form (Sanh et al.
-2020, section 4: single weights, top-v of all scores of a matrix) keeps as large a share of the encoder's weights; its
-matrices hold zeros, so that neither the file nor the latency shrinks: it is a baseline and no stage.
+`python -m benchmarks.pruning RUN` takes what a finished legal_bert run on its embedded data pruned, and what taught it
+meanwhile, prunes with each importance to the same shape, and prints accuracy on validation and test. The unstructured
+form (Sanh et al. 2020, section 4: single weights, top-v of all scores of a matrix) keeps as large a share of the
+encoder's weights; its matrices hold zeros, so that neither the file nor the latency shrinks: it is a baseline and no
+stage.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2)
     arguments = parser.parse_args()
     records = {record["name"]: record for record in read_json(arguments.run / "details.json")["records"]}
-    student, teacher = (arguments.run / f"{name}-{records[name]['key']}" for name in ("student", "teacher"))
+    student, teacher = (arguments.run / records["slim"]["inputs"][role] for role in ("model", "teacher"))
     print(f"{cpu_name()}\n{'pruned by':26} {'encoder weights':>16} {'validation':>11} {'test':>7}")
     show("nothing (the student)", student, encoder_weights(student))
     with tempfile.TemporaryDirectory(dir=".", prefix="pruning-") as scratch:

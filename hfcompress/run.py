@@ -222,6 +222,7 @@ class Run:
         if self.ranks.is_main_process:
             more = {
                 "max_length": task.max_length,
+                "data": task.identity.partition("@")[0],
                 "datasets": [task.dataset.partition("@")[0]] if task.on_hub else [],
                 "base": hub.origin(base or reference.name),
                 "deliver": [model.name for model in deliver or (candidate,)],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hfcompress.errors import UserError
 from hfcompress.record import environment, read_json, sha256
 from hfcompress.release import file_of, placed
+from hfcompress.report.console import candidate_row
 
 if TYPE_CHECKING:
     from hfcompress.tasks.text_classification import TextClassification
@@ -45,7 +46,7 @@ def verify(folder: Path, task: "TextClassification") -> list[Claim]:
     hashes = [hash_claim(folder, place, name) for place, name in report["delivered"].items()]
     if not all(claim.ok for claim in hashes):
         return hashes  # what was changed is not run
-    row = next(row for row in report["models"] if row["name"] == report["verdicts"][0]["candidate"])
+    row = candidate_row(report)
     with tempfile.TemporaryDirectory() as work:
         model = laid_out(folder, row, Path(work))
         return [*hashes, *accuracy_claims(model, row, task), latency_claim(model, row)]

@@ -134,7 +134,7 @@ def small(folder: Path) -> dict[str, Any]:
             learning_rate=2e-4,
             mask_probability=0.1,
         ),
-        "qat": QAT(num_train_epochs=1, learning_rate=5e-5),
+        "qat": QAT(num_train_epochs=1, learning_rate=2e-5, per_device_train_batch_size=8),
     }
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ def interleaved(requests: dict[str, Callable[[], object]], runs: int) -> dict[st
     return times
 
 
-def percentiles(times: list[float]) -> dict[str, float]:
+def percentiles(times: Iterable[float]) -> dict[str, float]:
     """p50, p95 and p99 in ms."""
-    return {f"p{p}": round(float(np.percentile(times, p)), 3) for p in (50, 95, 99)}
+    return {f"p{p}": round(float(np.percentile(list(times), p)), 3) for p in (50, 95, 99)}
 
 
 def probe() -> dict[str, float]:

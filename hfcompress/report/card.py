@@ -12,11 +12,9 @@ from hfcompress.report.console import number, outcome, sentence
 from hfcompress.report.html import RARE, chain_of, ends
 
 TEXT = """
-{verdict}
+{warning}# {title}
 
-# {title}
-
-{notes}
+{verdict}{notes}
 
 {size} MB, {parameters} parameters at {bits} bits each; made by the recipe `{recipe}` ({scale} scale) from
 `{reference}`.
@@ -74,8 +72,8 @@ classify = pipeline("text-classification", model, tokenizer=AutoTokenizer.from_p
 That is {candidate}, which the budget is about; `AutoModelForSequenceClassification.from_pretrained(name)` loads the
 transformers model at the root.
 
-The evidence lies beside it: report.html, report.json, and in records/ what each stage did. `hfcompress verify
-{repository}` measures it again; `hfcompress run --from-lock recipe.lock.json` makes it again.
+The evidence lies beside it: report.html, report.json, and in records/ what each stage did.
+`hfcompress verify {repository}` measures it again, `hfcompress run --from-lock recipe.lock.json` makes it again.
 """
 
 
@@ -93,6 +91,7 @@ def render_card(
     candidate, reference = ends(report, details)
     accuracy = candidate["accuracy"]
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
+    name_of_data = details.get("data", report["recipe"])
     base, intervals = details.get("base", {}), accuracy["all"].get("ci95", {})
     data = ModelCardData(
         library_name="transformers" if repository else "optimum",
@@ -107,8 +106,8 @@ def render_card(
         eval_results=[
             EvalResult(
                 task_type="text-classification",
-                dataset_type=report["recipe"],
-                dataset_name=report["recipe"],
+                dataset_type=next(iter(details.get("datasets", [])), name_of_data),
+                dataset_name=name_of_data,
                 dataset_split="test",
                 metric_type=name,
                 metric_value=round(accuracy["all"][name], 6),
@@ -120,7 +119,8 @@ def render_card(
     )
     body = TEXT.format(
         title=title,
-        verdict="The budget holds." if report["ok"] else "**The budget does not hold.**",
+        warning="" if report["ok"] else "**The budget does not hold.**\n\n",
+        verdict="The budget holds. " if report["ok"] else "",
         notes=markdown(" ".join(report["notes"])),
         size=f"{candidate['bytes'] / 1e6:.2f}",
         parameters=f"{candidate['parameters']:,}",

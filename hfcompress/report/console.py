@@ -11,6 +11,12 @@ OUTCOMES = {"holds": "holds", "fails": "FAILS", "cannot be shown": "NOT SHOWN"}
 AT_THE_LIMIT = 0.05  # of what is allowed is all that is left of it
 
 
+def candidate_row(report: dict[str, Any]) -> dict[str, Any]:
+    """What report.json says of the model that the verdicts are about."""
+    row: dict[str, Any] = next(r for r in report["models"] if r["name"] == report["verdicts"][0]["candidate"])
+    return row
+
+
 def table(report: dict[str, Any]) -> str:
     """Models, then notes, then verdicts; plain text, at most 119 wide."""
     metric = report["models"][0]["accuracy"]["metric"]

@@ -46,8 +46,7 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
 
 def ends(report: dict[str, Any], details: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The candidate's row and the reference's."""
-    rows = {model["name"]: model for model in report["models"]}
-    return rows[report["verdicts"][0]["candidate"]], rows[details["reference"]]
+    return console.candidate_row(report), next(row for row in report["models"] if row["name"] == details["reference"])
 
 
 def chain_of(

@@ -1,0 +1,166 @@
+"""Recorded traffic: one JSON object a line, what was asked, who answered what, and what came of it.
+
+A line of version 1 has
+
+- `version` (1), `id` (of the request), `time` (seconds since 1970), `input` (the text);
+- `user` (whoever is assigned to an arm as a whole), `group` (what the statistics resample: a contract, a session; the
+  user where there is none);
+- `arm`: the name of the model that answered, "old" or "new" in an A/B test;
+- `answer`: {`label`, `score`}, and `propensity`: the probability with which that answer was drawn, where it was
+  random;
+- `outcome`: what came of the answer, where it is known: metric -> number (a click, a correction), and `label`, the
+  true one.
+
+Only `id` and `arm` must be there. Lines that are cut off, are not JSON or lack these are counted, not fatal: a writer
+that was killed leaves at most its last line incomplete.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of traffic."""
+
+    id: str
+    arm: str
+    time: float | None = None
+    user: str | None = None
+    group: str | None = None
+    input: str | None = None
+    answer: dict[str, Any] | None = None
+    propensity: float | None = None
+    outcome: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def unit(self) -> str:
+        """Whoever is independent of the others: the user, or the request alone."""
+        return self.user if self.user is not None else f"request {self.id}"
+
+
+@dataclass
+class Traffic:
+    """Events in the order of the file, and how many lines were none."""
+
+    events: list[Event]
+    broken: int
+
+
+def assigned(user: str, salt: str, share: float) -> str:
+    """The arm of a user, "new" for `share` of them: always the same for the same salt, independent between salts."""
+    digest = hashlib.sha256(f"{salt}\n{user}".encode()).digest()
+    return "new" if int.from_bytes(digest[:8]) / 2**64 < share else "old"
+
+
+def read(file: Path) -> Traffic:
+    """All events of a file.
+
+    Raises:
+        UserError: there is no such file, or no line of it is an event.
+    """
+    events, broken = [], 0
+    try:
+        with file.open("rb") as lines:
+            for line in lines:
+                event = parsed(line)
+                if event is not None:
+                    events.append(event)
+                elif line.strip():
+                    broken += 1
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{file}: no such file; give recorded traffic, one JSON object a line") from None
+    if not events:
+        raise UserError(f"{file}: no line of it is an event ({broken} are broken); see hfcompress record --help")
+    return Traffic(events, broken)
+
+
+def parsed(line: bytes) -> Event | None:
+    """The event of a line; None when it is cut off, not JSON, or lacks what every event has."""
+    try:
+        entry = json.loads(line)
+        known = {name: entry[name] for name in Event.__dataclass_fields__ if name in entry}
+        event = Event(**known | {"id": str(entry["id"]), "arm": str(entry["arm"])})
+    except (ValueError, KeyError, TypeError):
+        return None
+    return event if event.version == VERSION and well_formed(event) else None
+
+
+def well_formed(event: Event) -> bool:
+    """Whether what an event says of its answer can be counted with."""
+    outcome, answer, propensity = event.outcome, event.answer, event.propensity
+    return (
+        isinstance(outcome, dict)
+        and all(isinstance(value, str) if name == "label" else is_number(value) for name, value in outcome.items())
+        and (answer is None or (isinstance(answer, dict) and isinstance(answer.get("label"), str)))
+        and (propensity is None or (is_number(propensity) and 0 < propensity <= 1))
+        and all(value is None or isinstance(value, str) for value in (event.user, event.group, event.input))
+    )
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def as_line(event: Event) -> bytes:
+    return json.dumps(asdict(event), ensure_ascii=False).encode() + b"\n"
+
+
+class Writer:
+    """Appends events to a file; every line is handed to the system whole before the next begins.
+
+    Args:
+        file: where; when it is larger than `rotate_mb` it is renamed to NAME.1, NAME.2, ... and begun anew.
+
+    Raises:
+        UserError: another process writes to this file.
+    """
+
+    def __init__(self, file: Path, rotate_mb: float = 100.0) -> None:
+        self.file, self.limit = file, rotate_mb * 1e6
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
+
+    def _open(self) -> None:
+        self.stream = self.file.open("ab")
+        try:
+            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process writes to {self.file}; give this one a file of its own") from None
+        if self.stream.tell() and not ends_whole(self.file):
+            self.stream.write(b"\n")  # a killed writer's last line stays apart from the next
+
+    def write(self, event: Event) -> None:
+        if self.stream.tell() > self.limit:
+            self._rotate()
+        self.stream.write(as_line(event))
+        self.stream.flush()
+
+    def _rotate(self) -> None:
+        number = next(n for n in range(1, 10**9) if not self.numbered(n).exists())
+        self.file.rename(self.numbered(number))
+        self.stream.close()
+        self._open()
+
+    def numbered(self, number: int) -> Path:
+        return self.file.with_name(f"{self.file.name}.{number}")
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def ends_whole(file: Path) -> bool:
+    """Whether the last line of a file that is not empty is complete."""
+    with file.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read(1) == b"\n"

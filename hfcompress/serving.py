@@ -1,0 +1,243 @@
+"""Requests answered line by line: `record` keeps what was asked and answered, `shadow` asks a second model beside."""
+
+import json
+import multiprocessing
+import queue
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfcompress.evaluation.traffic import Event, Writer
+
+if TYPE_CHECKING:
+    from hfcompress.evaluation.predictor import Predictor
+
+QUEUE = 256  # requests that wait for the shadowed model; beyond it they are dropped and counted
+WINDOW = 500  # answers whose labels are compared with the first ones, for drift
+TIMED = 10_000  # latest requests whose latency is counted
+LAST_WAIT = 10.0  # seconds that the shadowed model gets at the end for what still waits
+
+
+def requests(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Each line is a request: a JSON object with `input` (and id, user, group, outcome), or the text itself."""
+    for line in lines:
+        text = line.decode("utf-8", errors="replace").strip()
+        if not text:
+            continue
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get("input"), str):
+            entry = {"input": text}
+        yield {"id": uuid.uuid4().hex} | entry
+
+
+def answer(predictor: "Predictor", text: str, max_length: int) -> dict[str, Any]:
+    """The label of one text and its probability."""
+    from scipy.special import softmax
+
+    probabilities = softmax(predictor.logits([text], max_length)[0].astype("float64"))
+    best = int(probabilities.argmax())
+    return {"label": predictor.labels[best], "score": round(float(probabilities[best]), 6)}
+
+
+def event_of(request: dict[str, Any], arm: str, answered: dict[str, Any]) -> Event:
+    """The line of traffic for a request and an answer to it."""
+    user, group = (None if request.get(name) is None else str(request[name]) for name in ("user", "group"))
+    outcome = request["outcome"] if isinstance(request.get("outcome"), dict) else {}
+    return Event(
+        id=str(request["id"]),
+        arm=arm,
+        time=round(time.time(), 3),
+        input=request["input"],
+        answer=answered,
+        outcome=outcome,
+        user=user,
+        group=group,
+    )
+
+
+def record(
+    predictor: "Predictor", lines: Iterable[bytes], writer: Writer, arm: str, max_length: int
+) -> Iterator[Event]:
+    """Answer every request, write it down, and hand it on."""
+    for request in requests(lines):
+        event = event_of(request, arm, answer(predictor, request["input"], max_length))
+        writer.write(event)
+        yield event
+
+
+@dataclass
+class Shadowed:
+    """What a shadow test has seen so far."""
+
+    answered: int = 0
+    compared: int = 0
+    agreed: int = 0
+    dropped: int = 0
+    failed: int = 0
+    alive: bool = True
+    changes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    old_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED))
+    new_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED))
+    first_labels: list[str] = field(default_factory=list)
+    last_labels: deque[str] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def as_dict(self) -> dict[str, Any]:
+        from hfcompress.evaluation.latency import percentiles
+
+        return {
+            "answered": self.answered,
+            "compared": self.compared,
+            "agreement": self.agreed / self.compared if self.compared else None,
+            "dropped": self.dropped,
+            "failed": self.failed,
+            "new_model_runs": self.alive,
+            "latency_ms": {n: percentiles(t) for n, t in (("old", self.old_ms), ("new", self.new_ms)) if t},
+            "drift": drift(self.first_labels, self.last_labels) if self.answered >= 2 * WINDOW else None,
+            "changes": [{"old": a, "new": b, "count": count} for (a, b), count in self.changes.most_common(20)],
+        }
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5"><title>shadow</title>
+<style>body {{ font: 16px sans-serif; margin: 2em; color-scheme: light dark }} td, th {{ padding: .2em 1em;
+text-align: right }} th:first-child {{ text-align: left }}</style></head><body><h1>Shadow test</h1>
+<p>{answered:,} requests answered by OLD; NEW {runs}, has answered {compared:,}, missed {dropped:,}, failed
+{failed:,}.</p>
+<p>Agreement {agreement}; the answers' labels have moved by {drift}.</p>
+<table><tr><th>ms a request</th><th>p50</th><th>p95</th><th>p99</th></tr>{rows}</table></body></html>
+"""
+
+
+def page(state: Shadowed) -> str:
+    """What is known so far, as a page that loads itself anew."""
+    known = state.as_dict()
+    rows = "".join(
+        f"<tr><th>{name}</th>" + "".join(f"<td>{value:.2f}</td>" for value in found.values()) + "</tr>"
+        for name, found in known["latency_ms"].items()
+    )
+    moved = known["drift"]
+    return PAGE.format(
+        **{name: known[name] for name in ("answered", "compared", "dropped", "failed")},
+        runs="runs" if state.alive else "<strong>has stopped</strong>",
+        agreement="unknown yet" if known["agreement"] is None else f"{known['agreement']:.2%}",
+        drift=f"an unknown amount (after {2 * WINDOW:,} it is known)" if moved is None else f"{moved:.1%}",
+        rows=rows,
+    )
+
+
+def drift(first: Iterable[str], last: Iterable[str]) -> float:
+    """How far the shares of the labels differ between two samples: total variation, 0 to 1."""
+    one, other = Counter(first), Counter(last)
+    return sum(abs(one[label] / one.total() - other[label] / other.total()) for label in one | other) / 2
+
+
+class Shadow:
+    """A second model in a process of its own: it may be slow, hang or die without anybody waiting for it.
+
+    Args:
+        model: its folder; threads: its intra-op threads.
+    """
+
+    def __init__(self, model: Path, max_length: int, threads: int = 1) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.asked: Any = context.Queue(maxsize=QUEUE)
+        self.told: Any = context.Queue()
+        self.process = context.Process(
+            target=work, args=(model, max_length, threads, self.asked, self.told), daemon=True
+        )
+        self.process.start()
+
+    def ask(self, key: int, text: str) -> bool:
+        """Hand a request over; False when the queue is full or the process gone, and nothing waits."""
+        if not self.process.is_alive():
+            return False
+        try:
+            self.asked.put_nowait((key, text))
+        except queue.Full:
+            return False
+        return True
+
+    def answers(self, timeout: float = 0.0) -> Iterator[tuple[int, dict[str, Any] | None, float]]:
+        """What has come back: key, answer (None: it failed), milliseconds; waits for the first one that long."""
+        try:
+            while True:
+                yield self.told.get(block=timeout > 0, timeout=timeout or None)
+                timeout = 0.0
+        except queue.Empty:
+            return
+
+    def close(self) -> None:
+        self.asked.cancel_join_thread()
+        self.process.kill()
+        self.process.join()
+
+
+def work(model: Path, max_length: int, threads: int, asked: Any, told: Any) -> None:
+    """The shadowed model's process: answer until killed; a request that fails is told so."""
+    from hfcompress.evaluation.predictor import Predictor
+
+    predictor = Predictor(model, threads)
+    while True:
+        key, text = asked.get()
+        begun = time.perf_counter()
+        try:
+            found = answer(predictor, text, max_length)
+        except Exception:  # whatever the model does, the answers of the other one go on
+            found = None
+        told.put((key, found, (time.perf_counter() - begun) * 1e3))
+
+
+def shadow(
+    predictor: "Predictor", other: Shadow, lines: Iterable[bytes], writer: Writer, max_length: int, state: Shadowed
+) -> Iterator[Event]:
+    """Answer every request with the old model at once; compare the new one's answers as they come.
+
+    Both answers are written down, as arms "old" and "new" of the same id.
+    """
+    waiting: dict[int, tuple[dict[str, Any], str]] = {}
+    for key, request in enumerate(requests(lines)):
+        begun = time.perf_counter()
+        event = event_of(request, "old", answer(predictor, request["input"], max_length))
+        state.old_ms.append((time.perf_counter() - begun) * 1e3)
+        state.answered += 1
+        label = str((event.answer or {})["label"])
+        state.last_labels.append(label)
+        if len(state.first_labels) < WINDOW:
+            state.first_labels.append(label)
+        yield event
+        writer.write(event)
+        if other.ask(key, request["input"]):
+            waiting[key] = (request, label)
+        else:
+            state.dropped += 1
+        collect(other, waiting, writer, state, 0.0)
+    end = time.monotonic() + LAST_WAIT
+    while waiting and other.process.is_alive() and time.monotonic() < end:
+        collect(other, waiting, writer, state, 0.2)
+    collect(other, waiting, writer, state, 0.0)
+    state.alive = other.process.is_alive()
+    state.dropped += len(waiting)
+
+
+def collect(
+    other: Shadow, waiting: dict[int, tuple[dict[str, Any], str]], writer: Writer, state: Shadowed, timeout: float
+) -> None:
+    """Count the new model's answers that have come."""
+    for key, found, milliseconds in other.answers(timeout):
+        request, old = waiting.pop(key)
+        if found is None:
+            state.failed += 1
+            continue
+        state.new_ms.append(milliseconds)
+        state.compared += 1
+        state.agreed += found["label"] == old
+        if found["label"] != old:
+            state.changes[old, found["label"]] += 1
+        writer.write(event_of(request, "new", found))
