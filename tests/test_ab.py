@@ -178,7 +178,7 @@ def written(file: Path, events: list[Event]) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("new", "count", "code"), [(0.2, 6000, 0), (0.1, 6000, 1), (0.2, 800, 3)])
+@pytest.mark.parametrize(("new", "count", "code"), [(0.2, 6000, 0), (0.1, 6000, 1), (0.2, 400, 3)])
 def test_the_exit_code_says_what_to_do(tmp_path: Path, new: float, count: int, code: int) -> None:
     file = written(tmp_path / "traffic.jsonl", experiment(0.2, new, count))
     done = command(file, "--metric", "ctr", "--planned-users", "3000")
@@ -188,7 +188,7 @@ def test_the_exit_code_says_what_to_do(tmp_path: Path, new: float, count: int, c
 
 
 def test_broken_lines_are_counted_and_wrong_questions_refused(tmp_path: Path) -> None:
-    file = written(tmp_path / "traffic.jsonl", experiment(0.2, 0.2, 800))
+    file = written(tmp_path / "traffic.jsonl", experiment(0.2, 0.2, 400))
     with file.open("a") as stream:
         stream.write('{"id": "cut o\nnot json\n[1]\n{"id": "1", "arm": "old", "outcome": {"ctr": "yes"}}\n')
     done = command(file, "--metric", "ctr")
