@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -132,11 +133,12 @@ def train(
         parameter_groups: optimizer groups for AdamW, when not every parameter has the same learning rate.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: the loss is not finite, or the launcher shards the weights.
     """
     import transformers
     from transformers import DataCollatorWithPadding
 
+    refuse_sharding()
     if validation is None or best_metric is None:
         validation, best_metric = None, None
     arguments = training_arguments(work, options, len(train_data), best_metric)
@@ -161,6 +163,19 @@ def train(
     # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+
+
+def refuse_sharding() -> None:
+    """Stop under FSDP: what follows a training cuts, exports and saves whole weights, and would get a rank's share.
+
+    Raises:
+        UserError: accelerate was configured for FSDP.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise UserError(
+            "accelerate shards the weights (FSDP), and the stages need them whole; launch with "
+            "recipes/accelerate/several_gpus.yaml, which does not"
+        )
 
 
 def training_arguments(work: Path, options: Train, examples: int, best_metric: str | None) -> "TrainingArguments":

@@ -7,7 +7,7 @@ import torch
 
 from hfcompress.errors import UserError
 from hfcompress.models import load_classifier, load_tokenizer
-from hfcompress.training import masks_tokens
+from hfcompress.training import masks_tokens, refuse_sharding
 
 
 def seen_by(network: torch.nn.Module) -> list[torch.Tensor]:
@@ -43,3 +43,10 @@ def test_a_tokenizer_without_a_mask_is_refused(tiny_model: Path) -> None:
     tokenizer.mask_token = None
     with pytest.raises(UserError, match="no mask token"), masks_tokens(network, tokenizer, 0.1):
         pass
+
+
+def test_sharded_weights_are_refused_and_whole_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_sharding()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=r"several_gpus\.yaml"):
+        refuse_sharding()
