@@ -41,6 +41,27 @@ quantize(folder, out, AutoQuantizationConfig.avx512_vnni(is_static=False, per_ch
 print(before, rss_mb())
 """
 
+FOLD = """
+import sys
+from pathlib import Path
+import torch
+from hfcompress.evaluation.memory import rss_mb
+folder, out = map(Path, sys.argv[1:])
+from hfcompress.models import load_classifier
+from hfcompress.ops.fake_quant import ActivationQuantizer
+from hfcompress.stages.qat import prepare, write_int8
+before = rss_mb()
+network = load_classifier(folder)
+prepare(network, symmetric=False, learned=True)
+for module in network.modules():
+    if isinstance(module, ActivationQuantizer):
+        module.observing = True
+with torch.inference_mode():
+    network(input_ids=torch.arange(64)[None])
+write_int8(network, out)
+print(before, rss_mb())
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,14 +138,19 @@ def print_large() -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     with tempfile.TemporaryDirectory(dir=".") as scratch:
-        folders = [Path(scratch) / name for name in ("model", "onnx", "int8")]
+        folders = [Path(scratch) / name for name in ("model", "onnx", "int8", "qdq")]
         torch.manual_seed(0)
         config = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
         BertForSequenceClassification(config).save_pretrained(folders[0])
         folders[1].mkdir()
+        folders[3].mkdir()
         (folders[2] / "work").mkdir(parents=True)
         print(f"\n(this process: {peak_rss_mb():.0f} MB)")
-        for name, program, source, out in (("export", EXPORT, *folders[:2]), ("dynamic int8", QUANTIZE, *folders[1:])):
+        for name, program, source, out in (
+            ("export", EXPORT, folders[0], folders[1]),
+            ("int8 as qat writes it", FOLD, folders[0], folders[3]),
+            ("dynamic int8 (Optimum)", QUANTIZE, folders[1], folders[2]),
+        ):
             begun = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, "-c", program, str(source), str(out)], capture_output=True, text=True

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ Array = np.ndarray[Any, Any]
 OPSET = 18
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the order of the forward signature: names bind by it
 INLINE_LIMIT = 1_000_000_000  # bytes of weights from which on they lie beside the graph, in model.onnx_data
+LARGE = 1_000  # elements
 INTEGER_OPS = (
     "MatMulIntegerToFloat",
     "QGemm",
@@ -49,7 +51,7 @@ def trace(network: Any) -> ModelProto:
     network.eval()
     example = torch.ones((2, 16), dtype=torch.long)
     stream = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), light_weights(network):
         warnings.simplefilter("ignore")  # about values that the trace makes constant: `parity` is what proves it right
         torch.onnx.export(
             Logits(network).eval(),
@@ -65,6 +67,24 @@ def trace(network: Any) -> ModelProto:
             dynamic_axes={**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}},
         )
     return onnx.load_from_string(stream.getvalue())
+
+
+@contextmanager
+def light_weights(network: Any) -> Iterator[None]:
+    """Meanwhile every large weight is one number seen in its whole shape: the tracer copies all that it is given.
+
+    So weights that are still mapped from their file stay there, and the tracer's copy is the only one in memory. Each
+    has a number of its own: the exporter merges parameters that are equal.
+    """
+    large = [parameter for parameter in network.parameters() if parameter.numel() > LARGE]
+    weights = [parameter.data for parameter in large]
+    for number, parameter in enumerate(large, 1):
+        parameter.data = torch.full((1,), float(number)).expand(parameter.shape)
+    try:
+        yield
+    finally:
+        for parameter, weight in zip(large, weights, strict=True):
+            parameter.data = weight
 
 
 def export(

@@ -10,6 +10,7 @@ from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import Train
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel
 
@@ -124,20 +125,9 @@ def deliver(
     """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
     from hfcompress import bert, onnx_graph
     from hfcompress.evaluation.size import sizes
-    from hfcompress.ops.fake_quant import FakeQuantEmbedding, FakeQuantLinear, integer_rows, row_scales
     from hfcompress.stages.onnx import PARITY_TEXTS, copy_companions
 
-    weights = {
-        f"{name}.weight": module.weight
-        for name, module in network.named_modules()
-        if isinstance(module, FakeQuantLinear | FakeQuantEmbedding)
-    }
-    onnx_graph.export(
-        network,
-        out,
-        integers={name: integer_rows(w).numpy() for name, w in weights.items()},
-        scales={name: row_scales(w).numpy() for name, w in weights.items()},
-    )
+    weights = write_int8(network, out)
     copy_companions(source, out)
     batch = onnx_graph.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
     distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
@@ -150,7 +140,26 @@ def deliver(
     if kernels < linears:
         raise RuntimeError(f"only {kernels} of {linears} linear layers run in integer kernels")
     dtypes = sizes(out)["dtypes"]
-    elements = sum(w.numel() for w in weights.values())
+    elements = sum(w.numel() for w in weights)
     if dtypes.get("int8", 0) < elements or dtypes.get("float32", 0) > elements:
         raise RuntimeError(f"the file claims int8 and holds {dtypes}")
     return {"integer_linears": kernels, "linears": linears, "largest_logit_difference": distance}
+
+
+def write_int8(network: "PreTrainedModel", out: Path) -> "list[torch.Tensor]":
+    """model.onnx of a fake-quantized network, its weights as integers; returns the weights that became such."""
+    from hfcompress import onnx_graph
+    from hfcompress.ops.fake_quant import FakeQuantEmbedding, FakeQuantLinear, integer_rows, row_scales
+
+    weights = {
+        f"{name}.weight": module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, FakeQuantLinear | FakeQuantEmbedding)
+    }
+    onnx_graph.export(
+        network,
+        out,
+        integers={name: integer_rows(w).numpy() for name, w in weights.items()},
+        scales={name: row_scales(w).numpy() for name, w in weights.items()},
+    )
+    return list(weights.values())
