@@ -64,7 +64,7 @@ def dispatch(arguments: list[str]) -> int:
         "env": env,
     }
     if arguments[:1] == ["run"] and (lock_file := option_value(arguments, "--from-lock")):
-        return from_lock(Path(lock_file), arguments[1:])
+        return from_lock(Path(lock_file), arguments[1:])  # before the recipe's name is asked for: the lock has it
     if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):
         return with_recipe(arguments[0], arguments[1], arguments[2:])
     app = tyro.extras.SubcommandApp()
@@ -138,8 +138,16 @@ def from_lock(file: Path, arguments: list[str]) -> int:
     from hfcompress.lock import options_from, require_same_data, say_what_differs
 
     locked = read_json(file)
-    module, scale = load_recipe(str(locked.get("recipe"))), str(locked.get("scale"))
+    if not isinstance(locked, dict) or not isinstance(locked.get("options"), dict) or "scale" not in locked:
+        raise UserError(f"{file} is no recipe.lock.json")
+    module, scale = load_recipe(str(locked.get("recipe"))), str(locked["scale"])
     recipe_name = module.__name__.rpartition(".")[2]
+    if arguments and not arguments[0].startswith("-"):
+        if arguments[0].replace("-", "_") != recipe_name:
+            raise UserError(f"{file} is a lock of {recipe_name}, not of {arguments[0]}")
+        arguments = arguments[1:]
+    if scale_options := {"--smoke", "--scale"} & {argument.partition("=")[0] for argument in arguments}:
+        raise UserError(f"{scale_options.pop()}: the lock says the scale ({scale}); leave it out")
     folder = folder_of(arguments, recipe_name, scale)
     defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
     defaults = options_from(locked, defaults, arguments)
@@ -187,8 +195,12 @@ def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
 def run_recipe(
     recipe: Callable[..., Any], options: dict[str, Any], name: str, scale: str, folder: Path, own: RunOptions
 ) -> int:
-    if own.push_to_hub and own.hub_model_id is None:
-        raise UserError("--push-to-hub: where to? give --hub-model-id org/name")
+    if own.push_to_hub != (own.hub_model_id is not None):
+        raise UserError("--push-to-hub and --hub-model-id org/name: give both, or neither")
+    if own.push_to_hub:
+        from hfcompress.hub import require_token
+
+        require_token()
     quiet()
     from hfcompress.plan import Plan
     from hfcompress.run import Run
@@ -197,9 +209,19 @@ def run_recipe(
     recipe(planned, **options)
     refuse_impossible(planned.verdicts, planned.advice)
     result = recipe(Run(folder, name, scale, planned.predictions, options), **options)
-    if own.push_to_hub and own.hub_model_id:
-        push(folder, own.hub_model_id)
+    if own.hub_model_id and is_main_process():
+        if result["ok"]:
+            push(folder, own.hub_model_id)
+        else:
+            print("not pushed, since the budget does not hold: see hfcompress push --help", file=sys.stderr)
     return 0 if result["ok"] else FAILED
+
+
+def is_main_process() -> bool:
+    """Of the ranks that ran the recipe, the one that wrote the report."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None:
@@ -307,9 +329,21 @@ def verify(model: Positional[str], data: str | None = None, format: Literal["tex
 
     folder = hub.fetch(model)
     locked = read_json(folder / LOCK)
-    task = inspect.signature(load_recipe(locked["recipe"]).recipe).parameters["task"].default
-    task = restored(task, locked["options"]["task"], "task", ["--task.dataset"] if data else [])
-    claims = verified(folder, dataclasses.replace(task, dataset=data) if data else task)
+    try:
+        task, options = (
+            inspect.signature(load_recipe(locked["recipe"]).recipe).parameters["task"].default,
+            locked["options"],
+        )
+        if isinstance(options["task"]["dataset"], dict) and data is None:
+            raise UserError(
+                f"the run's data was the local {options['task']['dataset']['local']}; give yours with --data"
+            )
+        task = restored(task, options["task"], "task", ["--task.dataset"])
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{folder / LOCK} is no lock of this version; fetch the model again, or push it again"
+        ) from None
+    claims = verified(folder, dataclasses.replace(task, dataset=data) if data else task, str(locked.get("data")))
     print(json.dumps([vars(c) for c in claims], indent=1) if format == "json" else "\n".join(map(str, claims)))
     return FAILED if any(claim.ok is False for claim in claims) else 0
 

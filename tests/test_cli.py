@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.hub_server import TOKEN, serve
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -124,10 +126,29 @@ def test_a_lock_repeats_the_run_and_names_what_it_needs(copied: Path) -> None:
     assert "the run was made with data@" in other.stderr
 
 
+def test_the_recipes_own_run_is_pushed_and_proved_from_the_hub(smoke: Path, tmp_path: Path) -> None:
+    with serve() as hub:
+        here = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path)}
+        words = [sys.executable, "-m", "hfcompress"]
+        for arguments in (
+            ["push", str(smoke), "--hub-model-id", "org/smoke", "--license", "mit"],
+            ["verify", "org/smoke", "--data", str(smoke / "smoke" / "data")],
+        ):
+            done = subprocess.run([*words, *arguments], capture_output=True, text=True, env=os.environ | here)
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert "holds       data" in done.stdout
+        assert set(hub.files("org/smoke")) >= {"model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx"}
+
+
 def test_a_push_without_a_name_and_a_lock_that_is_none_are_refused(tmp_path: Path, smoke: Path) -> None:
     assert "--hub-model-id" in refused("run", "legal_bert", "--smoke", "--push-to-hub", "--run-dir", tmp_path / "run")
     assert "no such file" in refused("run", "--from-lock", tmp_path / "nothing.json")
     assert "is corrupt" in refused("run", "--from-lock", smoke / "report.html")
+    lock = smoke / "recipe.lock.json"
+    assert "is a lock of legal_bert" in refused("run", "other", "--from-lock", lock)
+    assert "the lock says the scale" in refused("run", "legal_bert", "--from-lock", lock, "--scale", "full")
+    (tmp_path / "list.json").write_text("[]")
+    assert "is no recipe.lock.json" in refused("run", "--from-lock", tmp_path / "list.json")
 
 
 def test_every_step_is_smaller_and_the_last_one_is_int8(smoke: Path) -> None:

@@ -61,10 +61,17 @@ def test_a_local_folder_is_locked_by_name_and_hash_and_must_be_given_again(task:
 def test_other_data_is_refused_and_other_versions_are_named(
     task: TextClassification, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    locked = lock("legal_bert", "small", {"task": task}, data=task.identity)
+    locked = through_json(lock("legal_bert", "small", {"task": task}, data=task.identity))
     require_same_data(locked, {"task": task})
+    require_same_data(locked | {"data": "elsewhere@" + task.identity.rpartition("@")[2]}, {"task": task})
     with pytest.raises(UserError, match="the run was made with other@0"):
         require_same_data(locked | {"data": "other@0"}, {"task": task})
+    text = {"distill": Distill(extra_text=Path(__file__))}
+    locked_text = through_json(lock("legal_bert", "small", {"task": task} | text, data=task.identity))
+    require_same_data(locked_text, {"task": task} | text)
+    other = {"distill": Distill(extra_text=Path(__file__).with_name("test_push.py"))}
+    with pytest.raises(UserError, match=r"--distill\.extra-text: holds something else than the test_lock\.py"):
+        require_same_data(locked_text, {"task": task} | other)
     say_what_differs(locked)
     assert capsys.readouterr().err == ""
     say_what_differs(locked | {"versions": {"torch": "1.0"}})

@@ -146,10 +146,10 @@ def test_a_push_without_changes_uploads_and_commits_nothing(hub: Hub, finished: 
     assert (hub.uploaded, hub.commits(NAME)) == (before, 1)
 
 
-def test_a_push_that_was_cut_off_goes_on_where_it_stopped(hub: Hub, finished: Path) -> None:
-    hub.faults += [Fault("POST", "/commit/", 500)] * 1
-    assert "run the same command again" in refused(push(hub, finished)) or hub.commits(NAME) == 0
-    assert hub.files(NAME) == {}  # no reader sees half a model
+def test_no_reader_sees_half_a_model_and_what_arrived_is_not_sent_again(hub: Hub, finished: Path) -> None:
+    hub.faults.append(Fault("POST", "/commit/", 500))
+    assert "run the same command again" in refused(push(hub, finished))
+    assert hub.files(NAME) == {}
     before = hub.uploaded
     assert before > 0
     assert push(hub, finished).returncode == 0
@@ -188,18 +188,43 @@ def test_what_the_hub_refuses_is_one_line_and_the_next_push_succeeds(
     assert hub.commits(NAME) == 1
 
 
-def test_a_connection_cut_amid_a_file_is_tried_again(hub: Hub, finished: Path) -> None:
+def test_a_connection_cut_amid_an_upload_is_tried_again(hub: Hub, finished: Path) -> None:
     hub.faults.append(Fault("PUT", "/lfs/store/", "cut"))
-    done = push(hub, finished)
-    if done.returncode:  # where the client does not try again by itself, we say so and the user does
-        assert "run the same command again" in refused(done)
-        assert push(hub, finished).returncode == 0
+    assert push(hub, finished).returncode == 0
+    assert not hub.faults
+    assert hub.commits(NAME) == 1
+
+
+def test_a_download_that_is_cut_is_one_line_and_the_next_one_proves_whole(
+    hub: Hub, finished: Path, tiny_task: TextClassification
+) -> None:
+    push(hub, finished)
+    hub.faults.append(Fault("GET", "/model.safetensors", "cut"))
+    asked = ("verify", NAME, "--data", tiny_task.dataset)
+    assert "run the same command again" in refused(command(hub, *asked))
+    done = command(hub, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not hub.faults
+
+
+def test_a_name_that_holds_another_model_is_taken(hub: Hub, finished: Path) -> None:
+    from tests.hub_server import Repository
+
+    hub.repositories[NAME] = Repository(private=False)
+    hub.repositories[NAME].branches["main"].append({"config.json": hub.keep(b"{}")})
+    assert "holds another model" in refused(push(hub, finished))
+    assert set(hub.files(NAME)) == {"config.json"}
+
+
+def test_private_does_not_publish_in_a_public_repository(hub: Hub, finished: Path) -> None:
+    push(hub, finished)
+    assert "and public" in refused(push(hub, finished, "--private"))
     assert hub.commits(NAME) == 1
 
 
 def test_without_a_token_it_is_refused_before_anything_is_sent(hub: Hub, finished: Path) -> None:
-    assert "hf auth login" in refused(push(hub, finished, HF_TOKEN=""))
-    assert not hub.repositories
+    assert "there is no token" in refused(push(hub, finished, HF_TOKEN=""))
+    assert not hub.log
 
 
 def test_no_hub_at_all_is_one_line(hub: Hub, finished: Path) -> None:
@@ -244,17 +269,34 @@ def test_a_budget_that_does_not_hold_is_pushed_only_when_asked_and_the_card_says
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [((), "names no licence"), (("--license", "cc-by-nc-nd-4.0"), "forbids derivatives")],
+    [
+        ((), "names no licence"),
+        (("--license", "cc-by-nc-nd-4.0"), "forbids derivatives"),
+        (("--license", "aple-2.0"), "must be one of a list"),
+    ],
 )
 def test_a_licence_that_is_unknown_or_forbids_derivatives_is_refused(
     hub: Hub, finished: Path, options: tuple[str, ...], said: str
 ) -> None:
     assert said in refused(command(hub, "push", finished, "--hub-model-id", NAME, *options))
+    assert not hub.uploaded
+
+
+def test_the_base_models_licence_cannot_be_stated_away(hub: Hub, copied: Path) -> None:
+    details = json.loads((copied / "details.json").read_text())
+    details["base"]["licence"] = "cc-by-nc-nd-4.0"
+    (copied / "details.json").write_text(json.dumps(details))
+    assert "is under cc-by-nc-nd-4.0" in refused(push(hub, copied))
     assert not hub.log
 
 
 @pytest.mark.parametrize(
-    ("secret", "kind"), [("hf_" + "x" * 34, "a token"), ("/home/someone/models", "a path of this machine")]
+    ("secret", "kind"),
+    [
+        ("hf_" + "x" * 34, "a token"),
+        ("/net/home/someone/models", "a path of this machine"),
+        (f"{Path.home()}/models", "a path of this machine"),
+    ],
 )
 def test_tokens_and_home_paths_never_leave_the_machine(hub: Hub, copied: Path, secret: str, kind: str) -> None:
     details = json.loads((copied / "details.json").read_text())
@@ -265,6 +307,13 @@ def test_tokens_and_home_paths_never_leave_the_machine(hub: Hub, copied: Path, s
     assert "records/teacher.json" in said
     assert secret not in said
     assert not hub.log
+
+
+def test_words_that_look_a_little_like_a_token_are_none(hub: Hub, copied: Path) -> None:
+    details = json.loads((copied / "details.json").read_text())
+    details["records"][0]["options"]["note"] = "risk-allocation-and-indemnification-clauses"
+    (copied / "details.json").write_text(json.dumps(details))
+    assert push(hub, copied, "--dry-run").returncode == 0
 
 
 def test_a_changed_file_is_not_pushed(hub: Hub, copied: Path) -> None:
@@ -286,7 +335,7 @@ def test_verify_proves_the_evidence_elsewhere_and_a_changed_model_or_claim_fails
     assert "holds       accuracy on 90 texts" in done.stdout
     assert "to compare  p50 latency" in done.stdout
     assert "DIFFERS" not in done.stdout
-    assert "give your copy" in refused(command(hub, "verify", NAME))  # the data was a local folder
+    assert "give yours with --data" in refused(command(hub, "verify", NAME))  # the data was a local folder
 
     files = hub.repositories[NAME].branches["main"][-1]
     report = json.loads(hub.contents[files["report.json"]])
@@ -312,6 +361,8 @@ def test_predict_answers_from_the_hub_as_from_the_run_also_offline_from_the_cach
     assert there.returncode == 0, there.stderr
     assert there.stdout == here.stdout
     assert command(hub, "predict", f"{NAME}@main", *asked).stdout == here.stdout
+    push(hub, finished, "--revision", "draft")
+    assert command(hub, "predict", f"{NAME}@draft", *asked).stdout == here.stdout
     assert command(hub, "predict", NAME, *asked, HF_HUB_OFFLINE="1").stdout == here.stdout
     assert "not in the cache" in refused(command(hub, "predict", "org/other", *asked, HF_HUB_OFFLINE="1"))
     assert "no such revision" in refused(command(hub, "predict", f"{NAME}@nothing", *asked))

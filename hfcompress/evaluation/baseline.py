@@ -52,6 +52,8 @@ def unseen_probabilities(texts: list[str], labels: list[int], groups: list[str],
         raise UserError("--distill.linear-weight: needs training texts of at least two groups; leave it at 0")
     decision, truth = np.empty((len(texts), classes), dtype=np.float32), np.array(labels)
     for seen, unseen in GroupKFold(folds).split(texts, truth, groups):
+        if len(set(truth[seen])) < 2:
+            raise UserError("--distill.linear-weight: too few groups for a fold with two classes; leave it at 0")
         pipeline = fit([texts[i] for i in seen], truth[seen].tolist())
         decision[unseen] = scores(pipeline, [texts[i] for i in unseen], classes)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +60,9 @@ classify = pipeline(
 ```
 """
 
+ROOT_USE = """`AutoModelForSequenceClassification.from_pretrained(name)` loads the
+transformers model at the root."""
+
 HUB_USE = """
 ```python
 from optimum.onnxruntime import ORTModelForSequenceClassification
@@ -69,8 +73,7 @@ model = ORTModelForSequenceClassification.from_pretrained(name, subfolder="onnx"
 classify = pipeline("text-classification", model, tokenizer=AutoTokenizer.from_pretrained(name))
 ```
 
-That is {candidate}, which the budget is about; `AutoModelForSequenceClassification.from_pretrained(name)` loads the
-transformers model at the root.
+That is {candidate}, which the budget is about. {root}
 
 The evidence lies beside it: report.html, report.json, and in records/ what each stage did.
 `hfcompress verify {repository}` measures it again, `hfcompress run --from-lock recipe.lock.json` makes it again.
@@ -78,13 +81,18 @@ The evidence lies beside it: report.html, report.json, and in records/ what each
 
 
 def render_card(
-    report: dict[str, Any], details: dict[str, Any], repository: str | None = None, file: str = "model.onnx"
+    report: dict[str, Any],
+    details: dict[str, Any],
+    repository: str | None = None,
+    file: str = "model.onnx",
+    places: Collection[str] = (),
 ) -> str:
     """README.md of the candidate: YAML metadata with a model-index, and text.
 
     Args:
         report: report.json; details: details.json, which is measurements.json of the measure stage and more.
-        repository: org/name, when the card is for a repository; file: the candidate's in its folder onnx/.
+        repository: org/name, when the card is for a repository; file: the candidate's in its folder onnx/;
+            places: of all files in it.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -94,15 +102,19 @@ def render_card(
     name_of_data = details.get("data", report["recipe"])
     base, intervals = details.get("base", {}), accuracy["all"].get("ci95", {})
     data = ModelCardData(
-        library_name="transformers" if repository else "optimum",
+        library_name="transformers" if "model.safetensors" in places else "optimum",
         pipeline_tag="text-classification",
-        language="en",
+        language=base.get("language"),
         license=base.get("licence"),
         **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
         datasets=details.get("datasets") or None,
         metrics=["accuracy", "f1"],
         model_name=title,
-        tags=["onnx", "int8", "hfcompress"],
+        tags=[
+            *(["onnx"] if candidate["format"] == "onnx" else []),
+            *sorted({"int8"} & set(candidate["dtypes"])),
+            "hfcompress",
+        ],
         eval_results=[
             EvalResult(
                 task_type="text-classification",
@@ -141,7 +153,12 @@ def render_card(
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         classes="\n".join(class_rows(reference, candidate)),
         plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
-        use=HUB_USE.format(repository=repository, file=file, candidate=candidate["name"])
+        use=HUB_USE.format(
+            repository=repository,
+            file=file,
+            candidate=candidate["name"],
+            root=ROOT_USE if "model.safetensors" in places else "",
+        )
         if repository
         else FOLDER_USE,
         labels=len(details["labels"]),

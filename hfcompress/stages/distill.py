@@ -72,7 +72,7 @@ class Distill(Train):
             student = bert.with_attention_maps(student)
         if self.hidden_weight and student.config.hidden_size != size:
             add_projections(student, size, len(mapped))
-        data = self._training_data(task, tokenizer)
+        data, linear = self._training_data(task, tokenizer), self._linear(task)
         wanted = self._wanted([old + 1 for old in mapped], layers)
         outputs = teacher_outputs(out / "work", model, data, wanted, cache=self.cache, bf16=self.bf16)
         mine = self._wanted(list(range(1, len(mapped) + 1)), len(mapped))
@@ -82,7 +82,7 @@ class Distill(Train):
             out / "work",
             self,
             data,
-            loss=self.loss(outputs, mine, self._linear(task)),
+            loss=self.loss(outputs, mine, linear),
         )
         if hasattr(student, "projections"):
             del student.projections
@@ -107,6 +107,10 @@ class Distill(Train):
     def _check_losses(self) -> None:
         if not 0 <= self.linear_weight <= 1:
             raise UserError(f"--distill.linear-weight {self.linear_weight:g}: a share, from 0 to 1")
+        if self.linear_weight and not self.logits_weight:
+            raise UserError(
+                "--distill.linear-weight: mixes soft labels; give --distill.logits-weight too, or leave it at 0"
+            )
         if self.linear_weight and self.extra_text is not None:
             raise UserError("--distill.linear-weight: for labelled texts alone; leave --distill.extra-text out")
         weights = [getattr(self, name) for name in LOSSES]
