@@ -170,12 +170,12 @@ def test_files_of_an_earlier_push_that_are_no_longer_made_are_removed(hub: Hub, 
     ("fault", "said"),
     [
         (Fault("POST", "repos/create", 401), "hf auth login"),
-        (Fault("POST", "repos/create", 403), "may not write"),
+        pytest.param(Fault("POST", "repos/create", 403), "may not write", marks=pytest.mark.slow),
         (Fault("POST", "preupload", 403), "may not write"),
         (Fault("POST", "/commit/", 409), "taken, or somebody else pushed"),
-        (Fault("POST", "preupload", 429, {"Retry-After": "1"}), "slow down"),
+        pytest.param(Fault("POST", "preupload", 429, {"Retry-After": "1"}), "slow down", marks=pytest.mark.slow),
         (Fault("POST", "/commit/", 500), "the Hub answered 500"),
-        (Fault("PUT", "/lfs/store/", "corrupt"), "the Hub answered 422"),
+        pytest.param(Fault("PUT", "/lfs/store/", "corrupt"), "the Hub answered 422", marks=pytest.mark.slow),
     ],
 )
 def test_what_the_hub_refuses_is_one_line_and_the_next_push_succeeds(

@@ -1,5 +1,6 @@
 """Run: a stage is called once, what is done is kept, what was cut off is resumed, what is damaged is named."""
 
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from hfcompress.record import Record
 from hfcompress.run import Run, snake_case
 from hfcompress.stage import Artifact, content_key, imported_modules, source_hash
 from hfcompress.stages.adopt import Adopt
+from hfcompress.stages.embeddings import TrimVocabulary
 from hfcompress.stages.finetune import Finetune
 from hfcompress.tasks.text_classification import TextClassification
 
@@ -76,6 +78,17 @@ def test_the_record_names_stage_options_inputs_files_and_environment(run: Run) -
     assert record.files == {"note.txt": 5}
     assert "torch" in record.environment["versions"]
     assert str(run.folder) not in json.dumps(record.__dict__)
+
+
+def test_a_file_among_the_options_is_recorded_by_name_and_hash(
+    run: Run, tiny_model: Path, tiny_task: TextClassification, tmp_path: Path
+) -> None:
+    text = tmp_path / "more.txt"
+    text.write_text("apple steel\n", encoding="utf-8")
+    made = run(TrimVocabulary(extra_text=text), model=tiny_model, task=tiny_task)
+    recorded = made.record.options["extra_text"]
+    assert recorded == {"local": "more.txt", "sha256": hashlib.sha256(text.read_bytes()).hexdigest()}
+    assert str(tmp_path) not in (made.path / "record.json").read_text()
 
 
 def test_a_full_disk_leaves_no_half_artifact_and_one_clear_line(run: Run) -> None:
