@@ -32,6 +32,7 @@ def main() -> None:
     """Exit codes: 0 all verdicts hold, 1 a verdict fails, 2 the input is wrong, 130 interrupted."""
     # Before torch is loaded: threads that spin while they wait make a shared machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for those who write code
     arguments = sys.argv[1:]
     try:
         sys.exit(dispatch(arguments))

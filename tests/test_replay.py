@@ -240,6 +240,7 @@ def test_the_three_commands_one_after_the_other(
     texts, file = "\n".join(tiny_task.data.texts("test")[:20]), tmp_path / "traffic.jsonl"
     done = command("record", tiny_teacher, file, stdin=texts)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [f"20 requests recorded in {file}"]
     assert len(done.stdout.splitlines()) == len(read(file).events) == 20
     done = command("replay", tiny_teacher, exported, file)
     assert done.returncode == 0, done.stderr
