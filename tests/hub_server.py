@@ -89,7 +89,7 @@ def commit_id(repository: str, revision: str, number: int) -> str:
 def serve() -> Iterator[Hub]:
     """A Hub that answers on the loopback until the block ends."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -100,199 +100,201 @@ def serve() -> Iterator[Hub]:
         server.server_close()
 
 
-def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    """One request; `hub` is set by `serve`."""
 
-        def log_message(self, format: str, *args: Any) -> None:
-            hub.log.append(f"{self.command} {self.path}")
+    protocol_version = "HTTP/1.1"
+    hub: Hub
 
-        def do(self) -> None:
-            length, path = int(self.headers.get("Content-Length") or 0), unquote(urlsplit(self.path).path)
-            fault = next((f for f in hub.faults if f.method == self.command and f.fragment in path), None)
-            half = fault is not None and fault.kind == "cut" and self.command == "PUT"
-            body = self.rfile.read(length // 2 if half else length)
-            if fault is not None:
-                hub.faults.remove(fault)
-                if isinstance(fault.kind, int):
-                    return self.answer({"error": f"fault {fault.kind}"}, fault.kind, fault.headers)
-                if fault.kind == "cut" and self.command == "PUT":
-                    return self.cut()
-                if fault.kind == "corrupt":
-                    body = body[:-1] + b"?"
-            for method, pattern, call in ROUTES:
-                match = re.fullmatch(pattern, path)
-                if method == self.command and match:
-                    if method in ("POST", "PUT") and not self.may_write():
-                        return self.answer({"error": "Invalid credentials"}, 401)
-                    return call(self, match, body, fault)
-            return self.answer({"error": "no such endpoint"}, 404)
+    def log_message(self, format: str, *args: Any) -> None:
+        self.hub.log.append(f"{self.command} {self.path}")
 
-        do_GET = do_POST = do_PUT = do_HEAD = do
+    def do(self) -> None:
+        length, path = int(self.headers.get("Content-Length") or 0), unquote(urlsplit(self.path).path)
+        fault = next((f for f in self.hub.faults if f.method == self.command and f.fragment in path), None)
+        half = fault is not None and fault.kind == "cut" and self.command == "PUT"
+        body = self.rfile.read(length // 2 if half else length)
+        if fault is not None:
+            self.hub.faults.remove(fault)
+            if isinstance(fault.kind, int):
+                return self.answer({"error": f"fault {fault.kind}"}, fault.kind, fault.headers)
+            if fault.kind == "cut" and self.command == "PUT":
+                return self.cut()
+            if fault.kind == "corrupt":
+                body = body[:-1] + b"?"
+        for method, pattern, call in ROUTES:
+            match = re.fullmatch(pattern, path)
+            if method == self.command and match:
+                if method in ("POST", "PUT") and not self.may_write():
+                    return self.answer({"error": "Invalid credentials"}, 401)
+                return call(self, match, body, fault)
+        return self.answer({"error": "no such endpoint"}, 404)
 
-        def cut(self) -> None:
-            """Break the connection amid whatever is going on."""
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+    do_GET = do_POST = do_PUT = do_HEAD = do
 
-        def may_write(self) -> bool:
-            presigned = "/lfs/store/" in self.path
-            return presigned or self.headers.get("Authorization") == f"Bearer {TOKEN}"
+    def cut(self) -> None:
+        """Break the connection amid whatever is going on."""
+        self.wfile.flush()
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
-        def answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
-                self.send_header(name, text)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def may_write(self) -> bool:
+        presigned = "/lfs/store/" in self.path
+        return presigned or self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
-        def missing(self) -> None:
-            self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+    def answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, text)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-        def create(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            asked = json.loads(body)
-            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            known = name in hub.repositories
-            hub.repositories.setdefault(name, Repository(bool(asked.get("private"))))
-            self.answer({"url": f"{hub.endpoint}/{name}", "name": name}, 409 if known else 200)
+    def missing(self) -> None:
+        self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
-        def branch(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            branches = hub.repositories[match[1]].branches
-            known = match[2] in branches
-            branches.setdefault(match[2], list(branches["main"][-1:]))
-            self.answer({}, 409 if known else 200)
+    def create(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        asked = json.loads(body)
+        name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        known = name in self.hub.repositories
+        self.hub.repositories.setdefault(name, Repository(bool(asked.get("private"))))
+        self.answer({"url": f"{self.hub.endpoint}/{name}", "name": name}, 409 if known else 200)
 
-        def tree(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            if match[1] not in hub.repositories:
-                return self.missing()
-            files = hub.files(match[1], match[2])
-            entries = [{"type": "file", "path": p, "size": len(c), "oid": git_oid(c)} for p, c in files.items()]
-            return self.answer(entries)
+    def branch(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        branches = self.hub.repositories[match[1]].branches
+        known = match[2] in branches
+        branches.setdefault(match[2], list(branches["main"][-1:]))
+        self.answer({}, 409 if known else 200)
 
-        def information(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            if match[1] not in hub.repositories:
-                return self.missing()
-            revision = match[2] or "main"
-            repository = hub.repositories[match[1]]
-            if revision not in repository.branches and not re.fullmatch("[0-9a-f]{40}", revision):
-                return self.answer({"error": "no revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
-            sha = hub.commit_of(match[1], revision)
-            files = hub.files(match[1], revision)
-            return self.answer(
-                {
-                    "id": match[1],
-                    "sha": sha,
-                    "private": repository.private,
-                    "siblings": [{"rfilename": f} for f in files],
-                }
-            )
+    def tree(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        if match[1] not in self.hub.repositories:
+            return self.missing()
+        files = self.hub.files(match[1], match[2])
+        entries = [{"type": "file", "path": p, "size": len(c), "oid": git_oid(c)} for p, c in files.items()]
+        return self.answer(entries)
 
-        def validate(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            content = json.loads(body)["content"]
-            metadata = yaml.safe_load(content.split("---\n")[1]) if content.startswith("---\n") else {}
-            errors = [] if metadata.get("license") in LICENCES else [{"message": '"license" must be one of a list'}]
-            errors += [{"message": "no model-index"}] if "model-index" not in metadata else []
-            self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
+    def information(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        if match[1] not in self.hub.repositories:
+            return self.missing()
+        revision = match[2] or "main"
+        repository = self.hub.repositories[match[1]]
+        if revision not in repository.branches and not re.fullmatch("[0-9a-f]{40}", revision):
+            return self.answer({"error": "no revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
+        sha = self.hub.commit_of(match[1], revision)
+        files = self.hub.files(match[1], revision)
+        return self.answer(
+            {
+                "id": match[1],
+                "sha": sha,
+                "private": repository.private,
+                "siblings": [{"rfilename": f} for f in files],
+            }
+        )
 
-        def preupload(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            if match[1] not in hub.repositories:
-                return self.missing()
-            files, answers = hub.files(match[1], match[2]), []
-            for file in json.loads(body)["files"]:
-                large = file["path"].endswith(LARGE)
-                answer = {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-                if (old := files.get(file["path"])) is not None:
-                    answer["oid"] = hashlib.sha256(old).hexdigest() if large else git_oid(old)
-                answers.append(answer)
-            return self.answer({"files": answers})
+    def validate(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        content = json.loads(body)["content"]
+        metadata = yaml.safe_load(content.split("---\n")[1]) if content.startswith("---\n") else {}
+        errors = [] if metadata.get("license") in LICENCES else [{"message": '"license" must be one of a list'}]
+        errors += [{"message": "no model-index"}] if "model-index" not in metadata else []
+        self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
-        def batch(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            objects = []
-            for entry in json.loads(body)["objects"]:
-                answer = {"oid": entry["oid"], "size": entry["size"]}
-                if entry["oid"] not in hub.contents:
-                    store = f"{hub.endpoint}/lfs/store/{entry['oid']}"
-                    verify = f"{hub.endpoint}/lfs/verify/{entry['oid']}"
-                    answer["actions"] = {"upload": {"href": store}, "verify": {"href": verify}}
-                objects.append(answer)
-            self.answer({"transfer": "basic", "objects": objects})
+    def preupload(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        if match[1] not in self.hub.repositories:
+            return self.missing()
+        files, answers = self.hub.files(match[1], match[2]), []
+        for file in json.loads(body)["files"]:
+            large = file["path"].endswith(LARGE)
+            answer = {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            if (old := files.get(file["path"])) is not None:
+                answer["oid"] = hashlib.sha256(old).hexdigest() if large else git_oid(old)
+            answers.append(answer)
+        return self.answer({"files": answers})
 
-        def store(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            hub.uploaded += len(body)
-            hub.contents[match[1]] = body
-            self.answer({})
+    def batch(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        objects = []
+        for entry in json.loads(body)["objects"]:
+            answer = {"oid": entry["oid"], "size": entry["size"]}
+            if entry["oid"] not in self.hub.contents:
+                store = f"{self.hub.endpoint}/lfs/store/{entry['oid']}"
+                verify = f"{self.hub.endpoint}/lfs/verify/{entry['oid']}"
+                answer["actions"] = {"upload": {"href": store}, "verify": {"href": verify}}
+            objects.append(answer)
+        self.answer({"transfer": "basic", "objects": objects})
 
-        def verify(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            content = hub.contents.get(match[1], b"")
-            if hashlib.sha256(content).hexdigest() != match[1]:
-                hub.contents.pop(match[1], None)
-                return self.answer({"error": "the content has another SHA-256"}, 422)
-            return self.answer({})
+    def store(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        self.hub.uploaded += len(body)
+        self.hub.contents[match[1]] = body
+        self.answer({})
 
-        def commit(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            repository, pull = hub.repositories[match[1]], "create_pr" in parse_qs(urlsplit(self.path).query)
-            revision = "refs/pr/1" if pull else match[2]
-            files = dict(repository.commits(revision)[-1])
-            for line in map(json.loads, body.splitlines()):
-                value = line["value"]
-                if line["key"] == "file":
-                    files[value["path"]] = hub.keep(base64.b64decode(value["content"]))
-                elif line["key"] == "lfsFile":
-                    if value["oid"] not in hub.contents:
-                        return self.answer({"error": f"{value['path']} was not uploaded"}, 400)
-                    files[value["path"]] = value["oid"]
-                elif line["key"] == "deletedFile":
-                    del files[value["path"]]
-            commits = repository.branches.setdefault(revision, list(repository.commits(match[2])))
-            commits.append(files)
-            oid = hub.commit_of(match[1], revision)
-            answer = {"commitUrl": f"{hub.endpoint}/{match[1]}/commit/{oid}", "commitOid": oid}
-            return self.answer(
-                answer | ({"pullRequestUrl": f"{hub.endpoint}/{match[1]}/discussions/1"} if pull else {})
-            )
+    def verify(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        content = self.hub.contents.get(match[1], b"")
+        if hashlib.sha256(content).hexdigest() != match[1]:
+            self.hub.contents.pop(match[1], None)
+            return self.answer({"error": "the content has another SHA-256"}, 422)
+        return self.answer({})
 
-        def resolve(self, match: Any, body: bytes, fault: Fault | None) -> None:
-            if match[1] not in hub.repositories:
-                return self.missing()
-            branch = hub.branch_of(match[1], match[2])
-            content = hub.files(match[1], branch).get(match[3])
-            if content is None:
-                return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
-            start = int(re.fullmatch(r"bytes=(\d+)-.*", self.headers.get("Range") or "bytes=0-")[1])  # type: ignore[index]
-            part = content[start:]
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(part)))
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", hub.commit_of(match[1], branch))
-            self.send_header("Accept-Ranges", "bytes")
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(part[: len(part) // 2] if fault and fault.kind == "cut" else part)
-                if fault and fault.kind == "cut":
-                    self.cut()
-            return None
+    def commit(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        repository, pull = self.hub.repositories[match[1]], "create_pr" in parse_qs(urlsplit(self.path).query)
+        revision = "refs/pr/1" if pull else match[2]
+        files = dict(repository.commits(revision)[-1])
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = self.hub.keep(base64.b64decode(value["content"]))
+            elif line["key"] == "lfsFile":
+                if value["oid"] not in self.hub.contents:
+                    return self.answer({"error": f"{value['path']} was not uploaded"}, 400)
+                files[value["path"]] = value["oid"]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
+        commits = repository.branches.setdefault(revision, list(repository.commits(match[2])))
+        commits.append(files)
+        oid = self.hub.commit_of(match[1], revision)
+        answer = {"commitUrl": f"{self.hub.endpoint}/{match[1]}/commit/{oid}", "commitOid": oid}
+        return self.answer(
+            answer | ({"pullRequestUrl": f"{self.hub.endpoint}/{match[1]}/discussions/1"} if pull else {})
+        )
 
-    name = r"([\w.-]+/[\w.-]+)"
-    ROUTES = [
-        ("POST", "/api/repos/create", Handler.create),
-        ("POST", f"/api/models/{name}/branch/(.+)", Handler.branch),
-        ("GET", f"/api/models/{name}/tree/(.+)", Handler.tree),
-        ("GET", f"/api/models/{name}(?:/revision/(.+))?", Handler.information),
-        ("POST", "/api/validate-yaml", Handler.validate),
-        ("POST", f"/api/models/{name}/preupload/(.+)", Handler.preupload),
-        ("POST", rf"/{name}\.git/info/lfs/objects/batch", Handler.batch),
-        ("PUT", "/lfs/store/([0-9a-f]+)", Handler.store),
-        ("POST", "/lfs/verify/([0-9a-f]+)", Handler.verify),
-        ("POST", f"/api/models/{name}/commit/(.+)", Handler.commit),
-        ("HEAD", f"/{name}/resolve/([^/]+)/(.+)", Handler.resolve),
-        ("GET", f"/{name}/resolve/([^/]+)/(.+)", Handler.resolve),
-    ]
-    return Handler
+    def resolve(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        if match[1] not in self.hub.repositories:
+            return self.missing()
+        branch = self.hub.branch_of(match[1], match[2])
+        content = self.hub.files(match[1], branch).get(match[3])
+        if content is None:
+            return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+        start = int(re.fullmatch(r"bytes=(\d+)-.*", self.headers.get("Range") or "bytes=0-")[1])  # type: ignore[index]
+        part = content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", self.hub.commit_of(match[1], branch))
+        self.send_header("Accept-Ranges", "bytes")
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(part[: len(part) // 2] if fault and fault.kind == "cut" else part)
+            if fault and fault.kind == "cut":
+                self.cut()
+        return None
+
+
+NAME = r"([\w.-]+/[\w.-]+)"
+ROUTES = [
+    ("POST", "/api/repos/create", Handler.create),
+    ("POST", f"/api/models/{NAME}/branch/(.+)", Handler.branch),
+    ("GET", f"/api/models/{NAME}/tree/(.+)", Handler.tree),
+    ("GET", f"/api/models/{NAME}(?:/revision/(.+))?", Handler.information),
+    ("POST", "/api/validate-yaml", Handler.validate),
+    ("POST", f"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
+    ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
+    ("PUT", "/lfs/store/([0-9a-f]+)", Handler.store),
+    ("POST", "/lfs/verify/([0-9a-f]+)", Handler.verify),
+    ("POST", f"/api/models/{NAME}/commit/(.+)", Handler.commit),
+    ("HEAD", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
+    ("GET", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
+]
 
 
 def git_oid(content: bytes) -> str:

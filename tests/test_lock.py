@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hfcompress.budget import Budget
-from hfcompress.cli import RunOptions, parse
+from hfcompress.cli.running import RunOptions, parse
 from hfcompress.errors import UserError
 from hfcompress.lock import lock, options_from, require_same_data, say_what_differs
 from hfcompress.stages.distill import Distill

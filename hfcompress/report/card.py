@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections.abc import Collection
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -84,25 +83,66 @@ def render_card(
     report: dict[str, Any],
     details: dict[str, Any],
     repository: str | None = None,
-    file: str = "model.onnx",
-    places: Collection[str] = (),
+    places: dict[str, str] | None = None,
 ) -> str:
     """README.md of the candidate: YAML metadata with a model-index, and text.
 
     Args:
         report: report.json; details: details.json, which is measurements.json of the measure stage and more.
-        repository: org/name, when the card is for a repository; file: the candidate's in its folder onnx/;
-            places: of all files in it.
+        repository: org/name, when the card is for a repository; places: each file in it, and the model it is of.
     """
+    candidate, reference = ends(report, details)
+    title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
+    stock = "model.safetensors" in (places or {})
+    if repository is None:
+        use = FOLDER_USE
+    else:
+        file = next(p for p, name in (places or {}).items() if name == candidate["name"] and p.endswith(".onnx"))
+        root = ROOT_USE if stock else ""
+        use = HUB_USE.format(repository=repository, file=Path(file).name, candidate=candidate["name"], root=root)
+    threads = candidate["latency_ms"]["threads"]
+    body = TEXT.format(
+        title=title,
+        warning="" if report["ok"] else "**The budget does not hold.**\n\n",
+        verdict="The budget holds. " if report["ok"] else "",
+        notes=markdown(" ".join(report["notes"])),
+        size=f"{candidate['bytes'] / 1e6:.2f}",
+        parameters=f"{candidate['parameters']:,}",
+        bits=f"{candidate['bits_per_parameter']:.1f}",
+        recipe=report["recipe"],
+        scale=report["scale"],
+        reference=reference["name"],
+        candidate=candidate["name"],
+        metric=candidate["accuracy"]["metric"],
+        rows="\n".join(map(row, report["models"])),
+        n=f"{details['n']:,}",
+        groups=f"{details['groups']:,}",
+        batch=candidate["latency_ms"]["batch"],
+        tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
+        threads="1 thread" if threads == 1 else f"{threads} threads",
+        cpu=report["environment"]["cpu"],
+        verdicts="\n".join(map(verdict_line, report["verdicts"])),
+        costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
+        classes="\n".join(class_rows(reference, candidate)),
+        plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
+        use=use,
+        labels=len(details["labels"]),
+    )
+    library = "transformers" if stock else "optimum"
+    return f"---\n{metadata(candidate, title, report, details, library)}\n---\n{body}"
+
+
+def metadata(
+    candidate: dict[str, Any], title: str, report: dict[str, Any], details: dict[str, Any], library: str
+) -> str:
+    """The card's YAML: what the Hub shows and searches, and the model-index with every metric."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    candidate, reference = ends(report, details)
     accuracy = candidate["accuracy"]
-    title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
     name_of_data = details.get("data", report["recipe"])
     base, intervals = details.get("base", {}), accuracy["all"].get("ci95", {})
     data = ModelCardData(
-        library_name="transformers" if "model.safetensors" in places else "optimum",
+        library_name=library,
         pipeline_tag="text-classification",
         language=base.get("language"),
         license=base.get("licence"),
@@ -110,11 +150,7 @@ def render_card(
         datasets=details.get("datasets") or None,
         metrics=["accuracy", "f1"],
         model_name=title,
-        tags=[
-            *(["onnx"] if candidate["format"] == "onnx" else []),
-            *sorted({"int8"} & set(candidate["dtypes"])),
-            "hfcompress",
-        ],
+        tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "hfcompress"],
         eval_results=[
             EvalResult(
                 task_type="text-classification",
@@ -129,41 +165,7 @@ def render_card(
             if accuracy["all"][name] is not None
         ],
     )
-    body = TEXT.format(
-        title=title,
-        warning="" if report["ok"] else "**The budget does not hold.**\n\n",
-        verdict="The budget holds. " if report["ok"] else "",
-        notes=markdown(" ".join(report["notes"])),
-        size=f"{candidate['bytes'] / 1e6:.2f}",
-        parameters=f"{candidate['parameters']:,}",
-        bits=f"{candidate['bits_per_parameter']:.1f}",
-        recipe=report["recipe"],
-        scale=report["scale"],
-        reference=reference["name"],
-        candidate=candidate["name"],
-        metric=accuracy["metric"],
-        rows="\n".join(map(row, report["models"])),
-        n=f"{details['n']:,}",
-        groups=f"{details['groups']:,}",
-        batch=candidate["latency_ms"]["batch"],
-        tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
-        threads="1 thread" if (threads := candidate["latency_ms"]["threads"]) == 1 else f"{threads} threads",
-        cpu=report["environment"]["cpu"],
-        verdicts="\n".join(map(verdict_line, report["verdicts"])),
-        costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
-        classes="\n".join(class_rows(reference, candidate)),
-        plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
-        use=HUB_USE.format(
-            repository=repository,
-            file=file,
-            candidate=candidate["name"],
-            root=ROOT_USE if "model.safetensors" in places else "",
-        )
-        if repository
-        else FOLDER_USE,
-        labels=len(details["labels"]),
-    )
-    return f"---\n{data.to_yaml()}\n---\n{body}"
+    return data.to_yaml()
 
 
 def row(model: dict[str, Any]) -> str:

@@ -1,0 +1,64 @@
+"""The command line: `main` takes it apart, each verb is a function beside. The only folder that knows tyro."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+
+from hfcompress.cli.common import FAILED, INTERRUPTED, WRONG_INPUT
+from hfcompress.cli.results import check, env, predict, push, report, verify
+from hfcompress.cli.running import from_lock, list_recipes, option_value, plan, run, with_recipe
+from hfcompress.cli.traffic import ab, record, replay, shadow
+from hfcompress.errors import UserError
+
+
+def main() -> None:
+    """Exit codes: 0 all verdicts hold, 1 a verdict fails, 2 the input is wrong, 130 interrupted."""
+    # Before torch is loaded: threads that spin while they wait make a shared machine many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for those who write code
+    arguments = sys.argv[1:]
+    try:
+        sys.exit(dispatch(arguments))
+    except UserError as error:
+        print(f"hfcompress: {error}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+    except KeyboardInterrupt:
+        print("hfcompress: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of standard output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one verb and return its exit code."""
+    verbs: dict[str, Callable[..., int]] = {
+        "list": list_recipes,
+        "plan": plan,
+        "run": run,
+        "report": report,
+        "check": check,
+        "predict": predict,
+        "push": push,
+        "verify": verify,
+        "record": record,
+        "replay": replay,
+        "shadow": shadow,
+        "ab": ab,
+        "env": env,
+    }
+    if arguments[:1] == ["run"] and (lock_file := option_value(arguments, "--from-lock")):
+        return from_lock(Path(lock_file), arguments[1:])  # before the recipe's name is asked for: the lock has it
+    if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):
+        return with_recipe(arguments[0], arguments[1], arguments[2:])
+    app = tyro.extras.SubcommandApp()
+    for name, verb in verbs.items():
+        app.command(name=name)(verb)
+    return app.cli(
+        prog="hfcompress",
+        description="State a budget, run a recipe, get a small model and a report that proves or refuses the budget.",
+        args=arguments,
+    )

@@ -1,0 +1,104 @@
+"""What the verbs share: exit codes, the recipe or the model a name stands for, the texts of a file."""
+
+import ast
+import difflib
+import importlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import recipes
+from hfcompress.errors import UserError
+from hfcompress.record import read_json
+
+FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED = 1, 2, 3, 130
+
+
+@contextmanager
+def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
+    """A model's folder and how many tokens it reads.
+
+    Args:
+        name: a run or a repository that was pushed, whose compressed model is meant, or the folder of one model.
+    """
+    from hfcompress import hub
+    from hfcompress.lock import LOCK
+    from hfcompress.report.console import candidate_row
+    from hfcompress.verify import laid_out
+
+    folder = hub.fetch(name)
+    if not (folder / "report.json").is_file() and (folder / "config.json").is_file():
+        yield folder, tokens_read(folder)
+        return
+    report = read_json(folder / "report.json")
+    row = candidate_row(report)
+    if "delivered" not in report:
+        yield folder / row["path"], read_json(folder / "details.json")["max_length"]
+        return
+    with tempfile.TemporaryDirectory() as work:
+        yield laid_out(folder, row, Path(work)), read_json(folder / LOCK)["options"]["task"]["max_length"]
+
+
+def tokens_read(folder: Path) -> int:
+    """What the run around a model measured it with; of a model from elsewhere, all that it has positions for."""
+    details = folder.parent / "details.json"
+    if details.is_file():
+        return int(read_json(details)["max_length"])
+    return int(read_json(folder / "config.json").get("max_position_embeddings", 512))
+
+
+def read_lines(file: Path | None) -> list[str]:
+    """One text a line; empty lines are left out.
+
+    Raises:
+        UserError: no such file, not UTF-8, or no text at all.
+    """
+    try:
+        content = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        lines = [line for line in content.decode("utf-8").splitlines() if line.strip()]
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f'{file}: no such file; give one text a line, or --text "..."') from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file or 'standard input'} is not UTF-8 (byte {error.start}); convert it, for instance with "
+            "iconv -t UTF-8"
+        ) from None
+    if not lines:
+        raise UserError(f"{file or 'standard input'} holds no text")
+    return lines
+
+
+def found_recipes() -> dict[str, str]:
+    """Name -> first docstring line of every file in recipes/ that defines a `recipe`; nothing is imported."""
+    found = {}
+    for folder in recipes.__path__:
+        for file in sorted(Path(folder).glob("*.py")):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            if any(isinstance(node, ast.FunctionDef) and node.name == "recipe" for node in tree.body):
+                found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def load_recipe(name: str) -> Any:
+    wanted, known = name.replace("-", "_"), found_recipes()
+    if wanted not in known:
+        near = difflib.get_close_matches(wanted, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        raise UserError(f"there is no recipe {name}; {hint}")
+    return importlib.import_module(f"recipes.{wanted}")
+
+
+def quiet() -> None:
+    """Leave standard error to our own messages and bars: the libraries' chatter off."""
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

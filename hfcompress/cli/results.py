@@ -1,0 +1,142 @@
+"""report, check, predict, push, verify and env: what one does with a finished run."""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from hfcompress.cli.common import FAILED, candidate_of, load_recipe, quiet, read_lines
+from hfcompress.errors import UserError
+from hfcompress.record import read_json
+
+
+def report(run: Positional[Path]) -> int:
+    """Render report.html and the model card of a run again from its records, and print the table."""
+    from hfcompress.report.card import render_card
+    from hfcompress.report.console import table
+    from hfcompress.report.html import render_html
+
+    found, details = read_json(run / "report.json"), read_json(run / "details.json")
+    (run / "report.html").write_text(render_html(found, details, details["records"]), encoding="utf-8")
+    (run / "model_card.md").write_text(render_card(found, details), encoding="utf-8")
+    print(table(found))
+    print(f"report: {run / 'report.html'}", file=sys.stderr)
+    return 0
+
+
+def check(run: Positional[Path]) -> int:
+    """Exit 0 only if every verdict of a run holds, and its files are those that were measured."""
+    from hfcompress.report.console import verdict_lines
+    from hfcompress.stage import Artifact
+
+    found = read_json(run / "report.json")
+    for model in found["models"]:
+        if model["path"] is None:
+            continue
+        folder = run / model["path"]
+        if not folder.is_dir():
+            raise UserError(f"{folder} is gone: run the recipe again, or check another run")
+        if damage := Artifact(folder).damage(hashed=True):
+            raise UserError(f"{folder} is not what was measured: {damage}; run the recipe again")
+    for line in verdict_lines(found):
+        print(line)
+    return 0 if found["verdicts"] and all(verdict["ok"] is True for verdict in found["verdicts"]) else FAILED
+
+
+def predict(
+    run: Positional[str],
+    file: Positional[Path | None] = None,
+    text: str | None = None,
+    format: Literal["text", "json"] = "text",
+) -> int:
+    """Label texts with the run's compressed model.
+
+    Args:
+        run: the folder of a run, or the name of a model that was pushed: org/name or org/name@revision.
+        file: a file with one text a line; standard input when neither it nor --text is given.
+        text: one text.
+        format: text (label, score, text with tabs between) or json (one object a line).
+    """
+    import numpy as np
+
+    from hfcompress.evaluation.predictor import Predictor
+
+    texts = [text] if text is not None else read_lines(file)
+    with candidate_of(run) as (folder, max_length):
+        predictor = Predictor(folder)
+        logits = predictor.logits(texts, max_length=max_length)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    for line, row in zip(texts, probabilities, strict=True):
+        label, score = predictor.labels[int(row.argmax())], float(row.max())
+        answer = {"label": label, "score": round(score, 6), "text": line}
+        print(json.dumps(answer, ensure_ascii=False) if format == "json" else f"{label}\t{score:.4f}\t{line}")
+    return 0
+
+
+def push(
+    run: Positional[Path],
+    hub_model_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    allow_failed: bool = False,
+    license: str | None = None,
+) -> int:
+    """Upload a run's models to the Hub, with the evidence.
+
+    Args:
+        run: the folder of a run.
+        hub_model_id: where to: org/name.
+        private: make the repository private, if it is made now.
+        revision: the branch to push to [main].
+        create_pr: open a pull request instead of pushing.
+        dry_run: print what would be uploaded, and the card; upload nothing.
+        allow_failed: push although the budget does not hold; the card says so first.
+        license: of the result, where the base model names none.
+    """
+    from hfcompress import hub
+    from hfcompress.release import release
+
+    found = release(run, hub_model_id, license, allow_failed=allow_failed)
+    if dry_run:
+        for place, size in found.sizes().items():
+            print(f"{size:>12,}  {place}")
+        print(f"{sum(found.sizes().values()):>12,}  in all\n\n{found.rendered['README.md'].decode()}")
+        return 0
+    print(hub.push(found, hub_model_id, private=private, revision=revision, create_pr=create_pr))
+    return 0
+
+
+def verify(model: Positional[str], data: str | None = None, format: Literal["text", "json"] = "text") -> int:
+    """Fetch a pushed model and prove its evidence again: exit 1 when a file or a figure is not what is claimed.
+
+    Args:
+        model: org/name, org/name@revision, or a folder that holds such a repository.
+        data: other data for the accuracy, as --task.dataset takes it [what the run was measured on].
+        format: text (a line a claim) or json.
+    """
+    quiet()
+    from hfcompress import hub
+    from hfcompress.lock import LOCK, locked_task
+    from hfcompress.verify import verify as verified
+
+    folder = hub.fetch(model)
+    locked = read_json(folder / LOCK)
+    recipe = load_recipe(str(locked.get("recipe"))).recipe
+    task = locked_task(locked, inspect.signature(recipe).parameters["task"].default, data)
+    claims = verified(folder, task, str(locked.get("data")))
+    print(json.dumps([vars(c) for c in claims], indent=1) if format == "json" else "\n".join(map(str, claims)))
+    return FAILED if any(claim.ok is False for claim in claims) else 0
+
+
+def env() -> int:
+    """Print versions, processor, threads and GPU: what to add to a bug report."""
+    from hfcompress.record import environment
+
+    print(json.dumps(environment(), indent=1))
+    return 0

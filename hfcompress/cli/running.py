@@ -1,0 +1,198 @@
+"""list, run and plan: a recipe's signature is its command line."""
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+from tyro.conf import Positional
+
+from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
+from hfcompress.cli.results import push
+from hfcompress.errors import UserError
+from hfcompress.record import read_json
+
+
+def list_recipes() -> int:
+    """List the recipes, each with the first line of what it says about itself."""
+    for name, summary in found_recipes().items():
+        print(f"{name:20} {summary}")
+    return 0
+
+
+def run(recipe: Positional[str]) -> int:
+    """Run a recipe: `hfcompress run legal_bert --help` shows all its options."""
+    return with_recipe("run", recipe, [])
+
+
+def plan(recipe: Positional[str]) -> int:
+    """Predict size, memory and latency of every model of a recipe, without weights or network."""
+    return with_recipe("plan", recipe, [])
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What `run` takes beside the recipe's own options."""
+
+    scale: Annotated[str, tyro.conf.arg(help="small (embedded data, two cores) or full (from the Hub).")] = "small"
+    smoke: Annotated[bool, tyro.conf.arg(help="The whole recipe on tiny models, in a minute.")] = False
+    run_dir: Annotated[Path | None, tyro.conf.arg(help="Where the run lies [runs/RECIPE-SCALE].")] = None
+    from_lock: Annotated[
+        Path | None, tyro.conf.arg(help="A recipe.lock.json: recipe, scale and options are what it says.")
+    ] = None
+    push_to_hub: Annotated[bool, tyro.conf.arg(help="Push the result when the budget holds; see push --help.")] = False
+    hub_model_id: Annotated[str | None, tyro.conf.arg(help="Where to: org/name.")] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """What `plan` takes beside the recipe's own options."""
+
+    scale: Annotated[str, tyro.conf.arg(help="small (embedded data, two cores) or full (from the Hub).")] = "small"
+    format: Annotated[Literal["text", "json"], tyro.conf.arg(help="What is printed.")] = "text"
+
+
+def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
+    """Parse the verb's and the recipe's options together, then run or plan the recipe."""
+    module = load_recipe(name)
+    recipe_name = module.__name__.rpartition(".")[2]
+    smoke = verb == "run" and "--smoke" in arguments
+    scale = "smoke" if smoke else option_value(arguments, "--scale") or "small"
+    if not smoke and scale not in module.SCALES:
+        raise UserError(f"--scale {scale}: {recipe_name} has {' and '.join(module.SCALES)}")
+    folder = folder_of(arguments, recipe_name, scale)
+    own = {"run": RunOptions, "plan": PlanOptions}[verb]
+    options = parse(module.recipe, own, module.arguments(scale, folder), arguments, f"hfcompress {verb} {name}")
+    verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
+    if verb == "plan":
+        return print_plan(module.recipe, options, verb_values["format"])
+    return run_recipe(module.recipe, options, recipe_name, scale, folder, RunOptions(**verb_values))
+
+
+def from_lock(file: Path, arguments: list[str]) -> int:
+    """Run a recipe with the options that a lock says; those given beside it win."""
+    from hfcompress.lock import options_from, require_same_data, say_what_differs
+
+    locked = read_json(file)
+    if not isinstance(locked, dict) or not isinstance(locked.get("options"), dict) or "scale" not in locked:
+        raise UserError(f"{file} is no recipe.lock.json")
+    module, scale = load_recipe(str(locked.get("recipe"))), str(locked["scale"])
+    recipe_name = module.__name__.rpartition(".")[2]
+    if arguments and not arguments[0].startswith("-"):
+        if arguments[0].replace("-", "_") != recipe_name:
+            raise UserError(f"{file} is a lock of {recipe_name}, not of {arguments[0]}")
+        arguments = arguments[1:]
+    if scale_options := {"--smoke", "--scale"} & {argument.partition("=")[0] for argument in arguments}:
+        raise UserError(f"{scale_options.pop()}: the lock says the scale ({scale}); leave it out")
+    folder = folder_of(arguments, recipe_name, scale)
+    defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
+    defaults = options_from(locked, defaults, arguments)
+    options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
+    own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
+    say_what_differs(locked)
+    require_same_data(locked, options)
+    return run_recipe(module.recipe, options, recipe_name, scale, folder, own)
+
+
+def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
+    """Where a run lies."""
+    return Path(option_value(arguments, "--run-dir") or Path("runs") / f"{recipe_name}-{scale}")
+
+
+def parse(
+    recipe: Callable[..., Any], own: type, defaults: dict[str, Any], arguments: list[str], prog: str
+) -> dict[str, Any]:
+    """The values of all options: the recipe's signature is its command line, with `defaults` for this scale."""
+    hints = get_type_hints(recipe, include_extras=True)
+    helps = argument_help(recipe)
+    fields: list[Any] = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(own)]
+    for name, parameter in list(inspect.signature(recipe).parameters.items())[1:]:
+        default = defaults.get(name, parameter.default)
+        fields.append(
+            (
+                name,
+                Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
+                dataclasses.field(default_factory=partial(copy, default)),
+            )
+        )
+    options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
+    summary = (inspect.getdoc(recipe) or "").splitlines()[0]
+    parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
+    return {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+
+
+def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
+    """Name -> text from the Args section of the recipe's docstring, so that help stands once."""
+    from docstring_parser import parse as parse_docstring
+
+    return {p.arg_name: (p.description or "").replace("\n", " ") for p in parse_docstring(recipe.__doc__ or "").params}
+
+
+def run_recipe(
+    recipe: Callable[..., Any], options: dict[str, Any], name: str, scale: str, folder: Path, own: RunOptions
+) -> int:
+    if own.push_to_hub != (own.hub_model_id is not None):
+        raise UserError("--push-to-hub and --hub-model-id org/name: give both, or neither")
+    if own.push_to_hub:
+        from hfcompress.hub import require_token
+
+        require_token()
+    quiet()
+    from hfcompress.plan import Plan
+    from hfcompress.run import Run
+
+    planned = Plan()
+    recipe(planned, **options)
+    refuse_impossible(planned.verdicts, planned.advice)
+    result = recipe(Run(folder, name, scale, planned.predictions, options), **options)
+    if own.hub_model_id and is_main_process():
+        if result["ok"]:
+            push(folder, own.hub_model_id)
+        else:
+            print("not pushed, since the budget does not hold: see hfcompress push --help", file=sys.stderr)
+    return 0 if result["ok"] else FAILED
+
+
+def is_main_process() -> bool:
+    """Of the ranks that ran the recipe, the one that wrote the report."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None:
+    """Stop before hours of training when the plan is sure of a size that the budget does not allow.
+
+    Predicted bytes are exact to a few percent; a predicted latency is not, and is left to the measurement.
+    """
+    for verdict in verdicts:
+        if verdict["limit"] == "disk_mb" and verdict["predicted"] > 1.05 * verdict["allowed"]:
+            raise UserError(
+                f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
+                f"{verdict['predicted']:.1f} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
+            )
+
+
+def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str) -> int:
+    from hfcompress.plan import Plan, render
+
+    planned = Plan()
+    recipe(planned, **options)
+    print(json.dumps(planned.as_dict(), indent=1) if form == "json" else render(planned))
+    return 0 if planned.ok else FAILED
+
+
+def option_value(arguments: list[str], option: str) -> str | None:
+    """The value of an option that decides which other options there are, read before the real parse."""
+    for i, argument in enumerate(arguments):
+        if argument == option and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None

@@ -1,0 +1,156 @@
+"""record, replay, shadow and ab: whether a model may replace another, from what it is asked."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of
+from hfcompress.errors import UserError
+
+PAGE_EVERY = 20  # requests
+
+
+def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", rotate_mb: float = 100.0) -> int:
+    """Answer requests from standard input, and append them with their answers to a traffic file.
+
+    Args:
+        model: a run, a model's folder, or the name of a model that was pushed.
+        traffic: where to: JSON lines; a killed writer loses at most its last line.
+        arm: the name under which this model's answers are recorded.
+        rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
+    """
+    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.traffic import Writer
+    from hfcompress.serving import record as recorded
+
+    with candidate_of(model) as (folder, max_length):
+        predictor, writer, count = Predictor(folder), Writer(traffic, rotate_mb), 0
+        for count, event in enumerate(recorded(predictor, sys.stdin.buffer, writer, arm, max_length), 1):  # noqa: B007
+            print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
+    print(f"{count} requests recorded in {traffic}", file=sys.stderr)
+    return 0
+
+
+def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path], metric: str | None = None) -> int:
+    """Ask two models what was asked before: what changed, whether it is better, how fast it is. Prints JSON.
+
+    Args:
+        old: a run, a model's folder, or the name of a model that was pushed.
+        new: the model that would replace it.
+        traffic: JSON lines, as `record` writes them; an outcome `label` is the true label.
+        metric: also estimate what this outcome would have been under each model; needs recorded propensities.
+    """
+    from hfcompress.evaluation import counterfactual
+    from hfcompress.evaluation import replay as replays
+    from hfcompress.evaluation import traffic as recorded
+    from hfcompress.evaluation.predictor import Predictor
+
+    found = recorded.read(traffic)
+    with candidate_of(old) as (one, max_length), candidate_of(new) as (other, _):
+        models = Predictor(one), Predictor(other)
+        replayed = replays.answered(*models, found.events, max_length)
+        result = {
+            "changes": replays.changes(replayed),
+            "against_truth": replays.against_truth(replayed),
+            "latency_ms": replays.timed(*models, replayed.events, max_length),
+            "broken_lines": found.broken,
+        }
+    if metric is not None:
+        print(f"--metric {metric}: {counterfactual.ASSUMPTIONS}", file=sys.stderr)
+        result["would_have_been"] = replays.would_have_been(replayed, metric)
+    print(json.dumps(result, indent=1, ensure_ascii=False))
+    return 0
+
+
+def shadow(
+    old: Positional[str],
+    new: Positional[str],
+    traffic: Positional[Path],
+    rotate_mb: float = 100.0,
+    page: Path | None = None,
+) -> int:
+    """Answer requests from standard input with OLD, and ask NEW beside it, which nobody waits for.
+
+    The answers go to standard output; agreement, latencies, drift and what was dropped, as JSON, to standard error at
+    the end. NEW may be slow, hang or crash: requests that it cannot take are dropped and counted.
+
+    Args:
+        old: a run, a model's folder, or the name of a model that was pushed.
+        new: the model that would replace it.
+        traffic: both models' answers are appended here, under the same id.
+        rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
+        page: an HTML page that shows agreement, latencies and drift while the test runs.
+    """
+    from hfcompress import serving
+    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.traffic import Writer
+
+    with candidate_of(old) as (one, max_length), candidate_of(new) as (two, _):
+        predictor, writer, state = Predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
+        other = serving.Shadow(two, max_length)
+        try:
+            for event in serving.shadow(predictor, other, sys.stdin.buffer, writer, max_length, state):
+                print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
+                if page is not None and state.answered % PAGE_EVERY == 0:
+                    page.write_text(serving.page(state), encoding="utf-8")
+        finally:
+            other.close()
+            if page is not None:
+                page.write_text(serving.page(state), encoding="utf-8")
+            print(json.dumps(state.as_dict(), indent=1, ensure_ascii=False), file=sys.stderr)
+    return 0
+
+
+def ab(
+    traffic: Positional[Path],
+    metric: str,
+    tolerance: str,
+    confidence: float = 0.95,
+    planned_users: int = 10_000,
+    share: float = 0.5,
+    format: Literal["text", "json"] = "text",
+) -> int:
+    """Judge an A/B test from its traffic, as often as you like: exit 0 accept, 1 roll back, 3 keep going.
+
+    The new model is accepted when its mean of the metric is shown to be no lower than the old one's by more than the
+    tolerance, and rolled back when it is shown to be. The bounds hold at all looks together.
+
+    Args:
+        traffic: JSON lines; the first decision in the order of the file stands.
+        metric: which outcome counts, such as ctr.
+        tolerance: agreed on before the test: 0.5% of the old model's mean, or a difference such as 0.005.
+        confidence: of each of the two decisions, however often one looks.
+        planned_users: how many users the test is planned for: there the bounds are narrow.
+        share: of the users assigned to the new model.
+        format: text or json.
+    """
+    from hfcompress.evaluation import sequential
+    from hfcompress.evaluation import traffic as recorded
+
+    if not 0 < share < 1 or not 0.5 < confidence < 1 or planned_users < 1:
+        raise UserError("--share lies between 0 and 1, --confidence between 0.5 and 1, --planned-users is positive")
+    found = recorded.read(traffic)
+    outcome = sequential.ab(
+        found.events,
+        metric,
+        sequential.Tolerance.parse(tolerance),
+        alpha=1 - confidence,
+        planned=planned_users,
+        share=share,
+    )
+    if outcome.ratio_p < sequential.RATIO_ALPHA:
+        raise UserError(
+            f"{traffic}: {outcome.users['old']:,} users have the old model and {outcome.users['new']:,} the new one, "
+            f"where {share:.0%} should have the new (p = {outcome.ratio_p:.1g}): the assignment or the logging is "
+            "broken, and the arms cannot be compared; mend that, or give the --share that was meant"
+        )
+    if format == "json":
+        print(json.dumps(outcome.as_dict() | {"broken_lines": found.broken}, indent=1))
+    else:
+        print(outcome.as_text(metric))
+        if found.broken:
+            print(f"{found.broken} lines are no events and were left out", file=sys.stderr)
+    return {"accept": 0, "roll back": FAILED, "keep going": KEEP_GOING}[outcome.verdict]
