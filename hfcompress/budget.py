@@ -7,6 +7,7 @@ from typing import Any
 from hfcompress.errors import UserError
 
 DROPS = ("accuracy", "macro_f1")
+LIMITS = ("disk_mb", "ram_mb", "latency_ms", "first_token_ms", "latency_ratio")
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,47 @@ class Budget:
     """One-sided confidence with which a drop must be shown to lie within its limit."""
 
     def __post_init__(self) -> None:
-        for name in ("disk_mb", "ram_mb", "latency_ms", "latency_ratio"):
-            value = getattr(self, name)
+        for name in LIMITS:
+            value = getattr(self, name, None)
             if value is not None and not value > 0:
                 raise UserError(f"--budget.{name.replace('_', '-')} {value:g}: a limit must be above 0")
         for metric, value in self.drop.items():
-            if metric not in DROPS:
-                raise UserError(f"--budget.drop {metric}: there is no such metric; give {' or '.join(DROPS)}")
+            if metric not in self.drops():
+                raise UserError(f"--budget.drop {metric}: there is no such metric; give {' or '.join(self.drops())}")
             if not 0 <= value < 1:
                 raise UserError(f"--budget.drop {metric} {value:g}: a share from 0 to below 1 (0.02 is 2 points)")
         if not 0.5 < self.confidence < 1:
             raise UserError(f"--budget.confidence {self.confidence:g}: must lie between 0.5 and 1, such as 0.95")
+
+    @classmethod
+    def drops(cls) -> tuple[str, ...]:
+        """The metrics that may be limited."""
+        return DROPS
+
+
+@dataclass(frozen=True)
+class LanguageBudget(Budget):
+    """Limits on a causal LM. `latency_ms` is a decoded token, and `drop` takes perplexity: 0.03 allows 3% more."""
+
+    ram_gb: float | None = None
+    """Peak memory, in GB (10^9 bytes), of a fresh process that answers at `context` tokens."""
+    context: int = 2048
+    """Tokens, prompt and answer together, that memory and time are limited at."""
+    first_token_ms: float | None = None
+    """Time to the first token of a prompt that fills the context."""
+
+    def __post_init__(self) -> None:
+        if self.ram_gb is not None:
+            if not self.ram_gb > 0:
+                raise UserError(f"--budget.ram-gb {self.ram_gb:g}: a limit must be above 0")
+            object.__setattr__(self, "ram_mb", 1e3 * self.ram_gb)
+        if self.context < 1:
+            raise UserError(f"--budget.context {self.context}: must be at least 1")
+        super().__post_init__()
+
+    @classmethod
+    def drops(cls) -> tuple[str, ...]:
+        return ("perplexity",)
 
 
 @dataclass(frozen=True)
@@ -94,11 +125,12 @@ def verdicts(
         "disk_mb": row["bytes"] / 1e6,
         "ram_mb": row["peak_rss_mb"],
         "latency_ms": row["latency_ms"]["p50"],
+        "first_token_ms": row["latency_ms"].get("first_token"),
         "latency_ratio": ratio,
     }
     found = []
     for limit, value in measured.items():
-        allowed = getattr(budget, limit)
+        allowed = getattr(budget, limit, None)
         if allowed is not None:
             relative = limit == "latency_ratio"
             found.append(

@@ -15,12 +15,14 @@ from hfcompress import hub
 from hfcompress.budget import Budget, Verdict, verdicts
 from hfcompress.errors import UserError
 from hfcompress.lock import LOCK, lock, plain
-from hfcompress.record import Record, environment, peak_rss_mb, sha256, write_json
+from hfcompress.record import Record, environment, peak_rss_mb, read_json, sha256, write_json
 from hfcompress.stage import Artifact, Stage, content_key, model_format
 
 if TYPE_CHECKING:
     from hfcompress.shape import Shape
     from hfcompress.stages.measure import Measure
+    from hfcompress.stages.measure_language import MeasureLanguage
+    from hfcompress.tasks.causal_lm import CausalLM
     from hfcompress.tasks.text_classification import TextClassification
 
 DIFFERENCE_TEXTS = 64
@@ -175,12 +177,13 @@ class Run:
         reference: Artifact,
         candidate: Artifact,
         budget: Budget,
-        task: "TextClassification",
-        measure: "Measure",
+        task: "TextClassification | CausalLM",
+        measure: "Measure | MeasureLanguage",
         latency_reference: Artifact | None = None,
         deliver: tuple[Artifact, ...] = (),
         base: str | None = None,
         notes: tuple[str, ...] = (),
+        allotment: Artifact | None = None,
     ) -> dict[str, Any]:
         """Measure all models in one go, hold the candidate against the budget, write report.json and report.html.
 
@@ -189,6 +192,8 @@ class Run:
             latency_reference: what `latency_ratio` is counted from (default: the reference).
             deliver: what `push` uploads (default: the candidate).
             base: the name of the model that all began with, for the card.
+            notes: sentences that a reader must see first.
+            allotment: where the bits of each matrix were chosen, for the report's picture.
 
         Returns: report.json's object.
         """
@@ -226,6 +231,7 @@ class Run:
                 "datasets": [task.dataset.partition("@")[0]] if task.on_hub else [],
                 "base": hub.origin(base or reference.name),
                 "deliver": [model.name for model in deliver or (candidate,)],
+                **({"allotment": read_json(allotment.path / "allotment.json")} if allotment else {}),
                 "records": [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured],
             }
             self._write(report, details | more, lock(self.recipe, self.scale, self.options, task.identity))
@@ -266,12 +272,16 @@ class Run:
         from hfcompress.report.card import render_card
         from hfcompress.report.console import table
         from hfcompress.report.html import render_html
+        from hfcompress.report.language import language_card, language_html
 
         write_json(self.folder / "report.json", report)
         write_json(self.folder / "details.json", details)
         write_json(self.folder / LOCK, locked)
-        (self.folder / "report.html").write_text(render_html(report, details, details["records"]), encoding="utf-8")
-        (self.folder / "model_card.md").write_text(render_card(report, details), encoding="utf-8")
+        is_language = details.get("kind") == "language"
+        page = (language_html if is_language else render_html)(report, details, details["records"])
+        (self.folder / "report.html").write_text(page, encoding="utf-8")
+        card = (language_card if is_language else render_card)(report, details)
+        (self.folder / "model_card.md").write_text(card, encoding="utf-8")
         print(table(report))
         self._say(f"report: {self.folder / 'report.html'}")
 

@@ -73,7 +73,11 @@ class Artifact:
 
 
 def model_format(folder: Path) -> str:
-    """ "onnx", "surgery" or "transformers" (report.json's words), by the files that lie in the folder."""
+    """ "onnx-genai", "onnx", "gguf", "surgery" or "transformers" (report.json's words), by the files in the folder."""
+    if (folder / "genai_config.json").is_file():
+        return "onnx-genai"
+    if any(folder.glob("*.gguf")):
+        return "gguf"
     if any(folder.glob("*.onnx")):
         return "onnx"
     return "surgery" if (folder / "surgery.json").is_file() else "transformers"

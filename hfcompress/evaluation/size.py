@@ -45,11 +45,14 @@ def sizes(folder: Path) -> dict[str, Any]:
         if file.is_file() and file.name not in NOT_SHIPPED and file.relative_to(folder).parts[0] != "work"
     ]  # a stage's scratch, while it is being made
     parameters, dtypes = 0, dict[str, int]()
+    packed = packed_bits(folder)
     for file in files:
         if file.suffix == ".safetensors":
-            tensors = safetensors_header(file)
+            tensors = safetensors_header(file, packed)
         elif file.suffix == ".onnx":
             tensors = onnx_initializers(file)
+        elif file.suffix == ".gguf":
+            tensors = gguf_tensors(file)
         else:
             continue
         for elements, dtype, bits, is_weight in tensors:
@@ -62,13 +65,35 @@ def sizes(folder: Path) -> dict[str, Any]:
     }
 
 
-def safetensors_header(file: Path) -> list[tuple[int, str, int, bool]]:
+def packed_bits(folder: Path) -> dict[str, int]:
+    """Module -> bits of its packed integers, for a packed model (packed.py) or one in compressed-tensors' format."""
+    if (folder / "surgery.json").is_file():
+        grids = json.loads((folder / "surgery.json").read_text(encoding="utf-8"))["grids"]
+        return {name: grid["bits"] for name, grid in grids.items()}
+    config = folder / "config.json"
+    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    groups = found.get("quantization_config", {}).get("config_groups", {})
+    return {name: group["weights"]["num_bits"] for group in groups.values() for name in group["targets"]}
+
+
+def packed_tensor(name: str, shape: list[int], bits: int, packed: dict[str, int]) -> tuple[int, str, int, bool] | None:
+    """What a part of a packed matrix holds; None for any other tensor."""
+    module, _, part = name.rpartition(".")
+    if module not in packed or part == "weight":
+        return None
+    if part in ("codes", "weight_packed"):
+        return math.prod(shape) * bits // packed[module], f"int{packed[module]}", packed[module], True
+    return math.prod(shape), {16: "float16", 8: "uint8", 32: "int32", 64: "int64"}[bits], bits, False
+
+
+def safetensors_header(file: Path, packed: dict[str, int] | None = None) -> list[tuple[int, str, int, bool]]:
     """(elements, type, bits an element, is a weight) of each tensor; no tensor is read."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
     return [
-        (math.prod(entry["shape"]), SAFETENSORS_NAMES[entry["dtype"]], SAFETENSORS_BITS[entry["dtype"]], True)
+        packed_tensor(name, entry["shape"], SAFETENSORS_BITS[entry["dtype"]], packed or {})
+        or (math.prod(entry["shape"]), SAFETENSORS_NAMES[entry["dtype"]], SAFETENSORS_BITS[entry["dtype"]], True)
         for name, entry in header.items()
         if name != "__metadata__"
     ]
@@ -91,14 +116,43 @@ def onnx_initializers(file: Path) -> list[tuple[int, str, int, bool]]:
         if attribute.name == "value"
     ]
     helpers = quantization_parameters(model)
+    nbits = nbits_weights(model)
     found = []
     for tensor in [*model.graph.initializer, *constants]:
+        if tensor.name in nbits:
+            elements, bits = nbits[tensor.name]
+            found.append((elements, f"int{bits}", bits, True))
+            continue
         dtype = TensorProto.DataType.Name(tensor.data_type).lower()
         bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         is_weight = bool(tensor.dims) and tensor.name not in helpers and dtype not in ("int64", "bool")
         name = {"float": "float32", "double": "float64"}.get(dtype, dtype)
         found.append((math.prod(tensor.dims), name, bits, is_weight))
     return found
+
+
+def nbits_weights(model: Any) -> dict[str, tuple[int, int]]:
+    """Initializer -> (weights, bits) of the packed matrices that MatMulNBits and GatherBlockQuantized read."""
+    found = {}
+    sizes_of = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type == "MatMulNBits":
+            found[node.input[1]] = (attributes["N"] * attributes["K"], attributes.get("bits", 4))
+        elif node.op_type == "GatherBlockQuantized" and node.input[0] in sizes_of:
+            bits = attributes.get("bits", 4)
+            found.setdefault(node.input[0], (sizes_of[node.input[0]] * 8 // bits, bits))
+    return found
+
+
+def gguf_tensors(file: Path) -> list[tuple[int, str, int, bool]]:
+    """The same for a GGUF file: a block type's scales lie among its weights, so that its bits are an average."""
+    import gguf
+
+    return [
+        (int(tensor.n_elements), tensor.tensor_type.name.lower(), int(8 * tensor.n_bytes // tensor.n_elements), True)
+        for tensor in gguf.GGUFReader(file).tensors
+    ]
 
 
 def quantization_parameters(model: Any) -> set[str]:
@@ -108,6 +162,10 @@ def quantization_parameters(model: Any) -> set[str]:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             names.update(node.input[1:])
         elif node.op_type in ("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"):
+            names.update(node.input[2:])
+        elif node.op_type == "MatMulNBits":
+            names.update(node.input[2:4])
+        elif node.op_type == "GatherBlockQuantized":
             names.update(node.input[2:])
         elif node.op_type == "MatMulIntegerToFloat":
             names.update(node.input[2:6])

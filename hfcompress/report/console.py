@@ -4,8 +4,14 @@ import textwrap
 from typing import Any
 
 WIDTH = 119
-NAMES = {"disk_mb": "disk", "ram_mb": "memory", "latency_ms": "latency", "latency_ratio": "latency ratio"}
-UNITS = {"disk_mb": " MB", "ram_mb": " MB", "latency_ms": " ms", "latency_ratio": "x"}
+NAMES = {
+    "disk_mb": "disk",
+    "ram_mb": "memory",
+    "latency_ms": "latency",
+    "first_token_ms": "first token",
+    "latency_ratio": "latency ratio",
+}
+UNITS = {"disk_mb": " MB", "ram_mb": " MB", "latency_ms": " ms", "first_token_ms": " ms", "latency_ratio": "x"}
 OUTCOMES = {"holds": "holds", "fails": "FAILS", "cannot be shown": "NOT SHOWN"}
 
 AT_THE_LIMIT = 0.05  # of what is allowed is all that is left of it
@@ -20,11 +26,17 @@ def candidate_row(report: dict[str, Any]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """Models, then notes, then verdicts; plain text, at most 119 wide."""
     metric = report["models"][0]["accuracy"]["metric"]
+    lines = language_rows(report["models"]) if metric == "perplexity" else classifier_rows(report["models"], metric)
+    notes = [line for note in report["notes"] for line in textwrap.wrap(f"note: {note}", WIDTH)]
+    return "\n".join([*lines, "", *notes, *verdict_lines(report)])
+
+
+def classifier_rows(models: list[dict[str, Any]], metric: str) -> list[str]:
     lines = [
         f"{'model':22} {'format':12} {'MB':>8} {metric:>9} {'95% interval':>15} {'macro-F1':>8} {'p50 ms':>8} "
         f"{'runtime':12} {'peak MB':>8}"
     ]
-    for model in report["models"]:
+    for model in models:
         accuracy = model["accuracy"]
         low, high = accuracy["ci95"]
         lines.append(
@@ -33,8 +45,24 @@ def table(report: dict[str, Any]) -> str:
             f"{number(model['latency_ms']['p50'], '.2f'):>8} {model['latency_ms']['runtime'][:12]:12} "
             f"{number(model['peak_rss_mb'], '.0f'):>8}"
         )
-    notes = [line for note in report["notes"] for line in textwrap.wrap(f"note: {note}", WIDTH)]
-    return "\n".join([*lines, "", *notes, *verdict_lines(report)])
+    return lines
+
+
+def language_rows(models: list[dict[str, Any]]) -> list[str]:
+    """KL and agreement are against the reference, on the same tokens."""
+    lines = [
+        f"{'model':18} {'format':12} {'MB':>9} {'bits':>6} {'perplexity':>10} {'KL, nats':>9} {'top-1':>7} "
+        f"{'ms a token':>10} {'first, ms':>10} {'peak MB':>8}"
+    ]
+    for model in models:
+        every, timed = model["accuracy"]["all"], model["latency_ms"]
+        lines.append(
+            f"{model['name'][:18]:18} {model['format'][:12]:12} {model['bytes'] / 1e6:9.2f} "
+            f"{model['bits_per_parameter']:6.2f} {every['perplexity']:10.3f} {number(every['kl'], '.5f'):>9} "
+            f"{number(every['agreement'], '.2%'):>7} {timed['per_token']:10.2f} {timed['first_token']:10.1f} "
+            f"{number(model['peak_rss_mb'], '.0f'):>8}"
+        )
+    return lines
 
 
 def verdict_lines(report: dict[str, Any]) -> list[str]:
@@ -75,6 +103,8 @@ def sentence(verdict: dict[str, Any]) -> str:
 
 def drop_sentence(verdict: dict[str, Any]) -> str:
     metric, allowed = verdict["limit"].partition(":")[2], 100 * verdict["allowed"]
+    if metric == "perplexity":
+        return perplexity_sentence(verdict)
     if verdict["difference"] is None:
         return f"{metric}: no difference was measured, {allowed:g} points of drop allowed"
     text = (
@@ -89,6 +119,22 @@ def drop_sentence(verdict: dict[str, Any]) -> str:
             more = "and more would hardly decide: the drop itself lies at the limit"
         return text + f"cannot be shown with {verdict['n']:,} texts, {more}"
     return text + verdict["verdict"]
+
+
+def perplexity_sentence(verdict: dict[str, Any]) -> str:
+    """A perplexity's rise is a share of the reference's, and is written as a drop: with a minus."""
+    allowed = f"{100 * verdict['allowed']:g}% more allowed"
+    if verdict["difference"] is None:
+        return f"perplexity: no difference was measured, {allowed}"
+    change, worst = -100 * verdict["difference"], -100 * verdict["lower_bound"]
+    text = (
+        f"perplexity: {abs(change):.2f}% {'more' if change > 0 else 'less'} than {verdict['reference']} "
+        f"(at worst {worst:+.2f}%, {verdict['confidence']:.0%} confidence), {allowed}: {verdict['verdict']}"
+    )
+    if verdict["verdict"] == "cannot be shown":
+        wanted = verdict["n_needed"]
+        text += f" with {verdict['n']:,} tokens" + (f", some {wanted:,} would be needed" if wanted else "")
+    return text
 
 
 def points(difference: float) -> str:

@@ -149,6 +149,35 @@ def class_bars(reference: dict[str, Any], candidate: dict[str, Any], names: tupl
         return svg(figure, f"F1 of every class with {names[0]} and with {names[1]}")
 
 
+def allotment(grids: dict[str, dict[str, Any]]) -> str:
+    """Bits of each matrix as a picture: a column a layer, a row a kind of matrix; darker is more bits.
+
+    Args:
+        grids: module -> {"bits", "group_size", ...}, as allotment.json has them.
+    """
+    layers = sorted({int(name.split(".")[2]) for name in grids if name.startswith("model.layers.")})
+    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in grids))
+    columns = len(layers) or 1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 1.2 + 0.34 * len(kinds)), dpi=POINTS)
+        axes = figure.subplots()
+        for name, grid in grids.items():
+            row, inside = kinds.index(name.rpartition(".")[2]), name.startswith("model.layers.")
+            left, wide = (int(name.split(".")[2]), 1) if inside else (0, columns)
+            axes.barh(row, wide, left=left, height=0.9, color=CANDIDATE, alpha=0.12 + 0.11 * grid["bits"])
+            if columns <= 16 or not inside:
+                size = grid["group_size"] or "row"
+                axes.text(left + wide / 2, row, f"{grid['bits']} · g{size}", ha="center", va="center", fontsize=8)
+            else:
+                axes.text(left + 0.5, row, str(grid["bits"]), ha="center", va="center", fontsize=7)
+        axes.set_yticks(range(len(kinds)), kinds)
+        axes.invert_yaxis()
+        axes.set_xticks([layer + 0.5 for layer in layers], [str(layer) for layer in layers], fontsize=8)
+        axes.set_xlabel("layer; a matrix outside of the layers takes the whole row")
+        axes.set_xlim(0, columns)
+        return svg(figure, "Bits of every matrix, by layer")
+
+
 def colour_of(model: dict[str, Any], candidate: str, reference: str) -> str:
     if model["format"] == "baseline":
         return BASELINE

@@ -101,92 +101,12 @@ class TextClassification:
             UserError: it is not there, a column is missing, a split is empty, there is one class only, or a label
                 is seen only in test.
         """
-        raw = self._read()
+        raw = read_splits(self.dataset, self.config, self.data_files)
         for split, rows in raw.items():
             self._check_columns(split, rows)
         splits = self._with_validation({s: self._columns(rows) for s, rows in raw.items()})
         labels = self._labels(raw, splits)
         return self._numbered(splits, labels)
-
-    def _read(self) -> "dict[str, Dataset]":
-        if self.dataset == EMBEDDED:
-            from hfcompress.tasks import licence_review
-
-            return dict(licence_review.load())
-        folder = Path(self.dataset).expanduser()
-        if folder.is_dir():
-            return self._read_files(folder)
-        if self.dataset.startswith((".", "/", "~")) or self.dataset.count("/") != 1:
-            raise UserError(
-                f"--task.dataset {self.dataset}: no such folder; give a folder, a Hub id (org/name), or {EMBEDDED}"
-            )
-        return self._read_hub()
-
-    def _read_hub(self) -> "dict[str, Dataset]":
-        import requests
-        from datasets import load_dataset
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-        try:
-            repository, _, revision = self.dataset.partition("@")
-            loaded = load_dataset(repository, self.config, revision=revision or None)
-        except (
-            ConnectionError,
-            OfflineModeIsEnabled,
-            requests.RequestException,
-            HfHubHTTPError,
-            OSError,
-            ValueError,
-        ) as error:
-            raise UserError(
-                f"--task.dataset {self.dataset}: cannot be had from the Hub ({_first_line(error)}); check the name "
-                "and the network, or give a folder of parquet, json or csv files"
-            ) from error
-        named = {split: loaded[alias] for split, names in SPLITS.items() for alias in names if alias in loaded}
-        return self._need_splits(named)
-
-    def _read_files(self, folder: Path) -> "dict[str, Dataset]":
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetGenerationError
-
-        found: dict[str, Dataset] = {}
-        for split, names in SPLITS.items():
-            files = [
-                file
-                for file in sorted(folder.glob(self.data_files or "*"))
-                if file.suffix in READERS and any(name in file.stem.lower() for name in names)
-            ]
-            stems = {file.stem for file in files if not _is_shard(file)}
-            if len(stems) > 1:
-                raise UserError(
-                    f"--task.dataset {folder}: {', '.join(sorted(f.name for f in files))} could all be {split}; "
-                    'choose with --task.data-files, such as "review_*.parquet"'
-                )
-            if not files:
-                continue
-            if empty := next((file for file in files if file.stat().st_size == 0), None):
-                raise UserError(f"--task.dataset: {empty} is empty; the {split} split needs texts")
-            try:
-                found[split] = load_dataset(
-                    READERS[files[0].suffix], data_files=[str(f) for f in files], split="train"
-                )
-            except (DatasetGenerationError, UnicodeDecodeError, ValueError, OSError) as error:
-                cause = error.__cause__ or error
-                what = "is not UTF-8 text" if "codec can't decode" in f"{cause}{error}" else "cannot be read"
-                raise UserError(
-                    f"--task.dataset: {files[0]} {what} ({_first_line(cause)}); convert it to UTF-8 parquet, "
-                    "json or csv"
-                ) from error
-        return self._need_splits(found)
-
-    def _need_splits(self, found: "dict[str, Dataset]") -> "dict[str, Dataset]":
-        for split in ("train", "test"):
-            if split not in found:
-                raise UserError(
-                    f"--task.dataset {self.dataset}: no {split} split; name a file {split}.parquet, "
-                    f"{split}.csv or {split}.jsonl"
-                )
-        return found
 
     def _check_columns(self, split: str, rows: "Dataset") -> None:
         wanted = {"--task.text-column": self.text_column, "--task.label-column": self.label_column}
@@ -268,6 +188,90 @@ class TextClassification:
                 digest.update(repr(column).encode())
             numbered[split] = Dataset.from_dict(columns)
         return TextData(DatasetDict(numbered), labels, digest.hexdigest())
+
+
+def read_splits(dataset: str, config: str | None = None, data_files: str | None = None) -> "dict[str, Dataset]":
+    """Split -> rows of the embedded data set, a folder's files or a data set on the Hub.
+
+    Raises:
+        UserError: it is not there or cannot be read, or has no train or no test split.
+    """
+    if dataset == EMBEDDED:
+        from hfcompress.tasks import licence_review
+
+        return dict(licence_review.load())
+    folder = Path(dataset).expanduser()
+    if folder.is_dir():
+        return _read_files(dataset, folder, data_files)
+    if dataset.startswith((".", "/", "~")) or dataset.count("/") != 1:
+        raise UserError(f"--task.dataset {dataset}: no such folder; give a folder, a Hub id (org/name), or {EMBEDDED}")
+    return _read_hub(dataset, config)
+
+
+def _read_hub(dataset: str, config: str | None) -> "dict[str, Dataset]":
+    import requests
+    from datasets import load_dataset
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        repository, _, revision = dataset.partition("@")
+        loaded = load_dataset(repository, config, revision=revision or None)
+    except (
+        ConnectionError,
+        OfflineModeIsEnabled,
+        requests.RequestException,
+        HfHubHTTPError,
+        OSError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"--task.dataset {dataset}: cannot be had from the Hub ({_first_line(error)}); check the name "
+            "and the network, or give a folder of parquet, json or csv files"
+        ) from error
+    named = {split: loaded[alias] for split, names in SPLITS.items() for alias in names if alias in loaded}
+    return _need_splits(dataset, named)
+
+
+def _read_files(dataset: str, folder: Path, data_files: str | None) -> "dict[str, Dataset]":
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    found: dict[str, Dataset] = {}
+    for split, names in SPLITS.items():
+        files = [
+            file
+            for file in sorted(folder.glob(data_files or "*"))
+            if file.suffix in READERS and any(name in file.stem.lower() for name in names)
+        ]
+        stems = {file.stem for file in files if not _is_shard(file)}
+        if len(stems) > 1:
+            raise UserError(
+                f"--task.dataset {folder}: {', '.join(sorted(f.name for f in files))} could all be {split}; "
+                'choose with --task.data-files, such as "review_*.parquet"'
+            )
+        if not files:
+            continue
+        if empty := next((file for file in files if file.stat().st_size == 0), None):
+            raise UserError(f"--task.dataset: {empty} is empty; the {split} split needs texts")
+        try:
+            found[split] = load_dataset(READERS[files[0].suffix], data_files=[str(f) for f in files], split="train")
+        except (DatasetGenerationError, UnicodeDecodeError, ValueError, OSError) as error:
+            cause = error.__cause__ or error
+            what = "is not UTF-8 text" if "codec can't decode" in f"{cause}{error}" else "cannot be read"
+            raise UserError(
+                f"--task.dataset: {files[0]} {what} ({_first_line(cause)}); convert it to UTF-8 parquet, json or csv"
+            ) from error
+    return _need_splits(dataset, found)
+
+
+def _need_splits(dataset: str, found: "dict[str, Dataset]") -> "dict[str, Dataset]":
+    for split in ("train", "test"):
+        if split not in found:
+            raise UserError(
+                f"--task.dataset {dataset}: no {split} split; name a file {split}.parquet, "
+                f"{split}.csv or {split}.jsonl"
+            )
+    return found
 
 
 def _is_shard(file: Path) -> bool:

@@ -1,0 +1,187 @@
+"""A causal LM run one decoder layer at a time: what calibrates a model that does not fit in memory.
+
+Only one layer's weights are in memory; the hidden states between layers lie on disk, a file a layer.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfcompress.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from hfcompress.checkpoint import Checkpoint
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+# What feeds each linear layer: those of a group read the same input.
+INPUT_GROUPS = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+LINEARS = tuple(name for group in INPUT_GROUPS for name in group)
+BATCH_TOKENS = 4096
+EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
+
+
+class DecoderStack:
+    """The embedding, each layer, and the head of a model folder, loaded when asked for, in float32.
+
+    Raises:
+        UserError: an architecture that is not one of ARCHITECTURES, or see `Checkpoint`.
+    """
+
+    def __init__(self, checkpoint: "Checkpoint") -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self.checkpoint = checkpoint
+        require_supported(checkpoint.folder, checkpoint.config)
+        config = AutoConfig.from_pretrained(checkpoint.folder, attn_implementation="sdpa")
+        with torch.device("meta"):
+            self.skeleton = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32).eval()
+        self.skeleton.requires_grad_(False)
+        self.rotary = type(self.skeleton.model.rotary_emb)(config=config)
+        self.layers = len(self.skeleton.model.layers)
+        self.sliding_window = getattr(config, "sliding_window", None)
+        self.tied = f"{HEAD}.weight" not in checkpoint
+
+    def embed(self, ids: "np.ndarray[Any, Any]") -> "Tensor":
+        """Hidden states [windows, tokens, hidden] of token ids [windows, tokens]; only rows that occur are read."""
+        import torch
+
+        wanted, place = np.unique(ids, return_inverse=True)
+        name = f"{EMBEDDING}.weight"
+        rows = torch.stack([self.checkpoint.read(name, slice(int(i), int(i) + 1))[0].float() for i in wanted])
+        return rows[torch.from_numpy(place.reshape(ids.shape))]
+
+    def layer(self, index: int) -> "nn.Module":
+        """Decoder layer `index` with its weights in float32.
+
+        Raises:
+            UserError: a weight holds NaN or Inf, or is missing.
+        """
+        import copy
+
+        layer = copy.deepcopy(self.skeleton.model.layers[index])
+        prefix = f"model.layers.{index}."
+        state = {name: finite(self.checkpoint, prefix + name) for name in layer.state_dict()}
+        layer.load_state_dict(state, assign=True)
+        return layer.requires_grad_(False)
+
+    def norm(self) -> "nn.Module":
+        """The last norm."""
+        import copy
+
+        norm = copy.deepcopy(self.skeleton.model.norm)
+        norm.load_state_dict({"weight": finite(self.checkpoint, f"{NORM}.weight")}, assign=True)
+        return norm.requires_grad_(False)
+
+    def head(self) -> "Tensor":
+        """lm_head's weight [vocab, hidden], which may be the embedding's."""
+        return finite(self.checkpoint, f"{EMBEDDING if self.tied else HEAD}.weight")
+
+    def run(self, layer: "nn.Module", hidden: "Tensor") -> "Tensor":
+        """A layer on hidden states [windows, tokens, hidden]; attention is causal.
+
+        Raises:
+            UserError: the windows are longer than the model's sliding window, which is not modelled here.
+        """
+        import torch
+
+        if self.sliding_window and hidden.shape[1] > self.sliding_window:
+            raise UserError(f"--task.window {hidden.shape[1]}: the model's sliding window is {self.sliding_window}")
+        positions = torch.arange(hidden.shape[1]).unsqueeze(0)
+        cos_sin = self.rotary(hidden, positions)
+        found = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=cos_sin)
+        return found[0] if isinstance(found, tuple) else found
+
+
+def require_supported(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse another architecture.
+
+    Raises:
+        UserError: naming those that are supported.
+    """
+    named = (config.get("architectures") or ["none"])[0]
+    if named not in ARCHITECTURES:
+        raise UserError(f"{folder} is a {named}; 4-bit quantization knows {', '.join(ARCHITECTURES)}")
+
+
+def finite(checkpoint: "Checkpoint", name: str, rows: slice | None = None) -> "Tensor":
+    """A tensor in float32.
+
+    Raises:
+        UserError: it holds NaN or Inf.
+    """
+    tensor = checkpoint.read(name, rows).float()
+    if not tensor.isfinite().all():
+        raise UserError(f"{checkpoint.folder}: {name} holds NaN or Inf; the model is damaged, fetch or make it again")
+    return tensor
+
+
+class HiddenStates:
+    """Hidden states [windows, tokens, size] in float32 on disk, read and written some windows at a time."""
+
+    def __init__(self, file: Path, shape: tuple[int, int, int]) -> None:
+        self.file, self.shape = file, shape
+
+    @property
+    def windows_a_batch(self) -> int:
+        return max(1, BATCH_TOKENS // self.shape[1])
+
+    def whole(self) -> bool:
+        """Whether the file is there: it is renamed to its place when it is complete."""
+        return self.file.is_file()
+
+    def batches(self) -> Iterator["Tensor"]:
+        """In order, each [some windows, tokens, size]."""
+        import torch
+
+        windows, tokens, size = self.shape
+        with self.file.open("rb", buffering=0) as stream:
+            for start in range(0, windows, self.windows_a_batch):
+                count = min(self.windows_a_batch, windows - start)
+                read = np.fromfile(stream, dtype=np.float32, count=count * tokens * size)
+                yield torch.from_numpy(read.reshape(count, tokens, size))
+
+    def write(self, batches: "Iterator[Tensor]") -> None:
+        """All of them, in order; the file appears when the last one is on the disk."""
+        part = self.file.with_name(self.file.name + ".part")
+        with part.open("wb") as stream:
+            for batch in batches:
+                batch.detach().contiguous().numpy().tofile(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(self.file)
+
+
+def watch_inputs(layer: "nn.Module", see: "Callable[[str, Tensor], None]") -> "list[Any]":
+    """Call `see(first linear of the group, its input [tokens, columns])` at every forward; returns the hooks."""
+
+    def hook(name: str) -> Any:
+        def call(module: Any, arguments: Any) -> None:
+            see(name, arguments[0].detach().flatten(0, -2))
+
+        return call
+
+    return [layer.get_submodule(group[0]).register_forward_pre_hook(hook(group[0])) for group in INPUT_GROUPS]
+
+
+def unhook(hooks: "list[Any]") -> None:
+    for hook in hooks:
+        hook.remove()
+
+
+def causal_lm_loss(logits: "Tensor", ids: "Tensor") -> "torch.Tensor":
+    """Summed cross-entropy of the next tokens: logits [windows, tokens, vocab], ids [windows, tokens]."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")

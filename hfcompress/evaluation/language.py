@@ -1,0 +1,145 @@
+"""How well a causal LM predicts text: perplexity, and how far it is from another model on the same tokens."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hfcompress.evaluation.decoder import Decoder
+from hfcompress.evaluation.statistics import Difference
+
+Array = np.ndarray[Any, Any]
+SHOWN = 20  # disagreements that are listed
+
+
+class ScoredWindow(Protocol):
+    """Tokens that are read at once; from `first` on they are scored."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def group(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sums over the tokens of each group (a document): float64 [groups]."""
+
+    nll: Array
+    """-log p of the true tokens, in nats."""
+    kl: Array
+    """KL(reference || model), in nats; zeros without a reference."""
+    agree: Array
+    """Tokens whose most likely successor is the reference's."""
+    tokens: Array
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.nll.sum() / self.tokens.sum()))
+
+
+def log_probabilities(decoder: Decoder, window: ScoredWindow) -> Array:
+    """float32 [scored tokens, vocab]: what the model says before each scored token."""
+    from scipy.special import log_softmax
+
+    decoder.rewind(0)
+    logits = decoder.append(window.ids, all_logits=True)[window.first - 1 : len(window.ids) - 1]
+    return np.asarray(log_softmax(logits.astype(np.float32), axis=1))
+
+
+def scores(found: Iterable[Array], windows: list[Any], reference: Iterable[Array] | None = None) -> Scores:
+    """Sum up by group what a model (and a reference) said of each window, see `log_probabilities`."""
+    number = {group: i for i, group in enumerate(sorted({window.group for window in windows}))}
+    sums = np.zeros((4, len(number)))
+    against = iter(reference) if reference is not None else None
+    for window, said in zip(windows, found, strict=True):
+        true = np.array(window.ids[window.first :])
+        group = number[window.group]
+        sums[0, group] -= said[np.arange(len(true)), true].astype(np.float64).sum()
+        sums[3, group] += len(true)
+        if against is not None:
+            wanted = next(against)
+            sums[1, group] += float((np.exp(wanted.astype(np.float64)) * (wanted.astype(np.float64) - said)).sum())
+            sums[2, group] += int((wanted.argmax(1) == said.argmax(1)).sum())
+    return Scores(*sums)
+
+
+def resample_weights(groups: int, resamples: int, seed: int) -> Array:
+    """How often each group is drawn, [resamples, groups]: the same draws for every model."""
+    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+
+
+def drawn_perplexity(scored: Scores, weights: Array) -> Array:
+    return np.asarray(np.exp((weights @ scored.nll) / (weights @ scored.tokens)))
+
+
+def interval(values: Array) -> list[float]:
+    """Two-sided 95% percentile interval."""
+    return [float(value) for value in np.quantile(values, [0.025, 0.975])]
+
+
+def increase(reference: Scores, candidate: Scores, weights: Array, confidence: float) -> Difference:
+    """How much the perplexity rose, as a share of the reference's and with a minus, as a drop is counted."""
+    change = 1 - drawn_perplexity(candidate, weights) / drawn_perplexity(reference, weights)
+    lower, upper = np.quantile(change, [1 - confidence, confidence])
+    return Difference(
+        1 - candidate.perplexity / reference.perplexity,
+        float(lower),
+        float(upper),
+        float(change.std(ddof=1)),
+        confidence,
+        int(reference.tokens.sum()),
+        len(reference.tokens),
+    )
+
+
+def summary(scored: Scores, weights: Array, *, has_reference: bool) -> dict[str, Any]:
+    """Perplexity with its interval; KL (nats a token) and top-1 agreement with their standard errors."""
+    tokens = scored.tokens.sum()
+    found: dict[str, Any] = {
+        "perplexity": scored.perplexity,
+        "ci95": {"perplexity": interval(drawn_perplexity(scored, weights))},
+        "nll": float(scored.nll.sum() / tokens),
+        "tokens": int(tokens),
+        "kl": None,
+        "kl_se": None,
+        "agreement": None,
+        "agreement_se": None,
+    }
+    if has_reference:
+        for name, sums in (("kl", scored.kl), ("agreement", scored.agree)):
+            found[name] = float(sums.sum() / tokens)
+            found[f"{name}_se"] = float(((weights @ sums) / (weights @ scored.tokens)).std(ddof=1))
+    return found
+
+
+def disagreements(said: Iterable[Array], simulated: Iterable[Array], windows: list[Any]) -> dict[str, Any]:
+    """Where a runtime and the simulation of its own weights differ in the most likely token.
+
+    Returns: tokens, agreement (share), kl (nats a token), and the first ones with the simulation's margin: how much
+        likelier (in nats) its own token is there than the one that the runtime took. A small margin is a near-tie.
+    """
+    tokens = agreed = 0
+    kl = 0.0
+    listed: list[dict[str, Any]] = []
+    margins: list[float] = []
+    for number, (window, ours, theirs) in enumerate(zip(windows, said, simulated, strict=True)):
+        first, second = theirs.argmax(1), ours.argmax(1)
+        tokens += len(first)
+        agreed += int((first == second).sum())
+        kl += float((np.exp(theirs.astype(np.float64)) * (theirs.astype(np.float64) - ours)).sum())
+        for place in (first != second).nonzero()[0]:
+            margin = float(theirs[place, first[place]] - theirs[place, second[place]])
+            margins.append(margin)
+            if len(listed) < SHOWN:
+                listed.append({"window": number, "token": window.first + int(place), "margin": round(margin, 5)})
+    return {
+        "tokens": tokens,
+        "agreement": agreed / tokens,
+        "kl": kl / tokens,
+        "largest_margin": max(margins, default=0.0),
+        "disagreements": listed,
+    }

@@ -1,0 +1,56 @@
+"""A limit on this process's resident memory: refused before, checked while at work."""
+
+from pathlib import Path
+
+from hfcompress.errors import UserError
+
+
+class MemoryLimit:
+    """Holds the peak since it was made against a limit in GB (10^9 bytes); None limits nothing.
+
+    Args:
+        option: the option that the limit was given with, for messages.
+    """
+
+    def __init__(self, gigabytes: float | None, option: str) -> None:
+        self.gigabytes, self.option = gigabytes, option
+        reset_peak()
+
+    def require(self, needed_bytes: float) -> None:
+        """Refuse to begin.
+
+        Raises:
+            UserError: more is needed than the limit.
+        """
+        if self.gigabytes is not None and needed_bytes > self.gigabytes * 1e9:
+            raise UserError(
+                f"{self.option} {self.gigabytes:g}: the largest step takes some {needed_bytes / 1e9:.2f} GB; raise "
+                "the limit, or use an algorithm that needs no calibration (rtn)"
+            )
+
+    def check(self, when: str) -> None:
+        """Stop when the limit was passed.
+
+        Raises:
+            UserError: with the peak; what was written is kept.
+        """
+        if self.gigabytes is not None and self.peak_mb() > self.gigabytes * 1e3:
+            raise UserError(
+                f"{self.option} {self.gigabytes:g}: {self.peak_mb() / 1e3:.2f} GB were resident {when}; raise the "
+                "limit and run the same command again: finished layers are kept"
+            )
+
+    def peak_mb(self) -> float:
+        """The highest resident memory since this limit was made, in MB."""
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+        raise OSError("/proc/self/status has no VmHWM")
+
+
+def reset_peak() -> None:
+    """Let the kernel count the peak anew (proc(5), clear_refs); where it does not, the process's whole peak counts."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return

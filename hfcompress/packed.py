@@ -1,0 +1,114 @@
+"""A causal LM whose matrices are packed integers: what the 4-bit stages hand on, and every delivery format reads.
+
+A folder in `save_pretrained` layout whose weights are safetensors shards. A matrix `m` on a grid (see ops/grid.py)
+is stored as `m.codes` (uint8 [rows, packed columns], ops/packing.py), `m.scales` (float16 [rows, groups]) and, on an
+asymmetric grid, `m.zeros` (packed alike); what is not on a grid is stored under its own name. `surgery.json` says the
+grid of each. Module names are the stock model's (`model.layers.0.self_attn.q_proj`, `model.embed_tokens`, `lm_head`).
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfcompress.checkpoint import Checkpoint
+from hfcompress.errors import UserError
+from hfcompress.ops.grid import Grid, Quantized
+from hfcompress.ops.packing import pack, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+SURGERY = "surgery.json"
+
+
+class PackedModel:
+    """Reads a packed folder, a matrix at a time.
+
+    Raises:
+        UserError: the folder is not a packed model, or see `Checkpoint`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / SURGERY).is_file():
+            raise UserError(f"{folder} is not a packed model: it has no {SURGERY}")
+        self.checkpoint = Checkpoint(folder)
+        self.config = self.checkpoint.config
+        surgery = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
+        self.grids = {name: Grid(**grid) for name, grid in surgery["grids"].items()}
+
+    @property
+    def tied(self) -> bool:
+        """Whether lm_head is the embedding: then only the embedding is stored."""
+        return "lm_head.codes" not in self.checkpoint and "lm_head.weight" not in self.checkpoint
+
+    def quantized(self, module: str) -> Quantized:
+        """The matrix of a module that is on a grid."""
+        grid = self.grids[module]
+        scales = self.checkpoint.read(f"{module}.scales")
+        columns = self.columns(module)
+        codes = unpack(self.checkpoint.read(f"{module}.codes"), grid.bits, columns)
+        if grid.symmetric:
+            import torch
+
+            zeros = torch.full(scales.shape, grid.middle, dtype=torch.uint8)
+        else:
+            zeros = unpack(self.checkpoint.read(f"{module}.zeros"), grid.bits, scales.shape[1])
+        return Quantized(codes, scales, zeros, grid)
+
+    def columns(self, module: str) -> int:
+        """Inputs of a module on a grid: those of down_proj are the intermediate size, and so on."""
+        if module.endswith("down_proj"):
+            return int(self.config["intermediate_size"])
+        if module.endswith("o_proj"):
+            return int(self.config["num_attention_heads"]) * head_size(self.config)
+        return int(self.config["hidden_size"])
+
+    def tensor(self, name: str) -> "Tensor":
+        """A tensor that is on no grid, such as model.norm.weight, as stored."""
+        return self.checkpoint.read(name)
+
+    def plain_names(self) -> Iterator[str]:
+        """Names of the tensors that are on no grid."""
+        parts = {f"{module}.{part}" for module in self.grids for part in ("codes", "scales", "zeros")}
+        return (name for name in self.checkpoint.places if name not in parts)
+
+
+def head_size(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def packed_tensors(module: str, quantized: Quantized) -> "dict[str, Tensor]":
+    """The tensors that stand for a matrix on a grid."""
+    bits = quantized.grid.bits
+    tensors = {f"{module}.codes": pack(quantized.codes, bits), f"{module}.scales": quantized.scales}
+    if not quantized.grid.symmetric:
+        tensors[f"{module}.zeros"] = pack(quantized.zeros, bits)
+    return tensors
+
+
+def load_simulated(folder: Path) -> "PreTrainedModel":
+    """The stock model in float32 with the weights that the packed integers stand for: a simulation for comparison."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    packed = PackedModel(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), torch_dtype=torch.float32)
+    state = {name: packed.tensor(name).float() for name in packed.plain_names()}
+    state |= {f"{module}.weight": packed.quantized(module).dequantize() for module in packed.grids}
+    if packed.tied:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state, strict=True, assign=True)
+    rebuild_buffers(model)
+    if packed.tied:
+        model.tie_weights()
+    return model.eval()
+
+
+def rebuild_buffers(model: "PreTrainedModel") -> None:
+    """Buffers that no checkpoint holds (rotary frequencies) are made anew from the config."""
+    rotary = model.model.rotary_emb
+    model.model.rotary_emb = type(rotary)(config=model.config)

@@ -1,0 +1,159 @@
+"""The page and the card of a causal LM's run."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from hfcompress.report import console, plots
+from hfcompress.report.html import ends
+
+CARD = """---
+{metadata}
+---
+
+{warning}# {title}
+
+{verdict}{notes}
+
+{size} MB at {bits} bits a parameter; made by the recipe `{recipe}` ({scale} scale) from `{reference}`.
+
+| model | format | MB | bits | perplexity (95% interval) | KL, nats | top-1 | ms a token | first token, ms | peak MB |
+|---|---|---|---|---|---|---|---|---|---|
+{rows}
+
+Measured on {n} test tokens of {groups} documents; time and memory at {tokens} tokens of context, {threads} threads,
+{cpu}. KL and top-1 agreement are against {reference}, on the same tokens.
+
+## The budget
+
+{verdicts}
+
+## Use
+
+```python
+import onnxruntime_genai as genai
+
+model = genai.Model("{path}")
+tokenizer = genai.Tokenizer(model)
+generator = genai.Generator(model, genai.GeneratorParams(model))
+generator.append_tokens(tokenizer.encode("This licence"))
+while not generator.is_done():
+    generator.generate_next_token()
+print(tokenizer.decode(generator.get_sequence(0)))
+```
+
+`hfcompress summarize {path} report.txt` streams a summary.
+"""
+
+
+def language_html(report: dict[str, Any], details: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        report: report.json; details: measurements.json of the measure stage and more; records: of all stages.
+    """
+    candidate, reference = ends(report, details)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = console.number
+    environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}
+    allotment = details.get("allotment")
+    return environment.get_template("language.html.j2").render(
+        report=report,
+        details=details,
+        records=records,
+        candidate=candidate,
+        reference=reference,
+        picture=plots.allotment(allotment["grids"]) if allotment else None,
+        allotment=allotment,
+        kinds=by_kind(allotment) if allotment else [],
+        runtimes=details["runtimes"],
+    )
+
+
+def by_kind(allotment: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a kind of matrix (q_proj, embed_tokens, ...): count, bytes, bits a weight, predicted KL."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for name, module in allotment["modules"].items():
+        kind = name.rpartition(".")[2]
+        row = kinds.setdefault(kind, {"kind": kind, "count": 0, "bytes": 0.0, "weights": 0, "kl": 0.0})
+        row["count"] += 1
+        for part in ("bytes", "weights", "kl"):
+            row[part] += module[part]
+    return [row | {"bits": 8 * row["bytes"] / row["weights"]} for row in kinds.values()]
+
+
+def language_card(report: dict[str, Any], details: dict[str, Any]) -> str:
+    """README.md of the candidate: YAML metadata with a model-index, and text."""
+    from hfcompress.report.card import markdown, verdict_line
+
+    candidate, reference = ends(report, details)
+    title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
+    return CARD.format(
+        metadata=language_metadata(report, details, candidate, title),
+        warning="" if report["ok"] else "**The budget does not hold.**\n\n",
+        title=title,
+        verdict="The budget holds. " if report["ok"] else "",
+        notes=markdown(" ".join(report["notes"])),
+        size=f"{candidate['bytes'] / 1e6:.2f}",
+        bits=f"{candidate['bits_per_parameter']:.2f}",
+        recipe=report["recipe"],
+        scale=report["scale"],
+        reference=reference["name"],
+        rows="\n".join(map(card_row, report["models"])),
+        n=f"{details['n']:,}",
+        groups=f"{details['groups']:,}",
+        tokens=candidate["latency_ms"]["sequence_length"],
+        threads=candidate["latency_ms"]["threads"],
+        cpu=report["environment"]["cpu"],
+        verdicts="\n".join(map(verdict_line, report["verdicts"])),
+        path=candidate["path"],
+    )
+
+
+def card_row(model: dict[str, Any]) -> str:
+    from hfcompress.report.card import markdown
+
+    every, timed, (low, high) = model["accuracy"]["all"], model["latency_ms"], model["accuracy"]["ci95"]
+    return (
+        f"| {markdown(model['name'])} | {model['format']} | {model['bytes'] / 1e6:.2f} | "
+        f"{model['bits_per_parameter']:.2f} | {every['perplexity']:.3f} ({low:.2f} – {high:.2f}) | "
+        f"{console.number(every['kl'], '.5f')} | {console.number(every['agreement'], '.2%')} | "
+        f"{timed['per_token']:.2f} | {timed['first_token']:.1f} | {console.number(model['peak_rss_mb'], '.0f')} |"
+    )
+
+
+def language_metadata(report: dict[str, Any], details: dict[str, Any], candidate: dict[str, Any], title: str) -> str:
+    """The card's YAML."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base, data = details.get("base", {}), details.get("data", report["recipe"])
+    every = candidate["accuracy"]["all"]
+    return ModelCardData(
+        library_name="onnxruntime-genai" if candidate["format"] == "onnx-genai" else "transformers",
+        pipeline_tag="text-generation",
+        language=base.get("language"),
+        license=base.get("licence"),
+        **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
+        datasets=details.get("datasets") or None,
+        metrics=["perplexity"],
+        model_name=title,
+        tags=[*sorted({"onnx"} & {candidate["format"].partition("-")[0]}), "4-bit", "hfcompress"],
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=next(iter(details.get("datasets", [])), data),
+                dataset_name=data,
+                dataset_split="test",
+                metric_type="perplexity",
+                metric_value=round(every["perplexity"], 6),
+                metric_args={"tokens": every["tokens"], "ci95": every["ci95"]["perplexity"]},
+            )
+        ],
+    ).to_yaml()

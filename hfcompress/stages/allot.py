@@ -1,0 +1,193 @@
+"""allot: bits and group size of every matrix, so that the model fits its bytes at the least predicted loss."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfcompress.errors import UserError
+from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hfcompress.checkpoint import Checkpoint
+    from hfcompress.language_shape import LanguageShape
+
+ALLOTMENT = "allotment.json"
+ROWS = 1024  # a matrix is rounded this many rows at a time
+
+
+@dataclass(frozen=True)
+class Allot:
+    """Choose a grid for each matrix: a multiple-choice knapsack, solved by HiGHS (scipy.optimize.milp)."""
+
+    bits: tuple[int, ...] = (2, 4, 8)
+    """Bits that a matrix may get; onnxruntime computes in 2, 4 and 8."""
+    group_sizes: tuple[int, ...] = (32, 128)
+    """Columns that may share a scale; 0 is the whole row."""
+    symmetric: bool = True
+    megabytes: float | None = None
+    """What all matrices may take, in MB; not given: what `bits_per_weight` says."""
+    bits_per_weight: float = 4.25
+    """Average bits a weight, scales included."""
+
+    training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("bits", self.bits, BITS), ("group-sizes", self.group_sizes, GROUP_SIZES)):
+            if not value or set(value) - set(known):
+                raise UserError(f"--allot.{name} {' '.join(map(str, value))}: choose from {' '.join(map(str, known))}")
+        if self.megabytes is not None and not self.megabytes > 0:
+            raise UserError(f"--allot.megabytes {self.megabytes:g}: must be above 0")
+
+    def __call__(self, out: Path, *, model: Path, calibration: Path) -> dict[str, Any]:
+        """Write allotment.json: module -> grid, bytes and predicted KL of the choice, and of every uniform one.
+
+        Raises:
+            UserError: not even the smallest choice fits.
+        """
+        from safetensors.torch import load_file
+
+        from hfcompress.checkpoint import Checkpoint
+        from hfcompress.record import write_json
+        from hfcompress.stages.calibrate import CALIBRATION
+
+        checkpoint = Checkpoint(model)
+        statistics = load_file(calibration / CALIBRATION)
+        options = {name: self.options(checkpoint, name, statistics) for name in matrices(checkpoint)}
+        weights = sum(
+            checkpoint.shape(f"{name}.weight")[0] * checkpoint.shape(f"{name}.weight")[1] for name in options
+        )
+        allowed = self.megabytes * 1e6 if self.megabytes is not None else self.bits_per_weight * weights / 8
+        chosen = knapsack([[(o["bytes"], o["kl"]) for o in found] for found in options.values()], allowed)
+        if chosen is None:
+            least = sum(min(o["bytes"] for o in found) for found in options.values()) / 1e6
+            raise UserError(
+                f"the matrices may take {allowed / 1e6:.2f} MB, and take {least:.2f} MB at the least "
+                f"({min(self.bits)} bits); raise the budget, or allow fewer bits (--allot.bits)"
+            )
+        picked = {name: found[i] for (name, found), i in zip(options.items(), chosen, strict=True)}
+        result = {
+            "grids": {name: option["grid"] for name, option in picked.items()},
+            "modules": {
+                name: {"weights": option["weights"], "bytes": option["bytes"], "kl": option["kl"]}
+                for name, option in picked.items()
+            },
+            "bytes": sum(option["bytes"] for option in picked.values()),
+            "allowed_bytes": allowed,
+            "predicted_kl": sum(option["kl"] for option in picked.values()),
+            "uniform": uniform(options),
+        }
+        write_json(out / ALLOTMENT, result)
+        print(table(result))
+        return {name: result[name] for name in ("bytes", "allowed_bytes", "predicted_kl", "uniform")}
+
+    def options(self, checkpoint: "Checkpoint", name: str, statistics: "dict[str, Tensor]") -> list[dict[str, Any]]:
+        """The grids that a matrix may get, each with its bytes and predicted KL (nats a token)."""
+        rows, columns = checkpoint.shape(f"{name}.weight")
+        grids = [Grid(b, g, self.symmetric).fitting(columns) for b in self.bits for g in self.group_sizes]
+        roles = [name] + (["lm_head"] if name == "model.embed_tokens" and "lm_head.weight" not in checkpoint else [])
+        costs = dict.fromkeys(grids, 0.0)
+        for start in range(0, rows, ROWS):
+            part = slice(start, min(start + ROWS, rows))
+            add_costs(
+                costs,
+                checkpoint,
+                name,
+                part,
+                [(statistics[f"{role}.rows"][part], statistics[f"{role}.columns"]) for role in roles],
+            )
+        return [
+            {
+                "grid": asdict(grid),
+                "weights": rows * columns,
+                "bytes": rows * columns * grid.bits_per_weight(columns) / 8,
+                "kl": kl,
+            }
+            for grid, kl in costs.items()
+        ]
+
+    def predict(self, model: "LanguageShape", *, calibration: Any) -> "LanguageShape":
+        return model
+
+
+def matrices(checkpoint: "Checkpoint") -> list[str]:
+    """The modules that are quantized: every matrix of a decoder."""
+    return [
+        name.removesuffix(".weight")
+        for name in checkpoint.places
+        if name.endswith(".weight") and len(checkpoint.shape(name)) == 2
+    ]
+
+
+def add_costs(
+    costs: dict[Grid, float], checkpoint: "Checkpoint", name: str, rows: slice, roles: "list[tuple[Tensor, Tensor]]"
+) -> None:
+    """Add what each grid's rounding of these rows costs; rows and columns of each role as ops/sensitivity.py says."""
+    from hfcompress.decoder_stack import finite
+    from hfcompress.ops.rtn import rtn
+    from hfcompress.ops.sensitivity import predicted_kl
+
+    weight = finite(checkpoint, f"{name}.weight", rows)
+    for grid in costs:
+        error = weight - rtn(weight, grid).dequantize()
+        costs[grid] += sum(float(predicted_kl(error, of_rows, of_columns)) for of_rows, of_columns in roles)
+
+
+def knapsack(options: list[list[tuple[float, float]]], allowed: float) -> list[int] | None:
+    """One option of each list, (bytes, cost), at the least total cost within `allowed` bytes; None if none fits.
+
+    Solved to a gap of 1e-4 (Sinha and Zoltners 1979 for the problem; HiGHS for the solution).
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    sizes = np.array([size for found in options for size, _ in found])
+    costs = np.array([cost for found in options for _, cost in found])
+    owner = np.repeat(np.arange(len(options)), [len(found) for found in options])
+    one_each = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
+    scale = max(float(costs.max()), 1e-30)
+    solved = milp(
+        costs / scale,
+        integrality=np.ones(len(owner)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(sizes[None] / allowed, -np.inf, 1.0),
+        ],
+        options={"mip_rel_gap": 1e-4, "time_limit": 60},
+    )
+    if solved.x is None:
+        return None
+    return [int(solved.x[owner == number].argmax()) for number in range(len(options))]
+
+
+def uniform(options: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What every uniform choice would cost: the same grid for all matrices."""
+    found = []
+    for i in range(min(len(choices) for choices in options.values())):
+        rows = [choices[i] for choices in options.values()]
+        if all(row["grid"]["bits"] == rows[0]["grid"]["bits"] for row in rows):
+            total = {name: sum(row[name] for row in rows) for name in ("bytes", "kl")}
+            found.append({"grid": rows[-1]["grid"], "bytes": total["bytes"], "predicted_kl": total["kl"]})
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """The plan, before anything is written: a row a kind of matrix, its bits over the layers."""
+    kinds: dict[str, list[str]] = {}
+    for name in result["grids"]:
+        kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    lines = [f"{'matrix':14} {'MB':>9} {'bits a weight':>14} {'predicted KL':>13}  bits over the layers"]
+    for kind, names in kinds.items():
+        rows = [result["modules"][name] for name in names]
+        size, weights = sum(row["bytes"] for row in rows), sum(row["weights"] for row in rows)
+        bits = " ".join(f"{result['grids'][n]['bits']}g{result['grids'][n]['group_size'] or 'row'}" for n in names)
+        kl = sum(row["kl"] for row in rows)
+        lines.append(f"{kind:14} {size / 1e6:9.2f} {8 * size / weights:14.3f} {kl:13.5f}  {bits[:200]}")
+    lines.append(
+        f"{'all':14} {result['bytes'] / 1e6:9.2f} of {result['allowed_bytes'] / 1e6:.2f} MB allowed, "
+        f"predicted KL {result['predicted_kl']:.5f}"
+    )
+    return "\n".join(lines)

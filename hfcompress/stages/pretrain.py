@@ -1,0 +1,88 @@
+"""pretrain: a small Llama and its tokenizer, from nothing but the task's texts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.training import Train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hfcompress.language_shape import LanguageShape
+
+BEGIN, END, PAD = "<s>", "</s>", "<pad>"
+
+
+@dataclass(frozen=True)
+class Pretrain(Train):
+    """Train a Llama of this shape on the training texts, joined and cut into windows."""
+
+    vocab_size: int = 2048
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+
+    training: ClassVar[bool] = True
+
+    def __call__(self, out: Path, *, task: CausalLM) -> dict[str, Any]:
+        from datasets import Dataset
+        from transformers import LlamaForCausalLM, set_seed
+
+        from hfcompress.models import save
+        from hfcompress.training import train
+
+        set_seed(self.seed)
+        tokenizer = byte_pair_tokenizer(task.data.texts["train"], self.vocab_size)
+        network = LlamaForCausalLM(self.config(task, tokenizer))
+        blocks = task.blocks(tokenizer, "train")
+        data = Dataset.from_dict({"input_ids": blocks, "attention_mask": blocks * 0 + 1, "labels": blocks})
+        progress = train(network, tokenizer, out / "work", self, data)
+        save(network, tokenizer, out)
+        return progress.as_dict() | {"tokens": int(blocks.size)}
+
+    def config(self, task: CausalLM, tokenizer: "PreTrainedTokenizerFast | None" = None) -> Any:
+        """The model's config; a plan has no tokenizer yet."""
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            max_position_embeddings=task.window,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+
+    def predict(self, *, task: CausalLM) -> "LanguageShape":
+        from hfcompress.language_shape import LanguageShape
+
+        return LanguageShape.from_config(self.config(task).to_dict())
+
+
+def byte_pair_tokenizer(texts: list[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE (Radford 2019) learned from these texts; any text can be written with it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BEGIN, END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+    )

@@ -1,0 +1,429 @@
+"""weight_only: the matrices of a causal LM as 2 to 8 bit integers, one decoder layer in memory at a time."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hfcompress.errors import UserError
+from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
+from hfcompress.tasks.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hfcompress.decoder_stack import DecoderStack, HiddenStates
+    from hfcompress.language_shape import LanguageShape
+    from hfcompress.ops.grid import Quantized
+
+Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
+CALIBRATED = ("gptq", "awq", "autoround")
+CHUNK_ROWS = 4096  # of an embedding, read at once
+COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "LICENSE")
+# What a calibrated algorithm holds beside the process itself: float32 copies of a layer (its weights, and one matrix
+# being worked on) and of the largest second moment (itself, its inverse's factor, and one to work in).
+LAYER_COPIES, MOMENT_COPIES = 1.0, 3.0
+PROCESS_BYTES = 0.6e9
+
+
+@dataclass(frozen=True)
+class WeightOnly:
+    """Quantize every matrix: embedding and head too. What is written is read by packed.py."""
+
+    algorithm: Algorithm = "gptq"
+    """rtn (nearest), hqq (half-quadratic), gptq (Frantar 2022), awq (Lin 2023), autoround (Cheng 2023)."""
+    bits: int = 4
+    """Bits of every matrix, where no allotment says otherwise."""
+    group_size: int = 128
+    """Columns that share a scale, likewise; 0 is the whole row, as where it does not divide a matrix's columns."""
+    symmetric: bool = True
+    activation_order: bool = True
+    """gptq: columns with large inputs first."""
+    damping: float = 0.01
+    """gptq: share of the mean diagonal that is added to it; raised until the matrix can be factored."""
+    steps: int = 200
+    """autoround: steps of signed gradient descent."""
+    max_memory_gb: float | None = None
+    """Resident memory (10^9 bytes) that this stage may take; it refuses before it begins when a layer cannot fit."""
+    seed: int = 0
+
+    training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise UserError(f"--weight-only.bits {self.bits}: choose from {' '.join(map(str, BITS))}")
+        if self.group_size not in GROUP_SIZES:
+            raise UserError(
+                f"--weight-only.group-size {self.group_size}: choose from {' '.join(map(str, GROUP_SIZES))}"
+            )
+        if self.max_memory_gb is not None and not self.max_memory_gb > 0:
+            raise UserError(f"--weight-only.max-memory-gb {self.max_memory_gb:g}: must be above 0")
+
+    def __call__(self, out: Path, *, model: Path, task: CausalLM, allotment: Path | None = None) -> dict[str, Any]:
+        """Write the packed model, a shard a layer; shards that are there from a run that was killed are kept.
+
+        Raises:
+            UserError: the model cannot be read, holds NaN, or does not fit in `max_memory_gb`.
+        """
+        from tqdm import tqdm
+
+        from hfcompress.checkpoint import Checkpoint
+        from hfcompress.decoder_stack import DecoderStack
+        from hfcompress.memory import MemoryLimit
+        from hfcompress.training import progress_wanted
+
+        checkpoint = Checkpoint(model)
+        stack = DecoderStack(checkpoint)
+        grids = self.grids(checkpoint, allotment)
+        require_room(out, checkpoint, grids)
+        limit = MemoryLimit(self.max_memory_gb, "--weight-only.max-memory-gb")
+        limit.require(self.needed_bytes(stack))
+        errors: dict[str, float] = {}
+        files = [out / f"model-{i + 1:05d}-of-{stack.layers + 2:05d}.safetensors" for i in range(stack.layers + 2)]
+        self._embedding(stack, grids, files[0])
+        states = self._states(stack, out, model, task, files[0], grids)
+        bar = tqdm(range(stack.layers), desc=self.algorithm, unit="layer", disable=not progress_wanted())
+        for index in bar:
+            if not files[index + 1].is_file():
+                self._layer(stack, index, grids, states, files[index + 1], errors)
+            limit.check(f"after layer {index}")
+        self._end(stack, grids, states, files[-1], errors)
+        limit.check("after the head")
+        finish(model, out, files, grids)
+        return {
+            "algorithm": self.algorithm,
+            "bits_per_weight": bits_per_weight(checkpoint, grids),
+            "matrices": len(grids),
+            "relative_errors": errors,
+            "peak_rss_mb": limit.peak_mb(),
+            "max_memory_gb": self.max_memory_gb,
+        }
+
+    def grids(self, checkpoint: Any, allotment: Path | None) -> dict[str, Grid]:
+        """The grid of every matrix: the allotment's, or the same for all."""
+        from hfcompress.stages.allot import ALLOTMENT, matrices
+
+        names = matrices(checkpoint)
+        if allotment is None:
+            grid = Grid(self.bits, self.group_size, self.symmetric)
+            return {name: grid.fitting(checkpoint.shape(f"{name}.weight")[1]) for name in names}
+        chosen = json.loads((allotment / ALLOTMENT).read_text(encoding="utf-8"))["grids"]
+        return {name: Grid(**chosen[name]) for name in names}
+
+    def needed_bytes(self, stack: "DecoderStack") -> float:
+        """What the largest step will hold."""
+        from hfcompress.decoder_stack import BATCH_TOKENS, LINEARS
+
+        shapes = [stack.checkpoint.shape(f"model.layers.0.{name}.weight") for name in LINEARS]
+        largest = max(rows * columns for rows, columns in shapes)
+        if self.algorithm not in CALIBRATED:
+            return PROCESS_BYTES + 4.0 * 3 * largest
+        layer = 4.0 * sum(rows * columns for rows, columns in shapes)
+        widest = max(columns for _, columns in shapes)
+        moments = 4.0 * (sum({columns: columns**2 for _, columns in shapes}.values()) + MOMENT_COPIES * widest**2)
+        activations = 4.0 * 8 * BATCH_TOKENS * widest
+        return PROCESS_BYTES + LAYER_COPIES * layer + max(moments, activations) + 8.0 * largest
+
+    def _embedding(self, stack: "DecoderStack", grids: dict[str, Grid], file: Path) -> None:
+        """The embedding, nearest codes: what one token reads is one row, which no other row can correct."""
+        from hfcompress.checkpoint import write_shard
+        from hfcompress.decoder_stack import EMBEDDING
+        from hfcompress.packed import packed_tensors
+
+        if not file.is_file():
+            write_shard(file, packed_tensors(EMBEDDING, nearest(stack.checkpoint, EMBEDDING, grids[EMBEDDING])))
+
+    def _states(
+        self, stack: "DecoderStack", out: Path, model: Path, task: CausalLM, first: Path, grids: dict[str, Grid]
+    ) -> "list[HiddenStates]":
+        """The hidden states between the layers: those of the first one are written, from the quantized embedding."""
+        from hfcompress.decoder_stack import HiddenStates
+        from hfcompress.models import load_tokenizer
+        from hfcompress.stages.calibrate import parts
+
+        if self.algorithm not in CALIBRATED:
+            return []
+        ids = task.calibration(load_tokenizer(model))
+        shape = (*ids.shape, int(stack.checkpoint.config["hidden_size"]))
+        states = [HiddenStates(out / "work" / f"hidden-{i}", shape) for i in range(stack.layers + 1)]
+        if not any(state.whole() for state in states):
+            look_up = quantized_rows(first, grids)
+            states[0].write(look_up(part) for part in parts(ids, states[0].windows_a_batch))
+        return states
+
+    def _layer(
+        self,
+        stack: "DecoderStack",
+        index: int,
+        grids: dict[str, Grid],
+        states: "list[HiddenStates]",
+        file: Path,
+        errors: dict[str, float],
+    ) -> None:
+        """Quantize one layer and write its shard; hand its quantized outputs on as the next one's inputs."""
+        import torch
+
+        from hfcompress.checkpoint import write_shard
+        from hfcompress.decoder_stack import INPUT_GROUPS, LINEARS
+        from hfcompress.packed import packed_tensors
+
+        prefix = f"model.layers.{index}."
+        of_layer = {name: grids[prefix + name] for name in LINEARS}
+        tensors: dict[str, Tensor] = {}
+        if self.algorithm not in CALIBRATED:
+            for name, grid in of_layer.items():
+                tensors |= packed_tensors(prefix + name, self.weight(stack.checkpoint, prefix + name, grid))
+            write_shard(file, tensors | plain(stack.checkpoint, prefix, tensors))
+            return
+        layer = stack.layer(index)
+        with torch.inference_mode():
+            moments = second_moments(stack, layer, states[index])
+            folded = fold_awq(layer, moments, of_layer) if self.algorithm == "awq" else {}
+            for group in INPUT_GROUPS:
+                moment = moments.pop(group[0])
+                for name in group:
+                    linear = layer.get_submodule(name)
+                    quantized = self.calibrated(linear.weight, moment.hessian, of_layer[name])
+                    errors[prefix + name] = relative_error(linear.weight, quantized, moment.hessian)
+                    linear.weight.copy_(quantized.dequantize())
+                    tensors |= packed_tensors(prefix + name, quantized)
+            states[index + 1].write(stack.run(layer, hidden) for hidden in states[index].batches())
+        tensors |= {prefix + name: values for name, values in folded.items()}
+        write_shard(file, tensors | plain(stack.checkpoint, prefix, tensors))
+        states[index].file.unlink(missing_ok=True)
+
+    def _end(
+        self,
+        stack: "DecoderStack",
+        grids: dict[str, Grid],
+        states: "list[HiddenStates]",
+        file: Path,
+        errors: dict[str, float],
+    ) -> None:
+        """The last norm and, where it is not the embedding, the head."""
+        import torch
+
+        from hfcompress.checkpoint import write_shard
+        from hfcompress.decoder_stack import HEAD, NORM
+        from hfcompress.packed import packed_tensors
+
+        if file.is_file():
+            return
+        tensors: dict[str, Tensor] = {f"{NORM}.weight": stack.checkpoint.read(f"{NORM}.weight")}
+        if not stack.tied and self.algorithm not in CALIBRATED:
+            tensors |= packed_tensors(HEAD, nearest(stack.checkpoint, HEAD, grids[HEAD]))
+        elif not stack.tied:
+            with torch.inference_mode():
+                weight, norm = stack.head(), stack.norm()
+                moment = Moment(weight.shape[1])
+                for hidden in states[-1].batches():
+                    moment.add(norm(hidden).flatten(0, 1))
+                moment.finish()
+                quantized = self.calibrated(weight, moment.hessian, grids[HEAD])
+                errors[HEAD] = relative_error(weight, quantized, moment.hessian)
+                tensors |= packed_tensors(HEAD, quantized)
+        write_shard(file, tensors)
+
+    def weight(self, checkpoint: Any, name: str, grid: Grid) -> "Quantized":
+        """A matrix by itself, no calibration text needed."""
+        if self.algorithm == "rtn":
+            return nearest(checkpoint, name, grid)
+        from hfcompress.decoder_stack import finite
+        from hfcompress.ops.hqq import hqq
+
+        return hqq(finite(checkpoint, f"{name}.weight"), grid)
+
+    def calibrated(self, weight: "Tensor", hessian: "Tensor", grid: Grid) -> "Quantized":
+        """A matrix whose inputs have the second moment `hessian`."""
+        from hfcompress.ops.autoround import autoround
+        from hfcompress.ops.gptq import gptq
+        from hfcompress.ops.rtn import rtn
+
+        if self.algorithm == "gptq":
+            return gptq(weight, hessian, grid, activation_order=self.activation_order, damping=self.damping)
+        if self.algorithm == "autoround":
+            return autoround(weight, hessian, grid, steps=self.steps, seed=self.seed)
+        return rtn(weight, grid)  # awq: its scales are folded in already
+
+    def predict(self, model: "LanguageShape", *, task: CausalLM, allotment: Any = None) -> "LanguageShape":
+        from hfcompress.language_shape import LanguageShape
+
+        assert isinstance(model, LanguageShape)
+        return replace(model, weight_bits=Grid(self.bits, self.group_size, self.symmetric).bits_per_weight(4096))
+
+
+class Moment:
+    """E[x x'] and E[|x|] of what a linear layer reads."""
+
+    def __init__(self, columns: int) -> None:
+        import torch
+
+        self.hessian, self.mean_abs, self.count = torch.zeros(columns, columns), torch.zeros(columns), 0
+
+    def add(self, inputs: "Tensor") -> None:
+        """inputs [tokens, columns]."""
+        self.hessian.addmm_(inputs.T, inputs)
+        self.mean_abs += inputs.abs().sum(0)
+        self.count += len(inputs)
+
+    def finish(self) -> None:
+        self.hessian /= self.count
+        self.mean_abs /= self.count
+
+
+def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates") -> dict[str, Moment]:
+    """The moments of each group of linears that read the same, by the group's first."""
+    from hfcompress.decoder_stack import INPUT_GROUPS, unhook, watch_inputs
+
+    moments = {group[0]: Moment(layer.get_submodule(group[0]).in_features) for group in INPUT_GROUPS}  # type: ignore[arg-type]
+    hooks = watch_inputs(layer, lambda name, inputs: moments[name].add(inputs))
+    for hidden in states.batches():
+        stack.run(layer, hidden)
+    unhook(hooks)
+    for moment in moments.values():
+        moment.finish()
+    return moments
+
+
+def fold_awq(layer: "nn.Module", moments: dict[str, Moment], grids: dict[str, Grid]) -> "dict[str, Tensor]":
+    """Scale the columns that read large inputs up, and what writes those inputs down (AWQ, section 3.2).
+
+    The norm before q, k, v and before gate, up takes their scales; up_proj's rows take down_proj's. What o_proj reads
+    is shared by the heads of a group, and is left alone. The moments follow. Returns the norms' new weights.
+    """
+    from hfcompress.ops.awq import awq_scales
+
+    before = {"self_attn.q_proj": "input_layernorm", "mlp.gate_proj": "post_attention_layernorm"}
+    readers = {"self_attn.q_proj": ("q_proj", "k_proj", "v_proj"), "mlp.gate_proj": ("gate_proj", "up_proj")}
+    folded = {}
+    for first, norm in before.items():
+        linears = [layer.get_submodule(f"{first.partition('.')[0]}.{name}") for name in readers[first]]
+        scales = awq_scales([linear.weight for linear in linears], moments[first].hessian, moments[first].mean_abs,
+                            grids[first])  # fmt: skip
+        for linear in linears:
+            linear.weight.mul_(scales)  # type: ignore[operator]
+        layer.get_submodule(norm).weight.div_(scales)  # type: ignore[operator]
+        rescale(moments[first], scales)
+        folded[f"{norm}.weight"] = layer.get_submodule(norm).weight
+    up, down = layer.get_submodule("mlp.up_proj"), layer.get_submodule("mlp.down_proj")
+    moment = moments["mlp.down_proj"]
+    scales = awq_scales([down.weight], moment.hessian, moment.mean_abs, grids["mlp.down_proj"])  # type: ignore[list-item]
+    down.weight.mul_(scales)  # type: ignore[operator]
+    up.weight.div_(scales.unsqueeze(1))  # type: ignore[operator]
+    rescale(moment, scales)
+    return folded  # type: ignore[return-value]
+
+
+def rescale(moment: Moment, scales: "Tensor") -> None:
+    """The moment of inputs that are divided by `scales`."""
+    moment.hessian /= scales.unsqueeze(0)
+    moment.hessian /= scales.unsqueeze(1)
+    moment.mean_abs /= scales
+
+
+def nearest(checkpoint: Any, name: str, grid: Grid) -> "Quantized":
+    """RTN of a matrix, read some rows at a time."""
+    import torch
+
+    from hfcompress.ops.grid import Quantized
+    from hfcompress.ops.rtn import rtn
+
+    rows, _ = checkpoint.shape(f"{name}.weight")
+    found = []
+    for start in range(0, rows, CHUNK_ROWS):
+        weight = checkpoint.read(f"{name}.weight", slice(start, min(start + CHUNK_ROWS, rows)))
+        found.append(require_finite(rtn(weight, grid), checkpoint, name))
+    joined = {part: torch.cat([getattr(q, part) for q in found]) for part in ("codes", "scales", "zeros")}
+    return Quantized(**joined, grid=grid)
+
+
+def require_finite(quantized: "Quantized", checkpoint: Any, name: str) -> "Quantized":
+    """A weight of NaN or Inf shows in its group's scale: nothing else need be looked through.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    largest = 65504  # what float16 holds: an infinite scale is clamped to it
+    if not quantized.scales.isfinite().all() or float(quantized.scales.max()) >= largest:
+        raise UserError(f"{checkpoint.folder}: {name}.weight holds NaN or Inf; the model is damaged, make it again")
+    return quantized
+
+
+def quantized_rows(shard: Path, grids: dict[str, Grid]) -> Any:
+    """A function from token ids [windows, tokens] to the rows of the quantized embedding."""
+    import torch
+    from safetensors.torch import load_file
+
+    from hfcompress.decoder_stack import EMBEDDING
+    from hfcompress.ops.grid import Quantized
+    from hfcompress.ops.packing import unpack
+
+    stored, grid = load_file(shard), grids[EMBEDDING]
+
+    def look_up(ids: Any) -> "Tensor":
+        rows = torch.from_numpy(ids)
+        wanted, place = rows.unique(return_inverse=True)
+        scales = stored[f"{EMBEDDING}.scales"][wanted]
+        zeros = torch.full(scales.shape, grid.middle, dtype=torch.uint8)
+        if not grid.symmetric:
+            zeros = unpack(stored[f"{EMBEDDING}.zeros"][wanted], grid.bits, scales.shape[1])
+        packed = stored[f"{EMBEDDING}.codes"][wanted]
+        codes = unpack(packed, grid.bits, packed.shape[1] * 8 // grid.bits)
+        return Quantized(codes, scales, zeros, grid).dequantize()[place]
+
+    return look_up
+
+
+def relative_error(weight: "Tensor", quantized: "Quantized", hessian: "Tensor") -> float:
+    """Share of a layer's output that rounding changed: |X (W - Q)'|^2 / |X W'|^2."""
+    error = weight - quantized.dequantize()
+    return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum().clamp(min=1e-30))
+
+
+def plain(checkpoint: Any, prefix: str, written: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors of a layer that are on no grid (norms, biases), as they are stored."""
+    matrices = {name.rpartition(".")[0] for name in written if name.endswith(".codes")}
+    return {
+        name: checkpoint.read(name)
+        for name in checkpoint.places
+        if name.startswith(prefix) and name not in written and name.removesuffix(".weight") not in matrices
+    }
+
+
+def require_room(out: Path, checkpoint: Any, grids: dict[str, Grid]) -> None:
+    """Refuse before anything is written when the disk has no room for the result.
+
+    Raises:
+        UserError: with both figures.
+    """
+    weights = {name: checkpoint.shape(f"{name}.weight") for name in grids}
+    needed = sum(rows * columns * grids[n].bits_per_weight(columns) / 8 for n, (rows, columns) in weights.items())
+    written = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    free = shutil.disk_usage(out).free
+    if needed - written > free:
+        raise UserError(f"{out.parent} has {free / 1e6:,.0f} MB free, and {needed / 1e6:,.0f} MB are to be written")
+
+
+def bits_per_weight(checkpoint: Any, grids: dict[str, Grid]) -> float:
+    """Average over all matrices, scales included."""
+    shapes = {name: checkpoint.shape(f"{name}.weight") for name in grids}
+    total = sum(rows * columns for rows, columns in shapes.values())
+    return sum(r * c * grids[name].bits_per_weight(c) for name, (r, c) in shapes.items()) / total
+
+
+def finish(model: Path, out: Path, files: list[Path], grids: dict[str, Grid]) -> None:
+    """The index, the grids, the config and the tokenizer's files."""
+    from hfcompress.checkpoint import INDEX, header
+    from hfcompress.models import load_tokenizer
+    from hfcompress.packed import SURGERY
+    from hfcompress.record import write_json
+
+    places = {name: file.name for file in files for name in header(file)}
+    total = sum(file.stat().st_size for file in files)
+    write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    write_json(out / SURGERY, {"format": "packed", "grids": {name: vars(grid) for name, grid in grids.items()}})
+    for name in COPIED:
+        if (model / name).is_file():
+            shutil.copyfile(model / name, out / name)
+    load_tokenizer(model).save_pretrained(out)

@@ -1,0 +1,180 @@
+"""Causal language modelling: texts, the windows that calibrate a model, and those that score it."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfcompress.errors import UserError
+from hfcompress.tasks.text_classification import EMBEDDED, read_splits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens that are read at once; from `first` on they are scored. `group` is the document they come from."""
+
+    ids: list[int]
+    first: int
+    group: str
+
+
+@dataclass(frozen=True)
+class LanguageData:
+    """Texts and their groups by split (train, validation, test), and a hash of them all."""
+
+    texts: dict[str, list[str]]
+    groups: dict[str, list[str]]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """The next token, on texts."""
+
+    dataset: str = EMBEDDED
+    """licence-review (embedded), a Hub id (org/name or org/name@revision), or a folder of parquet, json or csv files
+    named after their split."""
+    config: str | None = None
+    """The data set's configuration on the Hub, such as wikitext-2-raw-v1."""
+    data_files: str | None = None
+    """Which files of the folder, as a pattern."""
+    text_column: str = "text"
+    group_column: str | None = None
+    """Texts of one group (a licence, a book) are not independent: the statistics resample whole groups."""
+    window: int = 512
+    """Tokens that are read at once, in calibration and where perplexity is measured."""
+    stride: int = 256
+    """Tokens by which the windows of a long text are apart: each scored token but a text's first ones has at least
+    window - stride tokens before it."""
+    calibration_windows: int = 32
+    """Windows of training text that the calibrated algorithms see."""
+    test_tokens: int = 32_768
+    """How much of the test split is read for perplexity, evenly spread over its texts."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stride <= self.window:
+            raise UserError(f"--task.stride {self.stride}: from 1 to --task.window ({self.window})")
+        for name, least in (("window", 8), ("calibration_windows", 1), ("test_tokens", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--task.{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What stands for this task in a stage's key."""
+        return {
+            "data": self.data.fingerprint,
+            "window": self.window,
+            "stride": self.stride,
+            "calibration_windows": self.calibration_windows,
+            "test_tokens": self.test_tokens,
+        }
+
+    @property
+    def identity(self) -> str:
+        """The data set's name and a hash of its texts, as a record names it: never a path of this machine."""
+        return f"{Path(self.dataset).name}@{self.data.fingerprint[:16]}"
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the data set's name is a Hub id."""
+        return self.dataset.count("/") == 1 and self.dataset[0] not in "./~" and not Path(self.dataset).is_dir()
+
+    @property
+    def max_length(self) -> int:
+        """What every task calls the tokens of a request."""
+        return self.window
+
+    @cached_property
+    def data(self) -> LanguageData:
+        """Load and check the texts once.
+
+        Raises:
+            UserError: the data set or its text column is not there, or a split holds no text.
+        """
+        raw = read_splits(self.dataset, self.config, self.data_files)
+        group_column = self.group_column or ("group" if self.dataset == EMBEDDED else None)
+        texts, groups = dict[str, list[str]](), dict[str, list[str]]()
+        for split, rows in raw.items():
+            for column in filter(None, (self.text_column, group_column)):
+                if column not in rows.column_names:
+                    raise UserError(
+                        f"--task.text-column {column}: the {split} split has no such column, only "
+                        f"{', '.join(rows.column_names)}"
+                    )
+            kept = [i for i, text in enumerate(rows[self.text_column]) if str(text or "").strip()]
+            if not kept:
+                raise UserError(f"--task.dataset {self.dataset}: the {split} split holds no text")
+            column = list(rows[self.text_column])
+            texts[split] = [str(column[i]) for i in kept]
+            named = list(rows[group_column]) if group_column else list(range(len(rows)))
+            groups[split] = [str(named[i]) for i in kept]
+        digest = hashlib.sha256(repr([sorted(texts.items()), sorted(groups.items())]).encode()).hexdigest()
+        return LanguageData(texts, groups, digest)
+
+    def calibration(self, tokenizer: "PreTrainedTokenizerBase") -> Array:
+        """Windows of training text, int64 [calibration_windows, window], evenly spread over the joined texts.
+
+        Raises:
+            UserError: there is less text than that.
+        """
+        stream = joined(tokenizer, self.data.texts["train"])
+        windows = len(stream) // self.window
+        if windows < self.calibration_windows:
+            raise UserError(
+                f"--task.calibration-windows {self.calibration_windows}: train has {len(stream):,} tokens: "
+                f"{windows} windows of {self.window}; give more text, or fewer or shorter windows"
+            )
+        chosen = np.linspace(0, windows - 1, self.calibration_windows).round().astype(int)
+        return stream[: windows * self.window].reshape(windows, self.window)[chosen]
+
+    def blocks(self, tokenizer: "PreTrainedTokenizerBase", split: str) -> Array:
+        """All joined texts of a split, int64 [blocks, window]; what does not fill a window at the end is left out."""
+        stream = joined(tokenizer, self.data.texts[split])
+        return stream[: len(stream) // self.window * self.window].reshape(-1, self.window)
+
+    def test_windows(self, tokenizer: "PreTrainedTokenizerBase") -> list[Window]:
+        """The windows of test text that are scored: whole texts, evenly chosen, cut into strided windows."""
+        texts, groups = self.data.texts["test"], self.data.groups["test"]
+        order = np.random.default_rng(0).permutation(len(texts))  # any prefix is spread over the split
+        found: list[Window] = []
+        tokens = 0
+        for row in map(int, order):
+            ids = with_ends(tokenizer, tokenizer(texts[row], add_special_tokens=False)["input_ids"])
+            for window in strided(ids, self.window, self.stride, groups[row]):
+                found.append(window)
+                tokens += len(window.ids) - window.first
+                if tokens >= self.test_tokens:
+                    return found
+        return found
+
+
+def strided(ids: list[int], window: int, stride: int, group: str) -> list[Window]:
+    """A text as windows `stride` apart; each of its tokens but the first is scored once."""
+    found = [Window(ids[:window], 1, group)]
+    end = window
+    while end < len(ids):
+        start = min(end, len(ids) - 1) + stride - window
+        stop = min(start + window, len(ids))
+        found.append(Window(ids[start:stop], end - start, group))
+        end = stop
+    return found
+
+
+def joined(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> Array:
+    """All texts one after another, each with its begin and end tokens, int64 [tokens]."""
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return np.array([token for ids in encoded for token in with_ends(tokenizer, ids)], dtype=np.int64)
+
+
+def with_ends(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
+    """A text's tokens between begin and end, as far as the tokenizer knows such tokens."""
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [*begin, *ids, *end]
