@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from hfcompress.cli.common import FAILED, INTERRUPTED, WRONG_INPUT
+from hfcompress.cli.language import summarize
 from hfcompress.cli.results import check, env, predict, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, option_value, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
@@ -42,6 +43,7 @@ def dispatch(arguments: list[str]) -> int:
         "report": report,
         "check": check,
         "predict": predict,
+        "summarize": summarize,
         "push": push,
         "verify": verify,
         "record": record,

@@ -1,0 +1,107 @@
+"""A causal LM in torch, token by token: stock transformers classes in float32 on the CPU."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from hfcompress.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Array = np.ndarray[Any, Any]
+
+
+class TorchDecoder:
+    """The model of a transformers folder, or of a packed one (surgery.json), whose integers are then simulated.
+
+    Args:
+        threads: intra-op threads; they are torch's only while this decoder computes.
+
+    Raises:
+        UserError: the folder holds no causal LM, or not all of its weights.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.threads = threads
+        self._model = load(folder)
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        if positions is None:
+            raise UserError(
+                f"{folder / 'config.json'} does not say how many tokens the model holds; set max_position_embeddings"
+            )
+        self.context = int(positions)
+        # Without the config every layer keeps all tokens: a sliding window's cache could not be rewound.
+        self._cache = DynamicCache()
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+        return int(self._cache.get_seq_length())
+
+    def append(self, ids: list[int], all_logits: bool = False) -> Array:
+        """Read tokens.
+
+        Returns: float32 logits after the last one [1, vocab], or after each of them [len(ids), vocab].
+
+        Raises:
+            ValueError: no token, or more than the context has room for.
+        """
+        if not ids or self.length + len(ids) > self.context:
+            raise ValueError(f"{len(ids)} tokens after {self.length}: the context has {self.context}")
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                found = self._model(
+                    input_ids=torch.tensor([ids]),
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    logits_to_keep=0 if all_logits else 1,  # 0 keeps all
+                )
+                return np.asarray(found.logits[0].float().numpy())
+        finally:
+            torch.set_num_threads(before)
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"rewind to {length} of {self.length} tokens")
+        if length == 0:
+            self._cache = DynamicCache()  # the old one's memory can go
+        else:
+            self._cache.crop(length)
+
+
+def load(folder: Path) -> "PreTrainedModel":
+    """The folder's model in float32 and in eval mode.
+
+    Raises:
+        UserError: see `TorchDecoder`.
+    """
+    from hfcompress.models import check_folder
+    from hfcompress.packed import SURGERY, load_simulated
+
+    if (folder / SURGERY).is_file():
+        return load_simulated(folder)
+    check_folder(folder)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, torch_dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # what transformers raises for what it cannot read
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"{folder} cannot be loaded as a causal LM ({reason}); give a language model") from None
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{folder} is not a causal LM, or is cut short: it has no {missing[0]} ({len(missing)} such weights); "
+            "give a language model"
+        )
+    return model.eval()

@@ -1,0 +1,139 @@
+"""The shape of a causal LM as plain numbers: what `plan` predicts from, with no weights and no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """A decoder of Llama's kind: RMSNorm, grouped-query attention, a gated MLP.
+
+    `layer_plain` counts what a layer has beside its matrices: norms and biases. `weight_bits` is for every matrix, the
+    scales of groups included; the embedding has its own where `embedding_bits` is given.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    context: int
+    layer_plain: int
+    sliding_window: int | None = None
+    weight_bits: float = 16
+    embedding_bits: float | None = None
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "LanguageShape":
+        """Read the shape from the fields of a config.json.
+
+        Raises:
+            UserError: another architecture, or a field is missing.
+        """
+        kind = config.get("model_type")
+        if kind not in MODEL_TYPES:
+            raise UserError(f"a {kind} is no model whose shape is known; known are {', '.join(MODEL_TYPES)}")
+        try:
+            hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+            kv_heads = int(config.get("num_key_value_heads") or heads)
+            head_dim = int(config.get("head_dim") or hidden // heads)
+            intermediate = int(config["intermediate_size"])
+            used = config.get("use_sliding_window", True)  # Qwen2 names a window that it does not use
+            return cls(
+                layers=int(config["num_hidden_layers"]),
+                hidden=hidden,
+                intermediate=intermediate,
+                heads=heads,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                vocab=int(config["vocab_size"]),
+                tied=bool(config.get("tie_word_embeddings", False)),
+                context=int(config["max_position_embeddings"]),
+                layer_plain=layer_plain(config, hidden, heads * head_dim, kv_heads * head_dim, intermediate, head_dim),
+                sliding_window=config.get("sliding_window") if used else None,
+                weight_bits=32 if str(config.get("dtype") or config.get("torch_dtype")).endswith("float32") else 16,
+            )
+        except KeyError as error:
+            raise UserError(f"the config has no {error.args[0]}: a {kind} has one") from None
+
+    @classmethod
+    def read(cls, folder: Path) -> "LanguageShape":
+        """The shape of a model folder.
+
+        Raises:
+            UserError: no config.json, a damaged one, or see `from_config`.
+        """
+        file = folder / "config.json"
+        try:
+            return cls.from_config(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"{file}: no such file; give the folder of a model") from None
+        except ValueError as error:
+            raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
+
+    def layer_linears(self) -> list[tuple[str, int, int]]:
+        """The matrices of one layer: name in it, rows (outputs), columns (inputs)."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return [
+            ("self_attn.q_proj", queries, self.hidden),
+            ("self_attn.k_proj", keys, self.hidden),
+            ("self_attn.v_proj", keys, self.hidden),
+            ("self_attn.o_proj", self.hidden, queries),
+            ("mlp.gate_proj", self.intermediate, self.hidden),
+            ("mlp.up_proj", self.intermediate, self.hidden),
+            ("mlp.down_proj", self.hidden, self.intermediate),
+        ]
+
+    def linears(self) -> list[tuple[str, int, int]]:
+        """All matrices: module name, rows, columns; a tied head is the embedding and not listed."""
+        found = [(EMBEDDING, self.vocab, self.hidden)]
+        for i in range(self.layers):
+            found += [(f"model.layers.{i}.{name}", rows, columns) for name, rows, columns in self.layer_linears()]
+        return found if self.tied else [*found, (HEAD, self.vocab, self.hidden)]
+
+    @property
+    def embedding_parameters(self) -> int:
+        return self.vocab * self.hidden
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of all layers' matrices."""
+        return self.layers * sum(rows * columns for _, rows, columns in self.layer_linears())
+
+    @property
+    def head_parameters(self) -> int:
+        """Of the head's own matrix: none where it is the embedding."""
+        return 0 if self.tied else self.embedding_parameters
+
+    @property
+    def plain_parameters(self) -> int:
+        """Norms and biases: what is on no grid."""
+        return self.layers * self.layer_plain + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self.embedding_parameters + self.layer_parameters + self.head_parameters + self.plain_parameters
+
+
+def layer_plain(config: dict[str, Any], hidden: int, queries: int, keys: int, intermediate: int, head_dim: int) -> int:
+    """Norms and biases of a layer, as transformers builds each model type."""
+    found = 2 * hidden
+    if config["model_type"] == "qwen2":
+        found += queries + 2 * keys
+    elif config.get("attention_bias"):
+        found += queries + 2 * keys + hidden
+    if config.get("mlp_bias"):
+        found += 2 * intermediate + hidden
+    if config["model_type"] == "qwen3":
+        found += 2 * head_dim
+    return found

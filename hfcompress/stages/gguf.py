@@ -1,0 +1,98 @@
+"""gguf: a packed causal LM as one file for llama.cpp."""
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from hfcompress.gguf import Entry
+    from hfcompress.packed import PackedModel
+
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "LICENSE",
+)
+CHECKED_ROWS = 256  # of a matrix, evenly spread
+
+
+@dataclass(frozen=True)
+class ExportGguf:
+    """Write model.gguf; the values that its blocks stand for must be those of the packed integers."""
+
+    checked_tensors: int = 8
+    """Matrices of which rows are read back and compared, evenly spread over the model."""
+
+    training: ClassVar[bool] = False
+
+    def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
+        """Write model.gguf beside the config and the tokenizer.
+
+        Returns: how many tensors each type has, the modules that take more bits than their grid has, the file's
+        bytes, and the largest difference from the packed model's values that was found in each type.
+
+        Raises:
+            UserError: the folder is no packed model, or none that llama.cpp computes.
+        """
+        from hfcompress import gguf
+        from hfcompress.packed import PackedModel
+
+        packed = PackedModel(model)
+        file = out / "model.gguf"
+        written = gguf.write(packed, file)
+        differences = check(packed, file, written, self.checked_tensors)
+        for name in COPIED:
+            if (model / name).is_file():
+                shutil.copyfile(model / name, out / name)
+        return {
+            "types": dict(Counter(entry.type for entry in written)),
+            "widened": [entry.source for entry in written if widened(packed, entry)],
+            "file_bytes": file.stat().st_size,
+            "largest_differences": differences,
+        }
+
+    def predict(self, **inputs: Any) -> Any:
+        raise TypeError("a GGUF file's shape is not predicted")
+
+
+def widened(packed: "PackedModel", entry: "Entry") -> bool:
+    """Whether a matrix takes more bits in the file than its grid has."""
+    bits = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4, "F16": 16, "F32": 32}[entry.type]
+    return entry.source in packed.grids and bits > packed.grids[entry.source].bits
+
+
+def check(packed: "PackedModel", file: Path, written: "list[Entry]", count: int) -> dict[str, float]:
+    """Read rows of some matrices back and compare them; type -> largest difference found.
+
+    Raises:
+        RuntimeError: a value is further off than its type allows.
+    """
+    import numpy as np
+    import torch
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    from hfcompress.gguf import allowed_error, reordered
+
+    matrices = [entry for entry in written if entry.source in packed.grids]
+    chosen = {int(i) for i in np.linspace(0, len(matrices) - 1, count).round()}
+    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    found: dict[str, float] = {}
+    for entry in (matrices[i] for i in sorted(chosen)):
+        tensor = tensors[entry.name]
+        rows = np.unique(np.linspace(0, entry.shape[0] - 1, CHECKED_ROWS).astype(int))
+        order = torch.arange(entry.shape[0]) if entry.order is None else entry.order
+        quantized = reordered(packed.quantized(entry.source), order[rows])
+        wanted = quantized.dequantize().numpy().reshape(*quantized.scales.shape, -1)
+        read = dequantize(tensor.data[rows], tensor.tensor_type).reshape(wanted.shape)
+        off = np.abs(read - wanted).max(2)
+        if not (off <= allowed_error(quantized, entry.type)).all():
+            raise RuntimeError(f"{entry.name} ({entry.type}) in {file} differs by {off.max():.3g} from {entry.source}")
+        found[entry.type] = max(found.get(entry.type, 0.0), float(off.max()))
+    return found
