@@ -5,10 +5,11 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup legal-bert teacher smoke push test test-slow check cards check-cards format bench clean
+.PHONY: help setup legal-bert summarize-7b teacher smoke push test test-slow check cards check-cards format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
+	@echo "make summarize-7b [SCALE=small|full] [ARGS=\"--base FOLDER\"]   4 bits for a causal LM"
 	@echo "make teacher      train the shipped teacher of the small scale anew"
 	@echo "make smoke        the same on tiny models, in a minute"
 	@echo "make push RECIPE=legal_bert HUB_MODEL_ID=org/name [SCALE=small]   upload a run with its evidence"
@@ -32,6 +33,9 @@ $(READY): requirements.lock requirements-data.lock pyproject.toml
 
 legal-bert: $(READY)
 	$(BIN)/hfcompress run legal_bert --scale $(SCALE) $(ARGS)
+
+summarize-7b: $(READY)
+	$(BIN)/hfcompress run summarize_7b --scale $(SCALE) $(ARGS)
 
 teacher: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m recipes.licence_teacher

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hfcompress import hub
 from hfcompress.budget import Budget
 from hfcompress.errors import UserError
+from hfcompress.language_shape import LanguageShape
 from hfcompress.machine import Machine
 from hfcompress.shape import Shape
 from hfcompress.stage import Stage
@@ -117,7 +118,7 @@ class Planned:
 
     name: str
     stage: str
-    shape: Shape
+    shape: Any  # a Shape or a LanguageShape
 
 
 class Plan:
@@ -138,7 +139,7 @@ class Plan:
         """Whether no predicted limit fails; drops of accuracy cannot be predicted."""
         return all(verdict["ok"] is not False for verdict in self.verdicts)
 
-    def base(self, name: str, shape: Shape | None = None) -> Planned:
+    def base(self, name: str, shape: "Shape | LanguageShape | None" = None) -> Planned:
         """A model by name: a known shape, or the config.json of a folder or package.
 
         Raises:
@@ -150,6 +151,8 @@ class Plan:
                     f"the shape of {name} is not known here; plan with a folder that holds its config.json"
                 )
             folder = hub.pull(name)
+            if not is_bert(folder / "config.json"):
+                return Planned(name, "base", LanguageShape.read(folder))
             shape = read_shape(folder / "config.json")
             if (folder / "tokenizer.json").is_file():
                 shape = replace(shape, tokenizer_folder=folder, tokenizer_bytes=saved_tokenizer_bytes(folder))
@@ -173,8 +176,11 @@ class Plan:
         deliver: tuple[Planned, ...] = (),
         base: str | None = None,
         notes: tuple[str, ...] = (),
+        allotment: Planned | None = None,
     ) -> dict[str, Any]:
         """Predict all models, and hold the candidate's predictions against the budget."""
+        if isinstance(candidate.shape, LanguageShape):
+            return self._compare_language(models, candidate, budget, measure)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(serving, reference_ms=serving.latency_ms((latency_reference or reference).shape))
         self.rows = [
@@ -187,8 +193,48 @@ class Plan:
         self.advice = advice(reference.shape, candidate.shape, budget, serving, self.ok)
         return {"ok": self.ok}
 
+    def _compare_language(
+        self, models: tuple[Planned, ...], candidate: Planned, budget: Budget, measure: Any
+    ) -> dict[str, Any]:
+        """The same for causal LMs: bytes from the shape, time from this machine's bandwidth."""
+        from hfcompress.devices import device
+
+        here = device("here", measure.threads)
+        self.rows = [
+            {"name": model.name, "stage": model.stage, "format": "language"}
+            | language_prediction(model.shape, here, measure.context)
+            | {"shape": dataclasses.asdict(model.shape)}
+            for model in models
+        ]
+        self.verdicts = predicted_verdicts(budget, candidate.name, self.predictions[candidate.name])
+        return {"ok": self.ok}
+
     def as_dict(self) -> dict[str, Any]:
         return {"models": self.rows, "verdicts": self.verdicts, "advice": self.advice, "ok": self.ok}
+
+
+def language_prediction(shape: LanguageShape, here: Any, context: int) -> dict[str, Any]:
+    """parameters, disk_mb, ram_mb, latency_ms (a token); no ratio: there is no other model to count from."""
+    from hfcompress.devices import decode_ms, resident_bytes
+
+    resident = resident_bytes(shape, context)
+    return {
+        "parameters": shape.parameters,
+        "disk_mb": (resident["weights"] + resident["embedding"]) / 1e6,
+        "ram_mb": sum(resident.values()) / 1e6,
+        "latency_ms": decode_ms(shape, here, context),
+        "latency_ratio": None,
+    }
+
+
+def is_bert(file: Path) -> bool:
+    """Whether a config.json is of an encoder; a damaged one is left to `read_shape`, which says so."""
+    from hfcompress.language_shape import MODEL_TYPES
+
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("model_type") not in MODEL_TYPES
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def read_shape(file: Path) -> Shape:

@@ -19,9 +19,8 @@ from hfcompress.record import Record, environment, peak_rss_mb, read_json, sha25
 from hfcompress.stage import Artifact, Stage, content_key, model_format
 
 if TYPE_CHECKING:
+    from hfcompress.language_shape import LanguageShape
     from hfcompress.shape import Shape
-    from hfcompress.stages.measure import Measure
-    from hfcompress.stages.measure_language import MeasureLanguage
     from hfcompress.tasks.causal_lm import CausalLM
     from hfcompress.tasks.text_classification import TextClassification
 
@@ -79,7 +78,7 @@ class Run:
         if self.ranks.is_main_process:
             self._lock_file.close()
 
-    def base(self, name: str, shape: "Shape | None" = None) -> Path:
+    def base(self, name: str, shape: "Shape | LanguageShape | None" = None) -> Path:
         """The folder of a model by name (see `hub.pull`). `shape` is what a Plan uses in its place."""
         with self.ranks.main_process_first():
             return hub.pull(name)
@@ -178,7 +177,7 @@ class Run:
         candidate: Artifact,
         budget: Budget,
         task: "TextClassification | CausalLM",
-        measure: "Measure | MeasureLanguage",
+        measure: Stage,
         latency_reference: Artifact | None = None,
         deliver: tuple[Artifact, ...] = (),
         base: str | None = None,

@@ -8,12 +8,9 @@ import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from hfcompress.record import Record, sha256
-
-if TYPE_CHECKING:
-    from hfcompress.shape import Shape
 
 WEIGHTS = ("model.safetensors", "model.onnx", "pytorch_model.bin")
 
@@ -35,7 +32,7 @@ class Stage(Protocol):
     # (*args: Any, **kwargs: Any) is how a type checker is told "some call": each stage names its own inputs.
     def __call__(self, *args: Any, **inputs: Any) -> dict[str, Any]: ...
 
-    def predict(self, *args: Any, **inputs: Any) -> "Shape": ...
+    def predict(self, *args: Any, **inputs: Any) -> Any: ...
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -97,6 +98,8 @@ def quiet() -> None:
     """Leave standard error to our own messages and bars: the libraries' chatter off."""
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for chatty in ("torchao", "torch.utils._pytree"):  # both complain when transformers imports torchao
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     import datasets
     import transformers
 

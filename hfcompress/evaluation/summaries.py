@@ -117,9 +117,9 @@ def shared(source: list[str], place: int, summary: list[str], start: int) -> int
 def unsupported(source: str, summary: str) -> list[str]:
     """Numbers and names in a summary that its source does not hold, each once, in their order.
 
-    A number is compared without its separators of thousands; a name in any case, part by part at hyphens. A name is a capitalised
-    word within a sentence, or one with a capital inside (NASA, iPhone). Not seen: a first word, numbers in words, and
-    a name or number of the source that is told of the wrong thing.
+    A number is compared without its separators of thousands; a name in any case, part by part at hyphens. A name is a
+    capitalised word within a sentence, or one with a capital inside (NASA, iPhone). Not seen: a first word, numbers in
+    words, and a name or number of the source that is told of the wrong thing.
     """
     numbers = {plain_number(number) for number in NUMBER.findall(source)}
     known = {part for word in NAME.findall(source.lower()) for part in word.split("-")} | numbers

@@ -1,6 +1,6 @@
 """allot: bits and group size of every matrix, so that the model fits its bytes at the least predicted loss."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -108,7 +108,9 @@ class Allot:
         ]
 
     def predict(self, model: "LanguageShape", *, calibration: Any) -> "LanguageShape":
-        return model
+        matrices = model.parameters - model.plain_parameters
+        bits = self.bits_per_weight if self.megabytes is None else 8e6 * self.megabytes / matrices
+        return replace(model, weight_bits=bits)
 
 
 def matrices(checkpoint: "Checkpoint") -> list[str]:

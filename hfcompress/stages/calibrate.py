@@ -136,7 +136,7 @@ def embedding(ids: Any, gradients: "HiddenStates", vocabulary: int) -> "dict[str
     import torch
 
     counts = torch.bincount(torch.from_numpy(ids).flatten(), minlength=vocabulary).float()
-    columns: Tensor = sum(batch.flatten(0, 1).square().sum(0) for batch in gradients.batches())  # type: ignore[assignment]
+    columns: Tensor = sum(batch.flatten(0, 1).square().sum(0) for batch in gradients.batches())
     return {"model.embed_tokens.rows": counts / ids.size, "model.embed_tokens.columns": columns / ids.size}
 
 

@@ -1,6 +1,6 @@
 """pretrain: a small Llama and its tokenizer, from nothing but the task's texts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -65,7 +65,7 @@ class Pretrain(Train):
     def predict(self, *, task: CausalLM) -> "LanguageShape":
         from hfcompress.language_shape import LanguageShape
 
-        return LanguageShape.from_config(self.config(task).to_dict())
+        return replace(LanguageShape.from_config(self.config(task).to_dict()), weight_bits=32)
 
 
 def byte_pair_tokenizer(texts: list[str], vocab_size: int) -> "PreTrainedTokenizerFast":

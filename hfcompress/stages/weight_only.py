@@ -247,9 +247,8 @@ class WeightOnly:
         return rtn(weight, grid)  # awq: its scales are folded in already
 
     def predict(self, model: "LanguageShape", *, task: CausalLM, allotment: Any = None) -> "LanguageShape":
-        from hfcompress.language_shape import LanguageShape
-
-        assert isinstance(model, LanguageShape)
+        if allotment is not None:
+            return replace(model, weight_bits=allotment.weight_bits)
         return replace(model, weight_bits=Grid(self.bits, self.group_size, self.symmetric).bits_per_weight(4096))
 
 
@@ -276,7 +275,7 @@ def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenSta
     """The moments of each group of linears that read the same, by the group's first."""
     from hfcompress.decoder_stack import INPUT_GROUPS, unhook, watch_inputs
 
-    moments = {group[0]: Moment(layer.get_submodule(group[0]).in_features) for group in INPUT_GROUPS}  # type: ignore[arg-type]
+    moments = {group[0]: Moment(layer.get_submodule(group[0]).in_features) for group in INPUT_GROUPS}
     hooks = watch_inputs(layer, lambda name, inputs: moments[name].add(inputs))
     for hidden in states.batches():
         stack.run(layer, hidden)
@@ -302,17 +301,17 @@ def fold_awq(layer: "nn.Module", moments: dict[str, Moment], grids: dict[str, Gr
         scales = awq_scales([linear.weight for linear in linears], moments[first].hessian, moments[first].mean_abs,
                             grids[first])  # fmt: skip
         for linear in linears:
-            linear.weight.mul_(scales)  # type: ignore[operator]
-        layer.get_submodule(norm).weight.div_(scales)  # type: ignore[operator]
+            linear.weight.mul_(scales)
+        layer.get_submodule(norm).weight.div_(scales)
         rescale(moments[first], scales)
         folded[f"{norm}.weight"] = layer.get_submodule(norm).weight
     up, down = layer.get_submodule("mlp.up_proj"), layer.get_submodule("mlp.down_proj")
     moment = moments["mlp.down_proj"]
-    scales = awq_scales([down.weight], moment.hessian, moment.mean_abs, grids["mlp.down_proj"])  # type: ignore[list-item]
-    down.weight.mul_(scales)  # type: ignore[operator]
-    up.weight.div_(scales.unsqueeze(1))  # type: ignore[operator]
+    scales = awq_scales([down.weight], moment.hessian, moment.mean_abs, grids["mlp.down_proj"])
+    down.weight.mul_(scales)
+    up.weight.div_(scales.unsqueeze(1))
     rescale(moment, scales)
-    return folded  # type: ignore[return-value]
+    return folded
 
 
 def rescale(moment: Moment, scales: "Tensor") -> None:

@@ -111,8 +111,8 @@ class CausalLM:
             kept = [i for i, text in enumerate(rows[self.text_column]) if str(text or "").strip()]
             if not kept:
                 raise UserError(f"--task.dataset {self.dataset}: the {split} split holds no text")
-            column = list(rows[self.text_column])
-            texts[split] = [str(column[i]) for i in kept]
+            written = list(rows[self.text_column])
+            texts[split] = [str(written[i]) for i in kept]
             named = list(rows[group_column]) if group_column else list(range(len(rows)))
             groups[split] = [str(named[i]) for i in kept]
         digest = hashlib.sha256(repr([sorted(texts.items()), sorted(groups.items())]).encode()).hexdigest()

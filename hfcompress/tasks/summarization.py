@@ -78,10 +78,7 @@ class Summarization:
                 empty.
         """
         folder = Path(self.dataset).expanduser()
-        if folder.is_dir():
-            raw = read_folder(folder, self.data_files)
-        else:
-            raw = read_splits(self.dataset, self.config)
+        raw = read_folder(folder, self.data_files) if folder.is_dir() else read_splits(self.dataset, self.config)
         splits = {split: self._rows(split, rows) for split, rows in raw.items()}
         digest = hashlib.sha256()
         for split, rows in sorted(splits.items()):

@@ -1,0 +1,74 @@
+"""A decoder written for onnxruntime-genai, run by plain onnxruntime; its cache is one buffer, used in place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hfcompress.errors import UserError
+
+Array = np.ndarray[Any, Any]
+CHUNK = 256  # tokens of a prompt that are read at once: logits and activations take room for each
+
+
+class OnnxDecoder:
+    """See evaluation/decoder.py, Decoder.
+
+    Args:
+        folder: model.onnx, its data and genai_config.json; threads: intra-op threads.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import onnxruntime
+
+        settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        self.context = int(settings["context_length"])
+        self.length = 0
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False  # an arena keeps what a prompt took for ever
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        self.session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self.binding = self.session.io_binding()
+        decoder = settings["decoder"]
+        caches = [entry for entry in self.session.get_inputs() if entry.name.startswith("past_key_values")]
+        shape = (1, decoder["num_key_value_heads"], self.context, decoder["head_size"])
+        self.caches = {entry.name: np.zeros(shape, NUMPY[entry.type]) for entry in caches}
+
+    def append(self, ids: list[int], all_logits: bool = False) -> Array:
+        """Read tokens; logits after the last one [1, vocab], or after each of them.
+
+        Raises:
+            UserError: they are more than the context holds.
+        """
+        if not ids or self.length + len(ids) > self.context:
+            raise UserError(f"{self.length + len(ids):,} tokens are more than the model's context of {self.context:,}")
+        found = [self._read(ids[start : start + CHUNK], all_logits) for start in range(0, len(ids), CHUNK)]
+        return np.concatenate(found) if all_logits else found[-1]
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`; the cache is written over from there."""
+        self.length = min(length, self.length)
+
+    def _read(self, ids: list[int], all_logits: bool) -> Array:
+        total = self.length + len(ids)
+        self.binding.clear_binding_inputs()
+        self.binding.clear_binding_outputs()
+        self.binding.bind_cpu_input("input_ids", np.array([ids], np.int64))
+        self.binding.bind_cpu_input("attention_mask", np.ones((1, total), np.int64))
+        for name, cache in self.caches.items():
+            self.binding.bind_input(name, "cpu", 0, cache.dtype, cache.shape, cache.ctypes.data)
+            present = name.replace("past_key_values", "present")
+            self.binding.bind_output(present, "cpu", 0, cache.dtype, cache.shape, cache.ctypes.data)
+        self.binding.bind_output("logits", "cpu")
+        self.session.run_with_iobinding(self.binding)
+        self.length = total
+        logits = self.binding.get_outputs()[-1].numpy()[0]
+        return logits if all_logits else logits[-1:].copy()
+
+
+NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}

@@ -1,0 +1,149 @@
+"""genai: a packed decoder as a folder that onnxruntime-genai and plain onnxruntime run."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hfcompress.errors import UserError
+
+if TYPE_CHECKING:
+    from hfcompress.language_shape import LanguageShape
+    from hfcompress.packed import PackedModel
+
+CHECKED_PARAMETERS = 50_000_000  # a model up to this size is compared with its simulation as soon as it is written
+CHECKED_TOKENS = 24
+AGREEMENT = 0.02  # of the largest logit: int8 inputs move logits, wrong bytes move them by all of it
+
+
+@dataclass(frozen=True)
+class ExportGenai:
+    """Write model.onnx, its data and genai_config.json; the integers are copied, not rounded again."""
+
+    kv_cache: Literal["float16", "float32"] = "float16"
+    """Type of the key-value cache."""
+    accuracy_level: int = 4
+    """What MatMulNBits rounds its inputs to: 4 is int8 (fast), 1 is float32."""
+    context: int = 2048
+    """Tokens that the cache is made for; no more than the model has positions."""
+
+    training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.accuracy_level not in (0, 1, 4):
+            raise UserError(f"--genai.accuracy-level {self.accuracy_level}: choose from 0 1 4")
+        if self.context < 1:
+            raise UserError(f"--genai.context {self.context}: must be at least 1")
+
+    def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
+        """Write the folder, and hold it against the packed model.
+
+        Raises:
+            UserError: an architecture or a grid that the format cannot express.
+        """
+        from hfcompress.decoder_graph import DATA, MODEL, write_decoder
+        from hfcompress.models import load_tokenizer
+        from hfcompress.packed import PackedModel
+        from hfcompress.record import write_json
+
+        packed = PackedModel(model)
+        context = min(self.context, int(packed.config["max_position_embeddings"]))
+        widened = write_decoder(
+            out, packed, context=context, kv_type=self.kv_cache, accuracy_level=self.accuracy_level
+        )
+        write_json(out / "genai_config.json", genai_config(packed, context))
+        for name in ("config.json", "generation_config.json"):
+            if (model / name).is_file():
+                shutil.copyfile(model / name, out / name)
+        load_tokenizer(model).save_pretrained(out)
+        counted = count_matrices(out / MODEL)
+        if counted["float_matrices"] or counted["matrices"] != len(packed.grids) + (1 if packed.tied else 0):
+            raise RuntimeError(f"{out / MODEL} claims packed integers and holds {counted}")
+        checked = self.check(out, packed)
+        return {"widened": widened, "file_bytes": (out / DATA).stat().st_size, **counted, **checked}
+
+    def check(self, out: Path, packed: "PackedModel") -> dict[str, Any]:
+        """The written model's logits beside the simulation's, on a few tokens, where that fits in memory."""
+        import numpy as np
+        import torch
+
+        from hfcompress.evaluation.onnx_decoder import OnnxDecoder
+        from hfcompress.packed import load_simulated
+
+        weights = sum(place.bytes for place in packed.checkpoint.places.values())
+        if 2 * weights > CHECKED_PARAMETERS:
+            return {"checked": False}
+        vocabulary = int(packed.config["vocab_size"])
+        ids = np.random.default_rng(0).integers(0, vocabulary, CHECKED_TOKENS).tolist()
+        with torch.inference_mode():
+            simulated = load_simulated(packed.folder)(torch.tensor([ids])).logits[0].numpy()
+        found = OnnxDecoder(out, 1).append(ids, all_logits=True)
+        difference = float(np.sqrt(np.mean((found - simulated) ** 2)) / np.abs(simulated).max())
+        if not difference <= AGREEMENT:
+            raise RuntimeError(f"{out} gives other logits than the packed model: {difference:.3f} of the largest")
+        return {"checked": True, "difference_from_simulation": difference}
+
+    def predict(self, model: "LanguageShape") -> "LanguageShape":
+        return model
+
+
+def genai_config(packed: "PackedModel", context: int) -> dict[str, Any]:
+    """genai_config.json: shapes, names and special tokens."""
+    from hfcompress.packed import head_size
+
+    config = packed.config
+    end = config.get("eos_token_id")
+    pad = config.get("pad_token_id")
+    return {
+        "model": {
+            "type": str(config["model_type"]),
+            "bos_token_id": config.get("bos_token_id"),
+            "eos_token_id": end,
+            "pad_token_id": pad if pad is not None else end[0] if isinstance(end, list) else end,
+            "vocab_size": config["vocab_size"],
+            "context_length": context,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": "model.onnx",
+                "hidden_size": config["hidden_size"],
+                "head_size": head_size(config),
+                "num_attention_heads": config["num_attention_heads"],
+                "num_hidden_layers": config["num_hidden_layers"],
+                "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {"do_sample": False, "max_length": context, "past_present_share_buffer": True, "num_beams": 1},
+    }
+
+
+def count_matrices(file: Path) -> dict[str, Any]:
+    """Packed matrices in a written graph by bits, and float tensors that are as large as a matrix."""
+    import math
+
+    import onnx
+
+    graph = onnx.load(str(file), load_external_data=False).graph
+    by_bits: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            bits = next(attribute.i for attribute in node.attribute if attribute.name == "bits")
+            by_bits[str(bits)] = by_bits.get(str(bits), 0) + 1
+    tables = ("scales", "_cache")
+    floats = [
+        tensor.name
+        for tensor in graph.initializer
+        if len(tensor.dims) > 1 and tensor.data_type in (1, 10, 16) and math.prod(tensor.dims) > 1
+        if not tensor.name.endswith(tables)
+    ]
+    return {"matrices": sum(by_bits.values()), "by_bits": by_bits, "float_matrices": floats}

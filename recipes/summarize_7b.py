@@ -1,0 +1,141 @@
+"""summarize_7b: from a causal LM to a 4-bit one that fits a device's memory, and streams summaries from it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hfcompress.budget import LanguageBudget
+from hfcompress.language_shape import LanguageShape
+from hfcompress.run import Run
+from hfcompress.stages.adopt_language import AdoptLanguage
+from hfcompress.stages.allot import Allot
+from hfcompress.stages.calibrate import Calibrate
+from hfcompress.stages.genai import ExportGenai
+from hfcompress.stages.measure_language import MeasureLanguage
+from hfcompress.stages.pretrain import Pretrain
+from hfcompress.stages.weight_only import WeightOnly
+from hfcompress.tasks.causal_lm import CausalLM
+
+SCALES = ("small", "full")
+PRETRAIN = "pretrain"
+MISTRAL_7B = LanguageShape(
+    layers=32,
+    hidden=4096,
+    intermediate=14336,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    vocab=32768,
+    tied=False,
+    context=32768,
+    layer_plain=8192,
+)
+KNOWN_SHAPES = {"mistralai/Mistral-7B-Instruct-v0.3": MISTRAL_7B}
+SMALL_NOTE = (
+    "The small scale's model has a few million parameters and has seen three million tokens of licences: its numbers "
+    "are real, its summaries are not worth reading."
+)
+
+
+def recipe(
+    run: Run,
+    base: str = PRETRAIN,
+    task: CausalLM = CausalLM(),
+    budget: LanguageBudget = LanguageBudget(
+        disk_mb=2.75, ram_gb=0.25, context=512, latency_ms=5, first_token_ms=500, drop={"perplexity": 0.03}
+    ),
+    pretrain: Pretrain = Pretrain(),
+    calibrate: Calibrate = Calibrate(),
+    allot: Allot = Allot(),
+    weight_only: WeightOnly = WeightOnly(),
+    genai: ExportGenai = ExportGenai(),
+    measure: MeasureLanguage = MeasureLanguage(),
+) -> dict[str, Any]:
+    """Calibrate a causal LM, allot bits to its matrices, quantize it, and hold what onnxruntime runs against a budget.
+
+    Args:
+        base: a Llama, Mistral, Qwen2 or Qwen3 checkpoint: a Hub id (org/name@revision) or a folder; pretrain: a small
+            Llama is trained on the task's texts first.
+        task: the texts that calibrate and that perplexity is measured on.
+        budget: the limits that the ONNX model is held against.
+        pretrain: the small model and how it is trained.
+        calibrate: how the effect of rounding is measured.
+        allot: which grids a matrix may get, and what all of them may take.
+        weight_only: the algorithm, and the memory that it may take.
+        genai: how the ONNX model is written.
+        measure: how the models are measured.
+    """
+    if base == PRETRAIN:
+        model = run(pretrain, task=task, name="lm")
+    else:
+        model = run(AdoptLanguage(), model=run.base(base, KNOWN_SHAPES.get(base)), name="lm")
+    statistics = run(calibrate, model=model, task=task, name="calibration")
+    allotment = run(allot, model=model, calibration=statistics, name="allotment")
+    packed = run(weight_only, model=model, task=task, allotment=allotment, name="packed")
+    onnx = run(replace(genai, context=budget.context), model=packed, name="onnx")
+
+    # What one would do without choosing: the same number of bits for all, to nearest.
+    plain = run(WeightOnly(algorithm="rtn", bits=4, group_size=128), model=model, task=task, name="rtn-4-g128")
+    return run.compare(
+        model,
+        plain,
+        packed,
+        onnx,
+        reference=model,
+        candidate=onnx,
+        budget=budget,
+        task=task,
+        measure=replace(measure, context=budget.context),
+        base=base,
+        notes=(SMALL_NOTE,) if base == PRETRAIN else (),
+        allotment=allotment,
+    )
+
+
+def arguments(scale: str, folder: Path) -> dict[str, Any]:
+    """What a scale changes of the recipe's defaults; `folder` is the run's."""
+    return {"small": small, "full": full, "smoke": smoke}[scale](folder)
+
+
+def small(folder: Path) -> dict[str, Any]:
+    """Two CPU cores, no Hub: a Llama of 3.7 million parameters, trained for some eight quiet minutes."""
+    return {"pretrain": PRETRAINED}
+
+
+PRETRAINED = Pretrain(
+    num_train_epochs=1,
+    learning_rate=1.5e-3,
+    per_device_train_batch_size=4,
+    group_by_length=False,
+    weight_decay=0.1,
+)
+
+
+def full(folder: Path) -> dict[str, Any]:
+    """Mistral-7B in 4.0 GB."""
+    return {
+        "base": "mistralai/Mistral-7B-Instruct-v0.3",
+        "budget": LanguageBudget(ram_gb=4.0, context=2048, latency_ms=100, drop={"perplexity": 0.03}),
+        "allot": Allot(bits=(2, 4, 8), group_sizes=(128,), megabytes=3450),
+        "weight_only": WeightOnly(max_memory_gb=4.0),
+    }
+
+
+def smoke(folder: Path) -> dict[str, Any]:
+    """A tiny Llama, trained for a few steps: every stage, in less than a minute."""
+    from recipes import tiny
+
+    data = folder / "smoke" / "data"
+    if not data.is_dir():
+        tiny.write_dataset(data)
+    return {
+        "task": CausalLM(dataset=str(data), window=32, stride=16, calibration_windows=4, test_tokens=512),
+        "budget": LanguageBudget(disk_mb=5, context=32, drop={"perplexity": 0.9}),
+        "pretrain": Pretrain(
+            max_steps=20, learning_rate=1e-3, per_device_train_batch_size=4, group_by_length=False,
+            vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        ),
+        "calibrate": Calibrate(windows=4),
+        "allot": Allot(group_sizes=(32, 64)),
+        "measure": MeasureLanguage(new_tokens=4, runs=2, resamples=200),
+    }  # fmt: skip
