@@ -70,7 +70,8 @@ def copying(source: str, summary: str) -> dict[str, float]:
     """How much of a summary is its source's words.
 
     Returns: coverage (share of words in fragments that stand in the source), density (mean length of the fragment
-        that a word belongs to) and the share of n-grams that stand in the source; 0 where the summary has none.
+        that a word belongs to) and the share of n-grams that stand in the source; 0 where the summary is too short to
+        have one.
     """
     there, said = words(source), words(summary)
     lengths = fragments(there, said)

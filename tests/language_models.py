@@ -1,0 +1,65 @@
+"""Tiny causal LMs for tests: a Llama from a config, a tokenizer of bytes, and texts that it can learn."""
+
+from pathlib import Path
+from typing import Any
+
+from hfcompress.checkpoint import write_shard
+from hfcompress.ops.grid import Grid
+from hfcompress.stages.pretrain import byte_pair_tokenizer
+from hfcompress.tasks.causal_lm import CausalLM
+
+WORDS = ["the", "licence", "grants", "you", "a", "right", "to", "use", "copy", "modify", "and", "distribute", "these"]
+
+
+def texts(count: int, seed: int) -> list[str]:
+    """Sentences of few words, so that a tiny model and a tiny vocabulary know them."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, 40)) + "." for _ in range(count)]
+
+
+def write_task(folder: Path) -> CausalLM:
+    """A data set of such texts as a task with windows of 32 tokens."""
+    from datasets import Dataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate({"train": 60, "validation": 8, "test": 12}.items()):
+        Dataset.from_dict({"text": texts(count, seed)}).to_parquet(folder / f"{split}.parquet")
+    return CausalLM(dataset=str(folder), window=32, stride=16, calibration_windows=8, test_tokens=400)
+
+
+def write_llama(folder: Path, *, tied: bool = True, kind: str = "Llama", seed: int = 0, **changes: Any) -> Path:
+    """A random model with large weights, so that its predictions are far from uniform."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    shape = {
+        "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+        "tie_word_embeddings": tied, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+        "initializer_range": 0.12,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**shape | changes)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    byte_pair_tokenizer(texts(60, 0), shape["vocab_size"]).save_pretrained(folder)
+    return folder
+
+
+def pack_model(model: Path, out: Path, grid: Grid) -> Path:
+    """Every matrix rounded to nearest, as a packed folder."""
+    from hfcompress.stages.weight_only import WeightOnly
+
+    (out / "work").mkdir(parents=True)
+    WeightOnly("rtn", grid.bits, grid.group_size, grid.symmetric)(out, model=model, task=CausalLM())
+    return out
+
+
+def rewrite(model: Path, name: str, value: Any) -> None:
+    """Replace a tensor in model.safetensors."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(model / "model.safetensors")
+    tensors[name] = value(tensors[name])
+    write_shard(model / "model.safetensors", tensors)

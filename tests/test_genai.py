@@ -1,0 +1,129 @@
+"""The ONNX decoder computes what the packed integers stand for, in plain onnxruntime and in onnxruntime-genai."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hfcompress import decoder_graph
+from hfcompress.errors import UserError
+from hfcompress.evaluation.onnx_decoder import OnnxDecoder
+from hfcompress.evaluation.size import sizes
+from hfcompress.ops.grid import Grid
+from hfcompress.packed import load_simulated
+from hfcompress.stage import model_format
+from hfcompress.stages.genai import ExportGenai
+from tests.language_models import pack_model, write_llama
+
+IDS = [int(i) for i in np.random.default_rng(1).integers(3, 320, 60)]
+
+
+def export(tmp_path: Path, grid: Grid, accuracy_level: int = 1, **changes: object) -> tuple[Path, Path]:
+    model = write_llama(tmp_path / "model", **changes)  # type: ignore[arg-type]
+    packed = pack_model(model, tmp_path / "packed", grid)
+    (tmp_path / "onnx").mkdir()
+    ExportGenai(kv_cache="float32", accuracy_level=accuracy_level, context=128)(tmp_path / "onnx", model=packed)
+    return packed, tmp_path / "onnx"
+
+
+def simulated(packed: Path, ids: list[int]) -> np.ndarray:
+    with torch.inference_mode():
+        return load_simulated(packed)(torch.tensor([ids])).logits[0].numpy()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_those_of_the_simulation(tmp_path: Path, bits: int, symmetric: bool, tied: bool) -> None:
+    packed, onnx = export(tmp_path, Grid(bits, 32, symmetric), tied=tied)
+    found, wanted = OnnxDecoder(onnx, 1).append(IDS, all_logits=True), simulated(packed, IDS)
+    assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("group_size", [64, 0])
+def test_groups_of_any_size_are_expressed(tmp_path: Path, group_size: int) -> None:
+    packed, onnx = export(tmp_path, Grid(4, group_size), kind="Mistral")
+    wanted = simulated(packed, IDS)
+    assert np.abs(OnnxDecoder(onnx, 1).append(IDS, all_logits=True) - wanted).max() < 2e-3 * np.abs(wanted).max()
+
+
+def test_a_sliding_window_is_respected(tmp_path: Path) -> None:
+    packed, onnx = export(tmp_path, Grid(8, 32), kind="Mistral", sliding_window=16)
+    wanted = simulated(packed, IDS)
+    assert np.abs(OnnxDecoder(onnx, 1).append(IDS, all_logits=True) - wanted).max() < 2e-3 * np.abs(wanted).max()
+    changed = [7, *IDS[1:]]  # further back than two layers of such windows reach
+    assert np.allclose(simulated(packed, changed)[-1], wanted[-1], atol=1e-4)
+
+
+def test_tokens_one_by_one_and_after_a_rewind_give_the_same(tmp_path: Path) -> None:
+    _, onnx = export(tmp_path, Grid(4, 32))
+    decoder = OnnxDecoder(onnx, 1)
+    whole = decoder.append(IDS, all_logits=True)
+    decoder.rewind(10)
+    single = np.concatenate([decoder.append([token]) for token in IDS[10:]])
+    assert np.allclose(single, whole[10:], atol=1e-3)
+    with pytest.raises(UserError, match="context of 128"):
+        decoder.append([3] * 100)
+
+
+def test_genai_generates_what_plain_onnxruntime_does(tmp_path: Path) -> None:
+    import onnxruntime_genai as genai
+
+    _, onnx = export(tmp_path, Grid(4, 32), accuracy_level=4)
+    decoder = OnnxDecoder(onnx, 1)
+    wanted, logits = list(IDS[:12]), decoder.append(IDS[:12])
+    for _ in range(12):
+        wanted.append(int(logits[-1].argmax()))
+        logits = decoder.append(wanted[-1:])
+    model = genai.Model(str(onnx))
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=24)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(np.array(IDS[:12], np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    found = [int(token) for token in generator.get_sequence(0)]
+    end = next((i for i, token in enumerate(wanted[12:], 13) if token == 1), len(wanted))  # it stops at </s>
+    assert found[:end] == wanted[:end]
+
+
+def test_the_files_hold_four_bits(tmp_path: Path) -> None:
+    packed, onnx = export(tmp_path, Grid(4, 32))
+    found, before = sizes(onnx), sizes(packed)
+    assert model_format(onnx) == "onnx-genai"
+    assert found["dtypes"]["int4"] * 2 == 320 * 64 + 2 * 64 * (64 + 32 + 32 + 64 + 3 * 128)
+    assert before["dtypes"]["int4"] == found["dtypes"]["int4"]
+    assert json.loads((onnx / "genai_config.json").read_text())["model"]["context_length"] == 128
+
+
+def test_a_writer_that_swaps_nibbles_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfcompress.ops import packing
+
+    packed = pack_model(write_llama(tmp_path / "model"), tmp_path / "packed", Grid(4, 32))
+    right = packing.pack
+    monkeypatch.setattr(packing, "pack", lambda codes, bits: (right(codes, bits) >> 4) | (right(codes, bits) << 4))
+    (tmp_path / "onnx").mkdir()
+    with pytest.raises(RuntimeError, match="other logits"):
+        ExportGenai(context=128)(tmp_path / "onnx", model=packed)
+
+
+def test_a_matrix_left_in_float_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack_model(write_llama(tmp_path / "model"), tmp_path / "packed", Grid(4, 32))
+
+    def left_in_float(graph, packed, module, read, level, widened):  # type: ignore[no-untyped-def]
+        weight = graph.small(f"{module}.weight", packed.quantized(module).dequantize().numpy().T.copy())
+        return graph.node("MatMul", [read, weight], [module])
+
+    monkeypatch.setattr(decoder_graph, "matmul", left_in_float)
+    (tmp_path / "onnx").mkdir()
+    with pytest.raises(RuntimeError, match="claims packed integers"):
+        ExportGenai(context=128)(tmp_path / "onnx", model=packed)
+
+
+def test_another_architecture_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    packed = pack_model(write_llama(tmp_path / "model", kind="Qwen2"), tmp_path / "packed", Grid(4, 32))
+    (tmp_path / "onnx").mkdir()
+    with pytest.raises(UserError, match="LlamaForCausalLM, MistralForCausalLM"):
+        ExportGenai()(tmp_path / "onnx", model=packed)
