@@ -187,7 +187,7 @@ def test_the_allotment_keeps_its_bytes_and_beats_every_uniform_choice_of_its_siz
     made(WeightOnly("rtn", 4, 32), tmp_path / "uniform", model=trained, task=task)  # 4.5 bits with its scales
     found = kl(trained, tmp_path / "chosen", task)
     assert found < kl(trained, tmp_path / "uniform", task)
-    assert found == pytest.approx(chosen["predicted_kl"], rel=0.4)
+    assert 0.5 < found / chosen["predicted_kl"] < 2  # from 256 tokens of calibration text
 
 
 def test_too_few_bytes_for_any_choice_are_refused(tmp_path: Path, trained: Path, task: CausalLM) -> None:

@@ -38,7 +38,7 @@ def summarize(
         context: tokens of prompt, part and summary together; no more than the model holds. More is fewer parts, but
             more memory and time for each.
         lookup: tokens that are guessed ahead from what was read, and verified at once; 0 for none. The summary is the
-            same.
+            same, except where two tokens are so nearly alike that the runtime's rounding decides.
         threads: of the processor [all].
         stats: also tell time, tokens and peak memory, in a line on standard error.
         format: text (printed as it is written) or json (summary and stats in one object).

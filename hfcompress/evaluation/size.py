@@ -118,7 +118,12 @@ def onnx_initializers(file: Path) -> list[tuple[int, str, int, bool]]:
     helpers = quantization_parameters(model)
     nbits = nbits_weights(model)
     found = []
+    places = set()
     for tensor in [*model.graph.initializer, *constants]:
+        place = tuple(sorted((entry.key, entry.value) for entry in tensor.external_data if entry.key != "length"))
+        if place and place in places:  # a tied head reads the embedding's bytes
+            continue
+        places.add(place)
         if tensor.name in nbits:
             elements, bits = nbits[tensor.name]
             found.append((elements, f"int{bits}", bits, True))
