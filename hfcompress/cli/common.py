@@ -42,7 +42,8 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
         yield folder / row["path"], read_json(folder / "details.json")["max_length"]
         return
     with tempfile.TemporaryDirectory() as work:
-        yield laid_out(folder, row, Path(work)), read_json(folder / LOCK)["options"]["task"]["max_length"]
+        task = read_json(folder / LOCK)["options"]["task"]
+        yield laid_out(folder, row, Path(work)), task["max_length"] if "max_length" in task else task["window"]
 
 
 def tokens_read(folder: Path) -> int:
