@@ -12,11 +12,18 @@ WORDS = ["the", "licence", "grants", "you", "a", "right", "to", "use", "copy", "
 
 
 def texts(count: int, seed: int) -> list[str]:
-    """Sentences of few words, so that a tiny model and a tiny vocabulary know them."""
+    """Sentences in which a word mostly decides the next one, so that there is something to learn."""
     import numpy as np
 
     random = np.random.default_rng(seed)
-    return [" ".join(random.choice(WORDS, 40)) + "." for _ in range(count)]
+    found = []
+    for _ in range(count):
+        places = [int(random.integers(len(WORDS)))]
+        for _ in range(39):
+            follows = (3 * places[-1] + 1) % len(WORDS)
+            places.append(follows if random.random() < 0.8 else int(random.integers(len(WORDS))))
+        found.append(" ".join(WORDS[place] for place in places) + ".")
+    return found
 
 
 def write_task(folder: Path) -> CausalLM:

@@ -29,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, task: CausalLM) -> Path:
     """A Llama that has learned the texts."""
     out = tmp_path_factory.mktemp("lm")
     Pretrain(
-        max_steps=120, learning_rate=3e-3, per_device_train_batch_size=8, group_by_length=False, bf16="no",
+        max_steps=150, learning_rate=5e-3, per_device_train_batch_size=8, group_by_length=False, bf16="no",
         vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
     )(out, task=task)  # fmt: skip
     return out

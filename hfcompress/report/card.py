@@ -211,12 +211,15 @@ def markdown(text: str) -> str:
 
 def cards(folder: Path) -> list[tuple[Path, str]]:
     """(README.md, what it must say) of every folder that holds a report.json and its details.json."""
+    from hfcompress.report.language import language_card
+
     found = []
     for file in sorted(folder.glob("*/report.json")):
         report, details = (
             json.loads((file.parent / name).read_text(encoding="utf-8")) for name in ("report.json", "details.json")
         )
-        found.append((file.parent / "README.md", render_card(report, details)))
+        render = language_card if details.get("kind") == "language" else render_card
+        found.append((file.parent / "README.md", render(report, details)))
     return found
 
 
