@@ -184,6 +184,9 @@ def training_arguments(work: Path, options: Train, examples: int, best_metric: s
 
     steps_per_epoch = max(1, math.ceil(examples / global_batch(options)))
     every = max(1, steps_per_epoch // options.saves_per_epoch)
+    bf16 = use_bf16(options.bf16)
+    # Accelerate reads this and TrainingArguments leaves it behind: a stage after one in bf16 would compute in bf16.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"
     return TrainingArguments(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=options.num_train_epochs,
@@ -195,7 +198,7 @@ def training_arguments(work: Path, options: Train, examples: int, best_metric: s
         warmup_ratio=options.warmup_ratio,
         weight_decay=options.weight_decay,
         label_smoothing_factor=options.label_smoothing_factor,
-        bf16=use_bf16(options.bf16),
+        bf16=bf16,
         seed=options.seed,
         report_to=[] if options.report_to == "none" else options.report_to,
         use_cpu=not _has_accelerator(),

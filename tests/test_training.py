@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hfcompress.errors import UserError
 from hfcompress.models import load_classifier, load_tokenizer
+from hfcompress.stages.finetune import Finetune
+from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import masks_tokens, refuse_sharding
 
 
@@ -50,3 +53,19 @@ def test_sharded_weights_are_refused_and_whole_ones_are_not(monkeypatch: pytest.
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match=r"several_gpus\.yaml"):
         refuse_sharding()
+
+
+def test_a_stage_in_bf16_leaves_nothing_to_the_next(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TrainingArguments keeps its precision in the environment, and reads it there when it is not told of bf16."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    trained = {}
+    for name, bf16 in (("before", "no"), ("bf16", "yes"), ("after", "no")):
+        (tmp_path / name).mkdir()
+        stage = Finetune(max_steps=2, per_device_train_batch_size=8, bf16=bf16, saves_per_epoch=1)
+        stage(tmp_path / name, model=tiny_model, task=tiny_task)
+        trained[name] = load_file(tmp_path / name / "model.safetensors")
+    for name, tensor in trained["before"].items():
+        assert torch.equal(tensor, trained["after"][name]), name
+    assert any(not torch.equal(tensor, trained["bf16"][name]) for name, tensor in trained["before"].items())
