@@ -122,12 +122,21 @@ def device(name: str, threads: int = 2) -> Device:
     Raises:
         UserError: no such device.
     """
-    if name == HERE:
+    if known_device(name) == HERE:
         return measured_here(threads)
-    for known in DEVICES:
-        if known.name == name:
-            return known
-    raise UserError(f"--device {name}: choose from {', '.join([HERE, *(known.name for known in DEVICES)])}")
+    return next(known for known in DEVICES if known.name == name)
+
+
+def known_device(name: str) -> str:
+    """The name, when it is one of a device.
+
+    Raises:
+        UserError: no such device.
+    """
+    names = [HERE, *(known.name for known in DEVICES)]
+    if name not in names:
+        raise UserError(f"--device {name}: choose from {', '.join(names)}")
+    return name
 
 
 def kv_cache_bytes(shape: LanguageShape, tokens: int, kv_bits: float = 16) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress import hub
 from hfcompress.budget import Budget
+from hfcompress.devices import HERE, device, known_device
 from hfcompress.errors import UserError
 from hfcompress.language_shape import LanguageShape
 from hfcompress.machine import Machine
@@ -24,7 +25,8 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
-LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio")
+LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio", "first_token_ms")  # the last of a causal LM alone
+PREDICTED = ("parameters", *LIMITS)
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
 SHOWN_STUDENTS = 4
 # Peak memory of a serving process, fitted to measured ones (within 8% of BERT-base and MiniLM, fp32 and int8).
@@ -124,7 +126,14 @@ class Planned:
 class Plan:
     """Takes a Run's place in a recipe: the same calls, shapes instead of folders, nothing written."""
 
-    def __init__(self) -> None:
+    def __init__(self, on: str = HERE) -> None:
+        """Predict for a device of hfcompress/devices.py; "here" is this machine.
+
+        Raises:
+            UserError: no such device.
+        """
+        self.on = known_device(on)
+        self.memory: dict[str, Any] | None = None
         self.rows: list[dict[str, Any]] = []
         self.verdicts: list[dict[str, Any]] = []
         self.advice: list[str] = []
@@ -132,12 +141,13 @@ class Plan:
     @property
     def predictions(self) -> dict[str, dict[str, Any]]:
         """Name -> what `prediction` says of that model."""
-        return {row["name"]: {name: row[name] for name in ("parameters", *LIMITS)} for row in self.rows}
+        return {row["name"]: {name: row[name] for name in PREDICTED if name in row} for row in self.rows}
 
     @property
     def ok(self) -> bool:
-        """Whether no predicted limit fails; drops of accuracy cannot be predicted."""
-        return all(verdict["ok"] is not False for verdict in self.verdicts)
+        """Whether no predicted limit fails and the device has the memory; drops of accuracy cannot be predicted."""
+        fits = self.memory is None or self.memory["fits"]
+        return bool(fits) and all(verdict["ok"] is not False for verdict in self.verdicts)
 
     def base(self, name: str, shape: "Shape | LanguageShape | None" = None) -> Planned:
         """A model by name: a known shape, or the config.json of a folder or package.
@@ -181,6 +191,8 @@ class Plan:
         """Predict all models, and hold the candidate's predictions against the budget."""
         if isinstance(candidate.shape, LanguageShape):
             return self._compare_language(models, candidate, budget, measure)
+        if self.on != HERE:
+            raise UserError(f"--device {self.on}: only causal LMs can be planned for another device; leave it out")
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(serving, reference_ms=serving.latency_ms((latency_reference or reference).shape))
         self.rows = [
@@ -196,35 +208,24 @@ class Plan:
     def _compare_language(
         self, models: tuple[Planned, ...], candidate: Planned, budget: Budget, measure: Any
     ) -> dict[str, Any]:
-        """The same for causal LMs: bytes from the shape, time from this machine's bandwidth."""
-        from hfcompress.devices import device
+        """The same for causal LMs: bytes from the shape, time from the device's bandwidth and rate."""
+        from hfcompress import language_plan
 
-        here = device("here", measure.threads)
+        on = device(self.on, measure.threads)
         self.rows = [
             {"name": model.name, "stage": model.stage, "format": "language"}
-            | language_prediction(model.shape, here, measure.context)
+            | language_plan.prediction(model.shape, on, measure.context)
             | {"shape": dataclasses.asdict(model.shape)}
             for model in models
         ]
         self.verdicts = predicted_verdicts(budget, candidate.name, self.predictions[candidate.name])
+        self.memory = language_plan.memory(candidate.shape, on, measure.context)
+        self.advice = language_plan.lines(candidate.name, self.memory)
         return {"ok": self.ok}
 
     def as_dict(self) -> dict[str, Any]:
-        return {"models": self.rows, "verdicts": self.verdicts, "advice": self.advice, "ok": self.ok}
-
-
-def language_prediction(shape: LanguageShape, here: Any, context: int) -> dict[str, Any]:
-    """parameters, disk_mb, ram_mb, latency_ms (a token); no ratio: there is no other model to count from."""
-    from hfcompress.devices import decode_ms, resident_bytes
-
-    resident = resident_bytes(shape, context)
-    return {
-        "parameters": shape.parameters,
-        "disk_mb": (resident["weights"] + resident["embedding"]) / 1e6,
-        "ram_mb": sum(resident.values()) / 1e6,
-        "latency_ms": decode_ms(shape, here, context),
-        "latency_ratio": None,
-    }
+        found = {"models": self.rows, "verdicts": self.verdicts, "advice": self.advice, "ok": self.ok}
+        return found if self.memory is None else found | {"memory": self.memory}
 
 
 def is_bert(file: Path) -> bool:
@@ -265,7 +266,9 @@ def saved_tokenizer_bytes(folder: Path) -> int:
 
 def predicted_verdicts(budget: Budget, candidate: str, predicted: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each stated limit; `ok` is None where nothing is predicted, as for every drop."""
-    limits = {name: getattr(budget, name) for name in LIMITS} | {f"drop:{m}": drop for m, drop in budget.drop.items()}
+    limits = {name: getattr(budget, name, None) for name in LIMITS} | {
+        f"drop:{m}": drop for m, drop in budget.drop.items()
+    }
     rows = []
     for limit, allowed in limits.items():
         if allowed is not None:

@@ -105,6 +105,7 @@ def test_the_logits_kept_are_those_that_were_counted(out: Path, found: dict[str,
     assert row(found, "teacher")["accuracy"]["value"] == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bounds(
     tmp_path: Path, tiny_teacher: Path, tiny_model: Path, tiny_task: TextClassification
 ) -> None:

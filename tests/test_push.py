@@ -325,6 +325,7 @@ def test_a_changed_file_is_not_pushed(hub: Hub, copied: Path) -> None:
     assert "other bytes" in refused(command(hub, "check", copied))
 
 
+@pytest.mark.slow
 def test_verify_proves_the_evidence_elsewhere_and_a_changed_model_or_claim_fails(
     hub: Hub, finished: Path, tiny_task: TextClassification
 ) -> None:
@@ -353,6 +354,7 @@ def test_verify_proves_the_evidence_elsewhere_and_a_changed_model_or_claim_fails
     assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.stdout
 
 
+@pytest.mark.slow
 def test_predict_answers_from_the_hub_as_from_the_run_also_offline_from_the_cache(hub: Hub, finished: Path) -> None:
     push(hub, finished)
     asked = ("--text", "the river under this lake", "--format", "json")

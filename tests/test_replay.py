@@ -234,6 +234,7 @@ def command(*words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[
     return subprocess.run(call, input=stdin, capture_output=True, text=True, env=os.environ, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_three_commands_one_after_the_other(
     tiny_teacher: Path, exported: Path, tiny_task: TextClassification, tmp_path: Path
 ) -> None:

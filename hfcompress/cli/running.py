@@ -56,6 +56,9 @@ class PlanOptions:
 
     scale: Annotated[str, tyro.conf.arg(help="small (embedded data, two cores) or full (from the Hub).")] = "small"
     format: Annotated[Literal["text", "json"], tyro.conf.arg(help="What is printed.")] = "text"
+    device: Annotated[str, tyro.conf.arg(help="For a causal LM: a phone or board by name; here: this machine.")] = (
+        "here"
+    )
 
 
 def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
@@ -71,7 +74,7 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
     options = parse(module.recipe, own, module.arguments(scale, folder), arguments, f"hfcompress {verb} {name}")
     verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
     if verb == "plan":
-        return print_plan(module.recipe, options, verb_values["format"])
+        return print_plan(module.recipe, options, verb_values["format"], verb_values["device"])
     return run_recipe(module.recipe, options, recipe_name, scale, folder, RunOptions(**verb_values))
 
 
@@ -179,10 +182,10 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
             )
 
 
-def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str) -> int:
+def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str, on: str) -> int:
     from hfcompress.plan import Plan, render
 
-    planned = Plan()
+    planned = Plan(on)
     recipe(planned, **options)
     print(json.dumps(planned.as_dict(), indent=1) if form == "json" else render(planned))
     return 0 if planned.ok else FAILED
