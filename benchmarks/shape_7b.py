@@ -47,7 +47,7 @@ def config(layers: int) -> dict[str, Any]:
 
 
 def write_random(folder: Path, layers: int) -> None:
-    """The checkpoint: every shard has a layer's shapes, filled from one block of noise."""
+    """The checkpoint: a shard a layer; every matrix has its own noise, since onnxruntime keeps equal ones once."""
     import torch
 
     from hfcompress.stages.pretrain import byte_pair_tokenizer
@@ -56,9 +56,10 @@ def write_random(folder: Path, layers: int) -> None:
     (folder / "config.json").write_text(json.dumps(config(layers)))
     byte_pair_tokenizer(["This licence grants rights."], 300).save_pretrained(folder)
     shape = LanguageShape.from_config(config(layers))
-    noise = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
+        noise = torch.randn(1 << 22, generator=generator).mul_(0.02).to(torch.bfloat16)
         return noise.repeat(-(-rows * columns // len(noise)))[: rows * columns].view(rows, columns)
 
     places = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
 from hfcompress.ops.grid import Grid
 from hfcompress.packed import PackedModel, head_size
 
@@ -23,9 +24,6 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 MODEL, DATA = "model.onnx", "model.onnx.data"
 PAGE = 4096
 MICROSOFT = "com.microsoft"
-LARGEST_BLOCK, SMALLEST_BLOCK = 256, 16
-EMBEDDING_BITS = (4, 8)  # that GatherBlockQuantized reads
-MATRIX_BITS = (2, 4, 8)  # that MatMulNBits reads
 
 Array = np.ndarray[Any, Any]
 
@@ -95,12 +93,15 @@ class GraphWriter:
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(self.file.with_name(MODEL)))
 
 
-def write_decoder(folder: Path, packed: PackedModel, *, context: int, kv_type: str, accuracy_level: int) -> list[str]:
+def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_level: int) -> list[str]:
     """Write model.onnx and model.onnx.data into `folder`.
 
     Args:
-        context: positions that the rotary tables have; kv_type: of the cache, float16 or float32;
+        context: positions that the rotary tables have;
         accuracy_level: what MatMulNBits rounds its inputs to: 4 int8, 1 float32, 0 its own choice.
+
+    The cache is float32: with a float16 one onnxruntime casts all of it there and back for every token
+    (decoder_cache.py makes it int8).
 
     Returns: the matrices whose bits the operators do not have, and that are stored with more.
 
@@ -128,7 +129,7 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, kv_type: s
         hidden = gated(graph, packed, prefix + "mlp.", normed, accuracy_level, widened)
     normed, _ = norm(graph, hidden, residual, "model.norm", norms, epsilon)
     head(graph, packed, normed, accuracy_level, widened)
-    graph.save(*signature(config, kv_type))
+    graph.save(*signature(config))
     return widened
 
 
@@ -245,9 +246,10 @@ def matrix_tensors(graph: GraphWriter, module: str, quantized: "Quantized") -> t
     """Codes uint8 [rows, blocks, bytes], scales float32 [rows * blocks] and, if not symmetric, zeros of a matrix."""
     from hfcompress.ops.packing import pack
 
-    block, repeat = blocks_of(quantized)
     rows, columns = quantized.codes.shape
-    bits = quantized.grid.bits
+    bits, group = quantized.grid.bits, columns // quantized.scales.shape[1]
+    block = block_size(group)
+    repeat = group // block
     codes = pack(quantized.codes, bits).numpy().reshape(rows, columns // block, block * bits // 8)
     scales = quantized.scales.float().repeat_interleave(repeat, 1)
     names = [
@@ -260,22 +262,6 @@ def matrix_tensors(graph: GraphWriter, module: str, quantized: "Quantized") -> t
     return names, block
 
 
-def blocks_of(quantized: "Quantized") -> tuple[int, int]:
-    """The operators' block size, and how many blocks share a scale: they have no whole rows.
-
-    Raises:
-        UserError: no power of two from 16 to 256 divides the group.
-    """
-    columns = quantized.codes.shape[1]
-    group = columns // quantized.scales.shape[1]
-    block = LARGEST_BLOCK
-    while block >= SMALLEST_BLOCK and group % block:
-        block //= 2
-    if block < SMALLEST_BLOCK:
-        raise UserError(f"a group of {group} columns is no multiple of 16, which the ONNX format needs")
-    return block, group // block
-
-
 def expressible(quantized: "Quantized", known: tuple[int, ...], module: str, widened: list[str]) -> "Quantized":
     """The same values with bits that an operator has: 3 as 4, by codes and zeros as far from the middle."""
     from hfcompress.ops.grid import Quantized
@@ -284,7 +270,7 @@ def expressible(quantized: "Quantized", known: tuple[int, ...], module: str, wid
     if grid.bits in known:
         return quantized
     widened.append(module)
-    wide = Grid(next(bits for bits in known if bits > grid.bits), grid.group_size, grid.symmetric)
+    wide = Grid(stored_bits(grid.bits, known), grid.group_size, grid.symmetric)
     shift = wide.middle - grid.middle
     return Quantized(quantized.codes + shift, quantized.scales, quantized.zeros + shift, wide)
 
@@ -317,15 +303,15 @@ def head(graph: GraphWriter, packed: PackedModel, normed: str, accuracy_level: i
     quantized = expressible(packed.quantized("model.embed_tokens"), EMBEDDING_BITS, "model.embed_tokens", [])
     parts = ["codes", "scales"] + ([] if quantized.grid.symmetric else ["zeros"])
     names = [f"model.embed_tokens.{part}" for part in parts]
-    matmul_node(graph, "lm_head", normed, names, quantized, blocks_of(quantized)[0], accuracy_level)
+    block = block_size(quantized.codes.shape[1] // quantized.scales.shape[1])
+    matmul_node(graph, "lm_head", normed, names, quantized, block, accuracy_level)
 
 
-def signature(config: dict[str, Any], kv_type: str) -> tuple[list[Any], list[Any]]:
+def signature(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """Inputs and outputs as onnxruntime-genai names them."""
     from onnx import TensorProto
     from onnx.helper import make_tensor_value_info as value
 
-    cache = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}[kv_type]
     kv_heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     inputs = [
         value("input_ids", TensorProto.INT64, ["batch", "tokens"]),
@@ -335,6 +321,7 @@ def signature(config: dict[str, Any], kv_type: str) -> tuple[list[Any], list[Any
     for index in range(int(config["num_hidden_layers"])):
         for part in ("key", "value"):
             shape = ["batch", kv_heads, "past", head_size(config)]
-            inputs.append(value(f"past_key_values.{index}.{part}", cache, shape))
-            outputs.append(value(f"present.{index}.{part}", cache, ["batch", kv_heads, "total", head_size(config)]))
+            inputs.append(value(f"past_key_values.{index}.{part}", TensorProto.FLOAT, shape))
+            shape = ["batch", kv_heads, "total", head_size(config)]
+            outputs.append(value(f"present.{index}.{part}", TensorProto.FLOAT, shape))
     return inputs, outputs

@@ -15,10 +15,11 @@ from hfcompress.errors import UserError
 from hfcompress.language_shape import LanguageShape
 
 HERE = "here"
-# Resident memory beside the model, measured with llama.cpp's library in CPython 3.11 and numpy.
+# Resident memory beside the model: CPython 3.11 with numpy, and onnxruntime with a session of a 7B's graph whose
+# weights were not touched (benchmarks/shape_7b.py).
 INTERPRETER_BYTES = 29e6
-RUNTIME_BYTES = 17e6
-PROMPT_BATCH = 512  # tokens of a prompt that are computed at once (llama.cpp's n_ubatch)
+RUNTIME_BYTES = 39e6
+PROMPT_BATCH = 64  # tokens of a prompt that are computed at once (evaluation/onnx_decoder.py, CHUNK)
 PLAIN_BYTES = 4  # norms and biases are float32 in every runtime
 READ_BYTES = 256_000_000  # a buffer larger than a last-level cache
 GEMM_SIZE = 1024
@@ -139,32 +140,30 @@ def known_device(name: str) -> str:
     return name
 
 
-def kv_cache_bytes(shape: LanguageShape, tokens: int, kv_bits: float = 16) -> float:
+def kv_cache_bytes(shape: LanguageShape, tokens: int) -> float:
     """Keys and values of so many tokens, no more than the sliding window keeps."""
     kept = min(tokens, shape.sliding_window or tokens)
-    return shape.layers * 2 * shape.kv_heads * shape.head_dim * kept * kv_bits / 8
+    return shape.layers * 2 * shape.kv_heads * shape.head_dim * kept * shape.kv_bits / 8
 
 
-def resident_bytes(
-    shape: LanguageShape, context: int, *, kv_bits: float = 16, interpreter: bool = True
-) -> dict[str, float]:
+def resident_bytes(shape: LanguageShape, context: int, *, interpreter: bool = True) -> dict[str, float]:
     """Where each byte goes at a context length; their sum is the resident memory.
 
     The activations are those of a prompt's batch in float32: the residual and its normed copy, the MLP's two halves,
-    queries, keys and values, and every token's logits, which llama.cpp keeps room for.
+    queries, keys and values, and every token's logits.
 
     Args:
         context: tokens, prompt and answer together.
-        kv_bits: of a key's or value's element.
         interpreter: whether the model is served from Python.
     """
     batch = min(PROMPT_BATCH, context)
     attention = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     return {
-        "weights": (shape.layer_parameters + shape.head_parameters) * shape.weight_bits / 8
+        "weights": shape.layer_parameters * shape.memory_bits / 8
+        + head_bytes(shape)
         + shape.plain_parameters * PLAIN_BYTES,
         "embedding": shape.embedding_parameters * embedding_bits(shape) / 8,
-        "kv_cache": kv_cache_bytes(shape, context, kv_bits),
+        "kv_cache": kv_cache_bytes(shape, context),
         "activations": 4.0 * batch * (2 * shape.hidden + 2 * shape.intermediate + attention + shape.vocab),
         "runtime": RUNTIME_BYTES,
         "interpreter": INTERPRETER_BYTES if interpreter else 0.0,
@@ -175,19 +174,33 @@ def embedding_bits(shape: LanguageShape) -> float:
     return shape.weight_bits if shape.embedding_bits is None else shape.embedding_bits
 
 
-def token_bytes(shape: LanguageShape, context: int, kv_bits: float = 16) -> float:
+def head_bytes(shape: LanguageShape) -> float:
+    """The head's own bytes in memory: none where it is the embedding, unless the runtime repacks it."""
+    if shape.tied and shape.resident_bits is None:
+        return 0.0
+    return shape.embedding_parameters * shape.memory_bits / 8
+
+
+def matrices_allowed(shape: LanguageShape, context: int, resident: float) -> float:
+    """Bytes that matrices and embedding may take of `resident` ones, served from Python."""
+    found = resident_bytes(shape, context)
+    matrices = found["weights"] - shape.plain_parameters * PLAIN_BYTES + found["embedding"]
+    return resident - (sum(found.values()) - matrices)
+
+
+def token_bytes(shape: LanguageShape, context: int) -> float:
     """What making one token reads: every matrix but the embedding, of which a row is looked up, and the cache.
 
     A tied head is the embedding, and is read whole.
     """
-    head = shape.embedding_parameters * (embedding_bits(shape) if shape.tied else shape.weight_bits) / 8
-    layers = shape.layer_parameters * shape.weight_bits / 8
-    return layers + head + shape.plain_parameters * PLAIN_BYTES + kv_cache_bytes(shape, context, kv_bits)
+    head = head_bytes(shape) or shape.embedding_parameters * embedding_bits(shape) / 8
+    layers = shape.layer_parameters * shape.memory_bits / 8
+    return layers + head + shape.plain_parameters * PLAIN_BYTES + kv_cache_bytes(shape, context)
 
 
-def decode_ms(shape: LanguageShape, on: Device, context: int, kv_bits: float = 16) -> float:
+def decode_ms(shape: LanguageShape, on: Device, context: int) -> float:
     """Milliseconds of a token after `context` others."""
-    return 1e3 * token_bytes(shape, context, kv_bits) / (on.memory_bandwidth * 1e9 * on.sustained)
+    return 1e3 * token_bytes(shape, context) / (on.memory_bandwidth * 1e9 * on.sustained)
 
 
 def prompt_operations(shape: LanguageShape, tokens: int) -> float:
@@ -210,9 +223,9 @@ def first_token_ms(shape: LanguageShape, on: Device, prompt: int) -> float:
     return max(1e3 * prompt_operations(shape, prompt) / (on.compute * 1e9), decode_ms(shape, on, prompt))
 
 
-def fits(shape: LanguageShape, on: Device, context: int, kv_bits: float = 16) -> bool:
+def fits(shape: LanguageShape, on: Device, context: int) -> bool:
     """Whether the model may stay resident, served without Python."""
-    return sum(resident_bytes(shape, context, kv_bits=kv_bits, interpreter=False).values()) <= on.usable_memory * 1e9
+    return sum(resident_bytes(shape, context, interpreter=False).values()) <= on.usable_memory * 1e9
 
 
 def measured_here(threads: int) -> Device:

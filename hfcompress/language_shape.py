@@ -16,7 +16,8 @@ class LanguageShape:
     """A decoder of Llama's kind: RMSNorm, grouped-query attention, a gated MLP.
 
     `layer_plain` counts what a layer has beside its matrices: norms and biases. `weight_bits` is for every matrix, the
-    scales of groups included; the embedding has its own where `embedding_bits` is given.
+    scales of groups included; the embedding has its own where `embedding_bits` is given. `resident_bits` is what a
+    matrix takes in memory, where the runtime repacks it. `kv_bits` is for an element of the key-value cache.
     """
 
     layers: int
@@ -32,6 +33,8 @@ class LanguageShape:
     sliding_window: int | None = None
     weight_bits: float = 16
     embedding_bits: float | None = None
+    resident_bits: float | None = None
+    kv_bits: float = 16
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LanguageShape":
@@ -119,6 +122,11 @@ class LanguageShape:
     def plain_parameters(self) -> int:
         """Norms and biases: what is on no grid."""
         return self.layers * self.layer_plain + self.hidden
+
+    @property
+    def memory_bits(self) -> float:
+        """Bits of a matrix's weight in memory."""
+        return self.weight_bits if self.resident_bits is None else self.resident_bits
 
     @property
     def parameters(self) -> int:

@@ -70,9 +70,10 @@ def recipe(
     else:
         model = run(AdoptLanguage(), model=run.base(base, KNOWN_SHAPES.get(base)), name="lm")
     statistics = run(calibrate, model=model, task=task, name="calibration")
-    allotment = run(allot, model=model, calibration=statistics, name="allotment")
+    memory = {"ram_gb": budget.ram_gb, "context": budget.context, "kv_bits": genai.kv_bits}
+    allotment = run(allot, model=model, calibration=statistics, **memory, name="allotment")
     packed = run(weight_only, model=model, task=task, allotment=allotment, name="packed")
-    onnx = run(replace(genai, context=budget.context), model=packed, name="onnx")
+    onnx = run(replace(genai, context=budget.context), model=packed, task=task, name="onnx")
 
     # What one would do without choosing: the same number of bits for all, to nearest.
     plain = run(WeightOnly(algorithm="rtn", bits=4, group_size=128), model=model, task=task, name="rtn-4-g128")
@@ -116,7 +117,7 @@ def full(folder: Path) -> dict[str, Any]:
     return {
         "base": "mistralai/Mistral-7B-Instruct-v0.3",
         "budget": LanguageBudget(ram_gb=4.0, context=2048, latency_ms=100, drop={"perplexity": 0.03}),
-        "allot": Allot(bits=(2, 4, 8), group_sizes=(128,), megabytes=3450),
+        "allot": Allot(bits=(2, 4, 8), group_sizes=(128, 256)),
         "weight_only": WeightOnly(max_memory_gb=4.0),
     }
 

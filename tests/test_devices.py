@@ -96,7 +96,7 @@ def test_kv_cache_by_hand():
     """Mistral-7B: 32 layers, keys and values, 8 heads of 128, two bytes: 131,072 bytes a token."""
     shape = LanguageShape.from_config(MISTRAL)
     assert devices.kv_cache_bytes(shape, 2048) == 2048 * 131_072
-    assert devices.kv_cache_bytes(shape, 2048, kv_bits=8) == 1024 * 131_072
+    assert devices.kv_cache_bytes(dataclasses.replace(shape, kv_bits=8), 2048) == 1024 * 131_072
     windowed = dataclasses.replace(shape, sliding_window=1024)
     assert devices.kv_cache_bytes(windowed, 2048) == 1024 * 131_072
 
@@ -109,6 +109,10 @@ def test_resident_bytes_by_hand():
     assert found["embedding"] == matrix * 4.5 / 8
     assert found["weights"] == (7_248_023_552 - matrix - plain) * 4.5 / 8 + 4 * plain
     assert devices.resident_bytes(shape, 2048, interpreter=False)["interpreter"] == 0
+    repacked = dataclasses.replace(shape, resident_bits=5.0)
+    assert devices.resident_bytes(repacked, 2048)["weights"] == (7_248_023_552 - matrix - plain) * 5 / 8 + 4 * plain
+    tied = devices.resident_bytes(dataclasses.replace(repacked, tied=True), 2048)
+    assert tied["weights"] == devices.resident_bytes(repacked, 2048)["weights"], "the head is repacked beside its rows"
     assert 4.0e9 < found["weights"] + found["embedding"] < 4.2e9  # llama.cpp's Q4_0 file of this shape: 4.11 GB
 
 

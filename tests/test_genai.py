@@ -1,31 +1,45 @@
 """The ONNX decoder computes what the packed integers stand for, in plain onnxruntime and in onnxruntime-genai."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from hfcompress import decoder_graph
+from hfcompress.decoder_cache import cache_scales
 from hfcompress.errors import UserError
 from hfcompress.evaluation.onnx_decoder import OnnxDecoder
 from hfcompress.evaluation.size import sizes
+from hfcompress.models import load_tokenizer
 from hfcompress.ops.grid import Grid
 from hfcompress.packed import load_simulated
 from hfcompress.stage import model_format
 from hfcompress.stages.genai import ExportGenai
-from tests.language_models import pack_model, write_llama
+from hfcompress.tasks.causal_lm import CausalLM
+from tests.language_models import pack_model, write_llama, write_task
 
 IDS = [int(i) for i in np.random.default_rng(1).integers(3, 320, 60)]
 
 
-def export(tmp_path: Path, grid: Grid, accuracy_level: int = 1, **changes: object) -> tuple[Path, Path]:
+def export(
+    tmp_path: Path, grid: Grid, accuracy_level: int = 1, kv_cache: Any = "float32", **changes: object
+) -> tuple[Path, Path]:
     model = write_llama(tmp_path / "model", **changes)  # type: ignore[arg-type]
     packed = pack_model(model, tmp_path / "packed", grid)
     (tmp_path / "onnx").mkdir()
-    ExportGenai(kv_cache="float32", accuracy_level=accuracy_level, context=128)(tmp_path / "onnx", model=packed)
+    stage = ExportGenai(kv_cache=kv_cache, accuracy_level=accuracy_level, context=128)
+    stage(tmp_path / "onnx", model=packed, task=task(tmp_path))
     return packed, tmp_path / "onnx"
+
+
+def task(tmp_path: Path) -> CausalLM:
+    folder = tmp_path / "data"
+    written = write_task(folder) if not folder.is_dir() else CausalLM(dataset=str(folder))
+    return replace(written, window=32, stride=16, calibration_windows=12)
 
 
 def simulated(packed: Path, ids: list[int]) -> np.ndarray:
@@ -68,10 +82,55 @@ def test_tokens_one_by_one_and_after_a_rewind_give_the_same(tmp_path: Path) -> N
         decoder.append([3] * 100)
 
 
-def test_genai_generates_what_plain_onnxruntime_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"kind": "Mistral", "sliding_window": 16}])
+def test_an_int8_cache_says_nearly_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
+    packed, onnx = export(tmp_path, Grid(8, 32), kv_cache="int8", **changes)
+    decoder = OnnxDecoder(onnx, 1)
+    assert {cache.dtype for cache in decoder.caches.values()} == {np.dtype(np.int8)}
+    ids = task(tmp_path).calibration(load_tokenizer(packed))[9:11].flatten().tolist()  # windows that set no scale
+    wanted = simulated(packed, ids)
+    found = decoder.append(ids, all_logits=True)
+    assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
+    decoder.rewind(10)
+    single = np.concatenate([decoder.append([token]) for token in ids[10:]])
+    assert np.abs(single - wanted[10:]).max() < 0.03 * np.abs(wanted).max()
+
+
+def test_the_scales_of_an_int8_cache_are_the_channels_largest_values(tmp_path: Path) -> None:
+    packed, onnx = export(tmp_path, Grid(8, 32))
+    windows = np.array([IDS[:20], IDS[20:40]])
+    found = cache_scales(onnx, windows)
+    largest: dict[str, torch.Tensor] = {}
+    with torch.inference_mode():
+        for window in windows:
+            cache = load_simulated(packed)(torch.tensor([window.tolist()]), use_cache=True).past_key_values
+            for layer in range(2):
+                key, value = cache.layers[layer].keys, cache.layers[layer].values
+                for name, tensor in (("key", key), ("value", value)):
+                    seen = tensor[0].abs().amax(1).flatten()
+                    name = f"past_key_values.{layer}.{name}"
+                    largest[name] = torch.maximum(largest.get(name, torch.zeros(())), seen)
+    assert found.keys() == largest.keys()
+    for name, scales in found.items():
+        assert np.allclose(scales, largest[name].numpy() * 1.1 / 127, rtol=1e-3)
+
+
+def test_wrong_scales_of_a_cache_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfcompress import decoder_cache
+
+    def too_small(folder: Path, windows: np.ndarray, threads: int = 1) -> dict[str, np.ndarray]:
+        return {name: scales / 20 for name, scales in cache_scales(folder, windows, threads).items()}
+
+    monkeypatch.setattr(decoder_cache, "cache_scales", too_small)
+    with pytest.raises(RuntimeError, match="other logits"):
+        export(tmp_path, Grid(4, 32), kv_cache="int8")
+
+
+@pytest.mark.parametrize("kv_cache", ["float32", "int8"])
+def test_genai_generates_what_plain_onnxruntime_does(tmp_path: Path, kv_cache: str) -> None:
     import onnxruntime_genai as genai
 
-    _, onnx = export(tmp_path, Grid(4, 32), accuracy_level=4)
+    _, onnx = export(tmp_path, Grid(4, 32), accuracy_level=4, kv_cache=kv_cache)
     decoder = OnnxDecoder(onnx, 1)
     wanted, logits = list(IDS[:12]), decoder.append(IDS[:12])
     for _ in range(12):
@@ -106,7 +165,7 @@ def test_a_writer_that_swaps_nibbles_is_caught(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(packing, "pack", lambda codes, bits: (right(codes, bits) >> 4) | (right(codes, bits) << 4))
     (tmp_path / "onnx").mkdir()
     with pytest.raises(RuntimeError, match="other logits"):
-        ExportGenai(context=128)(tmp_path / "onnx", model=packed)
+        ExportGenai(context=128)(tmp_path / "onnx", model=packed, task=task(tmp_path))
 
 
 def test_a_matrix_left_in_float_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +178,11 @@ def test_a_matrix_left_in_float_is_caught(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(decoder_graph, "matmul", left_in_float)
     (tmp_path / "onnx").mkdir()
     with pytest.raises(RuntimeError, match="claims packed integers"):
-        ExportGenai(context=128)(tmp_path / "onnx", model=packed)
+        ExportGenai(context=128)(tmp_path / "onnx", model=packed, task=task(tmp_path))
 
 
 def test_another_architecture_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     packed = pack_model(write_llama(tmp_path / "model", kind="Qwen2"), tmp_path / "packed", Grid(4, 32))
     (tmp_path / "onnx").mkdir()
     with pytest.raises(UserError, match="LlamaForCausalLM, MistralForCausalLM"):
-        ExportGenai()(tmp_path / "onnx", model=packed)
+        ExportGenai()(tmp_path / "onnx", model=packed, task=task(tmp_path))

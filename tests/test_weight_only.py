@@ -3,7 +3,9 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,23 +158,32 @@ def test_models_that_cannot_be_read_are_refused_in_a_sentence(tmp_path: Path, ta
 
 
 def test_text_that_is_too_short_to_calibrate_is_refused(tmp_path: Path, trained: Path, task: CausalLM) -> None:
-    from dataclasses import replace
-
     short = replace(task, calibration_windows=100_000)
     with pytest.raises(UserError, match="calibration-windows 100000"):
         made(WeightOnly("gptq"), tmp_path / "out", model=trained, task=short)
 
 
 def test_a_knapsack_finds_what_trying_everything_finds() -> None:
-    options = [[(4.0, 9.0), (8.0, 2.0), (9.0, 1.9)], [(4.0, 3.0), (8.0, 0.5)], [(2.0, 7.0), (8.0, 0.1), (4.0, 3.0)]]
-    for allowed in (10.0, 14.0, 17.0, 20.0, 30.0):
+    rows = [
+        [(4.0, 5.0, 9.0), (8.0, 9.0, 2.0), (9.0, 10.5, 1.9)],
+        [(4.0, 4.5, 3.0), (8.0, 12.0, 0.5)],
+        [(2.0, 3.0, 7.0), (8.0, 8.0, 0.1), (4.0, 9.0, 3.0)],
+    ]
+    options = [[dict(zip(("bytes", "resident", "kl"), row, strict=True)) for row in found] for found in rows]
+
+    def total(picks: tuple[int, ...], name: str) -> float:
+        return sum(found[pick][name] for found, pick in zip(options, picks, strict=True))
+
+    for stored, resident in ((10.0, 99.0), (14.0, 99.0), (17.0, 21.0), (20.0, 99.0), (30.0, 23.0), (30.0, 99.0)):
+        limits = {"bytes": stored, "resident": resident}
         tried = [
-            (sum(options[i][j][1] for i, j in enumerate(picks)), picks)
+            (total(picks, "kl"), picks)
             for picks in itertools.product(range(3), range(2), range(3))
-            if sum(options[i][j][0] for i, j in enumerate(picks)) <= allowed
+            if all(total(picks, name) <= most for name, most in limits.items())
         ]
-        assert knapsack(options, allowed) == list(min(tried)[1])
-    assert knapsack(options, 5.0) is None
+        assert knapsack(options, limits) == list(min(tried)[1])
+    assert knapsack(options, {"bytes": 5.0}) is None
+    assert knapsack(options, {"bytes": 30.0, "resident": -1.0}) is None
 
 
 def test_the_allotment_keeps_its_bytes_and_beats_every_uniform_choice_of_its_size(
@@ -194,6 +205,38 @@ def test_too_few_bytes_for_any_choice_are_refused(tmp_path: Path, trained: Path,
     made(Calibrate(windows=2), tmp_path / "calibration", model=trained, task=task)
     with pytest.raises(UserError, match="at the least"):
         made(Allot(bits_per_weight=1), tmp_path / "allotment", model=trained, calibration=tmp_path / "calibration")
+    with pytest.raises(UserError, match="take in memory"):
+        made(Allot(), tmp_path / "memory", model=trained, calibration=tmp_path / "calibration", ram_gb=0.06)
+
+
+def test_a_budget_of_memory_takes_bits_away(tmp_path: Path, trained: Path, task: CausalLM) -> None:
+    """What onnxruntime keeps is counted: 64 bits more a block, and a tied embedding twice."""
+    from hfcompress.devices import matrices_allowed, resident_bytes
+    from hfcompress.language_shape import LanguageShape
+
+    made(Calibrate(windows=2), tmp_path / "calibration", model=trained, task=task)
+
+    def chosen(ram_gb: float | None) -> dict[str, Any]:
+        out = tmp_path / f"allotment-{ram_gb}"
+        made(Allot(bits_per_weight=8.5, group_sizes=(32,)), out, model=trained,
+             calibration=tmp_path / "calibration", ram_gb=ram_gb, context=64, kv_bits=8)  # fmt: skip
+        return json.loads((out / ALLOTMENT).read_text())
+
+    free = chosen(None)
+    assert free["allowed_resident_bytes"] is None
+    weights = {name: found["weights"] for name, found in free["modules"].items()}
+    bits = {name: grid["bits"] for name, grid in free["grids"].items()}
+    rows = max(bits.pop("model.embed_tokens"), 4)  # what no lookup has 2 bits for
+    by_hand = weights["model.embed_tokens"] * ((rows + 32 / 32) + (rows + 64 / 32)) / 8
+    assert free["resident_bytes"] == by_hand + sum(weights[name] * (b + 64 / 32) / 8 for name, b in bits.items())
+    shape = replace(LanguageShape.read(trained), kv_bits=8)
+    others = 1e9 - matrices_allowed(shape, 64, 1e9)
+    assert others == pytest.approx(
+        sum(resident_bytes(replace(shape, weight_bits=0), 64).values())
+    ), "all that is no matrix: norms, cache, activations, runtime and interpreter"
+    tight = chosen((others + 0.8 * free["resident_bytes"]) / 1e9)
+    assert tight["resident_bytes"] <= tight["allowed_resident_bytes"] < free["resident_bytes"]
+    assert tight["predicted_kl"] > free["predicted_kl"]
 
 
 def test_calibration_is_the_gradients_square_of_the_whole_model(tmp_path: Path, trained: Path, task: CausalLM) -> None:

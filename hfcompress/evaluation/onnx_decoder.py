@@ -9,21 +9,22 @@ import numpy as np
 from hfcompress.errors import UserError
 
 Array = np.ndarray[Any, Any]
-CHUNK = 256  # tokens of a prompt that are read at once: logits and activations take room for each
+CHUNK = 64  # tokens of a prompt read at once: more take more room for logits and activations, and no less time
 
 
 class OnnxDecoder:
     """See evaluation/decoder.py, Decoder.
 
     Args:
-        folder: model.onnx, its data and genai_config.json; threads: intra-op threads.
+        folder: model.onnx, its data and genai_config.json; threads: intra-op threads; context: tokens that the cache
+        has room for, at most (and if not given) those that genai_config.json names.
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, context: int | None = None) -> None:
         import onnxruntime
 
         settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        self.context = int(settings["context_length"])
+        self.context = min(int(settings["context_length"]), context or int(settings["context_length"]))
         self.length = 0
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -71,4 +72,4 @@ class OnnxDecoder:
         return logits if all_logits else logits[-1:].copy()
 
 
-NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+NUMPY = {"tensor(float)": np.float32, "tensor(int8)": np.int8}

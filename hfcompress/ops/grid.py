@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 BITS = (2, 3, 4, 8)
-GROUP_SIZES = (32, 64, 128, 0)
+GROUP_SIZES = (32, 64, 128, 256, 0)
 SMALLEST_SCALE = 2.0**-24  # float16's smallest: a group of zeros gets it, and stays zero
 
 

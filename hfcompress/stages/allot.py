@@ -4,14 +4,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.devices import matrices_allowed
 from hfcompress.errors import UserError
+from hfcompress.language_shape import EMBEDDING, LanguageShape
+from hfcompress.matmul_nbits import EMBEDDING_BITS, matrix_bits, resident_bits, row_bits, stored_bits
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hfcompress.checkpoint import Checkpoint
-    from hfcompress.language_shape import LanguageShape
 
 ALLOTMENT = "allotment.json"
 ROWS = 1024  # a matrix is rounded this many rows at a time
@@ -23,13 +25,13 @@ class Allot:
 
     bits: tuple[int, ...] = (2, 4, 8)
     """Bits that a matrix may get; onnxruntime computes in 2, 4 and 8."""
-    group_sizes: tuple[int, ...] = (32, 128)
+    group_sizes: tuple[int, ...] = (32, 128, 256)
     """Columns that may share a scale; 0 is the whole row."""
     symmetric: bool = True
     megabytes: float | None = None
     """What all matrices may take, in MB; not given: what `bits_per_weight` says."""
     bits_per_weight: float = 4.25
-    """Average bits a weight, scales included."""
+    """Average bits a weight, scales included. A budget of memory may ask for less."""
 
     training: ClassVar[bool] = False
 
@@ -40,8 +42,20 @@ class Allot:
         if self.megabytes is not None and not self.megabytes > 0:
             raise UserError(f"--allot.megabytes {self.megabytes:g}: must be above 0")
 
-    def __call__(self, out: Path, *, model: Path, calibration: Path) -> dict[str, Any]:
+    def __call__(
+        self,
+        out: Path,
+        *,
+        model: Path,
+        calibration: Path,
+        ram_gb: float | None = None,
+        context: int = 2048,
+        kv_bits: int = 8,
+    ) -> dict[str, Any]:
         """Write allotment.json: module -> grid, bytes and predicted KL of the choice, and of every uniform one.
+
+        Args:
+            ram_gb: peak memory that a process may take, in GB, when `context` tokens lie in a cache of `kv_bits`.
 
         Raises:
             UserError: not even the smallest choice fits.
@@ -59,13 +73,13 @@ class Allot:
             checkpoint.shape(f"{name}.weight")[0] * checkpoint.shape(f"{name}.weight")[1] for name in options
         )
         allowed = self.megabytes * 1e6 if self.megabytes is not None else self.bits_per_weight * weights / 8
-        chosen = knapsack([[(o["bytes"], o["kl"]) for o in found] for found in options.values()], allowed)
+        limits = {"bytes": allowed}
+        if ram_gb is not None:
+            shape = replace(LanguageShape.read(model), kv_bits=kv_bits)
+            limits["resident"] = matrices_allowed(shape, context, 1e9 * ram_gb)
+        chosen = knapsack(list(options.values()), limits)
         if chosen is None:
-            least = sum(min(o["bytes"] for o in found) for found in options.values()) / 1e6
-            raise UserError(
-                f"the matrices may take {allowed / 1e6:.2f} MB, and take {least:.2f} MB at the least "
-                f"({min(self.bits)} bits); raise the budget, or allow fewer bits (--allot.bits)"
-            )
+            raise UserError(self.refusal(list(options.values()), limits))
         picked = {name: found[i] for (name, found), i in zip(options.items(), chosen, strict=True)}
         result = {
             "grids": {name: option["grid"] for name, option in picked.items()},
@@ -75,12 +89,25 @@ class Allot:
             },
             "bytes": sum(option["bytes"] for option in picked.values()),
             "allowed_bytes": allowed,
+            "resident_bytes": sum(option["resident"] for option in picked.values()),
+            "allowed_resident_bytes": limits.get("resident"),
             "predicted_kl": sum(option["kl"] for option in picked.values()),
             "uniform": uniform(options),
         }
         write_json(out / ALLOTMENT, result)
         print(table(result))
-        return {name: result[name] for name in ("bytes", "allowed_bytes", "predicted_kl", "uniform")}
+        return {name: value for name, value in result.items() if name not in ("grids", "modules")}
+
+    def refusal(self, options: list[list[dict[str, Any]]], limits: dict[str, float]) -> str:
+        """Which limit not even the smallest grids keep."""
+        for name, what in (("bytes", "take"), ("resident", "take in memory")):
+            least = sum(min(option[name] for option in found) for found in options)
+            if name in limits and least > limits[name]:
+                return (
+                    f"the matrices may {what} {limits[name] / 1e6:.2f} MB, and {what} {least / 1e6:.2f} MB at the "
+                    f"least ({min(self.bits)} bits); raise the budget, or allow fewer bits (--allot.bits)"
+                )
+        return "no choice of bits keeps both limits, disk and memory; raise one of them"
 
     def options(self, checkpoint: "Checkpoint", name: str, statistics: "dict[str, Tensor]") -> list[dict[str, Any]]:
         """The grids that a matrix may get, each with its bytes and predicted KL (nats a token)."""
@@ -102,14 +129,21 @@ class Allot:
                 "grid": asdict(grid),
                 "weights": rows * columns,
                 "bytes": rows * columns * grid.bits_per_weight(columns) / 8,
+                "resident": rows * columns * onnx_bits(grid, columns, name, len(roles) == 2) / 8,
                 "kl": kl,
             }
             for grid, kl in costs.items()
         ]
 
-    def predict(self, model: "LanguageShape", *, calibration: Any) -> "LanguageShape":
+    def predict(
+        self, model: LanguageShape, *, calibration: Any, ram_gb: float | None, context: int, kv_bits: int
+    ) -> LanguageShape:
         matrices = model.parameters - model.plain_parameters
         bits = self.bits_per_weight if self.megabytes is None else 8e6 * self.megabytes / matrices
+        if ram_gb is not None:
+            found = replace(model, kv_bits=kv_bits)
+            fitting = 8 * matrices_allowed(found, context, 1e9 * ram_gb) / matrices
+            bits = min(bits, fitting - resident_bits(0))
         return replace(model, weight_bits=bits)
 
 
@@ -136,8 +170,17 @@ def add_costs(
         costs[grid] += sum(float(predicted_kl(error, of_rows, of_columns)) for of_rows, of_columns in roles)
 
 
-def knapsack(options: list[list[tuple[float, float]]], allowed: float) -> list[int] | None:
-    """One option of each list, (bytes, cost), at the least total cost within `allowed` bytes; None if none fits.
+def onnx_bits(grid: Grid, columns: int, name: str, tied: bool) -> float:
+    """Bits a weight that a matrix on a grid takes in onnxruntime's memory; a tied embedding is there twice."""
+    group = columns // grid.groups(columns)
+    if name != EMBEDDING:
+        return matrix_bits(grid.bits, group)
+    wide = stored_bits(grid.bits, EMBEDDING_BITS)  # the head reads what the embedding stores
+    return row_bits(grid.bits, group) + (matrix_bits(wide, group) if tied else 0.0)
+
+
+def knapsack(options: list[list[dict[str, Any]]], limits: dict[str, float]) -> list[int] | None:
+    """One option of each list at the least total "kl", its sums within `limits` (name -> most); None if none fits.
 
     Solved to a gap of 1e-4 (Sinha and Zoltners 1979 for the problem; HiGHS for the solution).
     """
@@ -145,8 +188,10 @@ def knapsack(options: list[list[tuple[float, float]]], allowed: float) -> list[i
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
-    sizes = np.array([size for found in options for size, _ in found])
-    costs = np.array([cost for found in options for _, cost in found])
+    if min(limits.values()) <= 0:
+        return None
+    costs = np.array([option["kl"] for found in options for option in found])
+    sizes = {name: np.array([option[name] for found in options for option in found]) for name in limits}
     owner = np.repeat(np.arange(len(options)), [len(found) for found in options])
     one_each = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     scale = max(float(costs.max()), 1e-30)
@@ -156,7 +201,7 @@ def knapsack(options: list[list[tuple[float, float]]], allowed: float) -> list[i
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(one_each, 1, 1),
-            LinearConstraint(sizes[None] / allowed, -np.inf, 1.0),
+            *(LinearConstraint(sizes[name][None] / most, -np.inf, 1.0) for name, most in limits.items()),
         ],
         options={"mip_rel_gap": 1e-4, "time_limit": 60},
     )

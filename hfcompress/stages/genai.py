@@ -1,11 +1,13 @@
 """genai: a packed decoder as a folder that onnxruntime-genai and plain onnxruntime run."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
+from hfcompress.matmul_nbits import resident_bits
+from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
@@ -20,8 +22,10 @@ AGREEMENT = 0.02  # of the largest logit: int8 inputs move logits, wrong bytes m
 class ExportGenai:
     """Write model.onnx, its data and genai_config.json; the integers are copied, not rounded again."""
 
-    kv_cache: Literal["float16", "float32"] = "float16"
-    """Type of the key-value cache."""
+    kv_cache: Literal["int8", "float32"] = "int8"
+    """Type of the key-value cache; int8 has a scale a channel, from the task's calibration text."""
+    windows: int = 8
+    """Windows of calibration text whose keys and values set the scales of an int8 cache."""
     accuracy_level: int = 4
     """What MatMulNBits rounds its inputs to: 4 is int8 (fast), 1 is float32."""
     context: int = 2048
@@ -32,15 +36,17 @@ class ExportGenai:
     def __post_init__(self) -> None:
         if self.accuracy_level not in (0, 1, 4):
             raise UserError(f"--genai.accuracy-level {self.accuracy_level}: choose from 0 1 4")
-        if self.context < 1:
-            raise UserError(f"--genai.context {self.context}: must be at least 1")
+        for name, value in (("context", self.context), ("windows", self.windows)):
+            if value < 1:
+                raise UserError(f"--genai.{name} {value}: must be at least 1")
 
-    def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
+    def __call__(self, out: Path, *, model: Path, task: CausalLM) -> dict[str, Any]:
         """Write the folder, and hold it against the packed model.
 
         Raises:
             UserError: an architecture or a grid that the format cannot express.
         """
+        from hfcompress.decoder_cache import cache_scales, to_int8
         from hfcompress.decoder_graph import DATA, MODEL, write_decoder
         from hfcompress.models import load_tokenizer
         from hfcompress.packed import PackedModel
@@ -48,22 +54,24 @@ class ExportGenai:
 
         packed = PackedModel(model)
         context = min(self.context, int(packed.config["max_position_embeddings"]))
-        widened = write_decoder(
-            out, packed, context=context, kv_type=self.kv_cache, accuracy_level=self.accuracy_level
-        )
+        widened = write_decoder(out, packed, context=context, accuracy_level=self.accuracy_level)
         write_json(out / "genai_config.json", genai_config(packed, context))
         for name in ("config.json", "generation_config.json"):
             if (model / name).is_file():
                 shutil.copyfile(model / name, out / name)
-        load_tokenizer(model).save_pretrained(out)
+        tokenizer = load_tokenizer(model)
+        tokenizer.save_pretrained(out)
+        windows = task.calibration(tokenizer)[: self.windows, :context]
+        if self.kv_cache == "int8":
+            to_int8(out, cache_scales(out, windows))
         counted = count_matrices(out / MODEL)
         if counted["float_matrices"] or counted["matrices"] != len(packed.grids) + (1 if packed.tied else 0):
             raise RuntimeError(f"{out / MODEL} claims packed integers and holds {counted}")
-        checked = self.check(out, packed)
+        checked = self.check(out, packed, windows[0, :CHECKED_TOKENS].tolist())
         return {"widened": widened, "file_bytes": (out / DATA).stat().st_size, **counted, **checked}
 
-    def check(self, out: Path, packed: "PackedModel") -> dict[str, Any]:
-        """The written model's logits beside the simulation's, on a few tokens, where that fits in memory."""
+    def check(self, out: Path, packed: "PackedModel", ids: list[int]) -> dict[str, Any]:
+        """The written model's logits after these tokens beside the simulation's, where that fits in memory."""
         import numpy as np
         import torch
 
@@ -73,8 +81,6 @@ class ExportGenai:
         weights = sum(place.bytes for place in packed.checkpoint.places.values())
         if 2 * weights > CHECKED_PARAMETERS:
             return {"checked": False}
-        vocabulary = int(packed.config["vocab_size"])
-        ids = np.random.default_rng(0).integers(0, vocabulary, CHECKED_TOKENS).tolist()
         with torch.inference_mode():
             simulated = load_simulated(packed.folder)(torch.tensor([ids])).logits[0].numpy()
         found = OnnxDecoder(out, 1).append(ids, all_logits=True)
@@ -83,8 +89,13 @@ class ExportGenai:
             raise RuntimeError(f"{out} gives other logits than the packed model: {difference:.3f} of the largest")
         return {"checked": True, "difference_from_simulation": difference}
 
-    def predict(self, model: "LanguageShape") -> "LanguageShape":
-        return model
+    @property
+    def kv_bits(self) -> int:
+        """Of an element of the cache."""
+        return 8 if self.kv_cache == "int8" else 32
+
+    def predict(self, model: "LanguageShape", *, task: CausalLM) -> "LanguageShape":
+        return replace(model, kv_bits=self.kv_bits, resident_bits=resident_bits(model.weight_bits))
 
 
 def genai_config(packed: "PackedModel", context: int) -> dict[str, Any]:
