@@ -1,10 +1,12 @@
 """Mistral-7B's shape with random weights: time, memory and size of streaming quantization, and of what it delivers.
 
-    python -m benchmarks.shape_7b [--work FOLDER] [--layers 32] [--context 2048] [--threads 2]
+    python -m benchmarks.shape_7b [--work FOLDER] [--layers 32] [--context 2048] [--threads 2] [--ram-gb 4.0]
+    python -m benchmarks.shape_7b --gptq [--layers 1]
 
-Writes a bf16 checkpoint (14.5 GB at 32 layers), rounds it to 4 bits as a stream, writes the ONNX folder, and times
-both against merely reading the input and writing the output; then a fresh process answers at the full context. Needs
-about 25 GB of disk. The weights are noise: nothing is said about quality.
+Writes a bf16 checkpoint (14.5 GB at 32 layers), allots bits for the memory given, rounds to nearest as a stream,
+writes the ONNX folder, and times the last two against merely reading the input and writing the output; then a fresh
+process answers at the full context, beside what `plan` predicts. Needs about 25 GB of disk. With --gptq only the
+calibrated algorithm's time and memory a layer are taken. The weights are noise: nothing is said about quality.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +119,6 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def stage(module: str, call: str, out: Path, model: Path, more: str = "") -> str:
-    name = call.partition("(")[0]
-    return f"from {module} import {name}\n{call}(Path({str(out)!r}), model=Path({str(model)!r}){more})"
-
-
 def decode_seconds(folder: Path, threads: int, tokens: int, depth: int) -> Callable[[], Any]:
     """Milliseconds a token, the median, after `depth` others."""
 
@@ -143,44 +141,133 @@ def decode_seconds(folder: Path, threads: int, tokens: int, depth: int) -> Calla
     return measure
 
 
+def measured_stage(work: Path, name: str, module: str, call: str, **inputs: Any) -> tuple[Path, dict[str, Any]]:
+    """Run a stage in a fresh process into its folder."""
+    out = fresh(work / name)
+    given = "".join(f", {key}={source(value)}" for key, value in inputs.items())
+    stage = call.partition("(")[0]
+    task = "from hfcompress.tasks.causal_lm import CausalLM\n" if "task" in inputs else ""
+    found = in_fresh_process(f"{task}from {module} import {stage}\n{call}(Path({str(out)!r}){given})")
+    shutil.rmtree(out / "work", ignore_errors=True)
+    return out, found
+
+
+def source(value: Any) -> str:
+    """An input as Python: folders are paths, the rest stands as it is written."""
+    return f"Path({str(value)!r})" if isinstance(value, Path) else str(value)
+
+
+def weights_bytes(folder: Path) -> int:
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.onnx.data")]
+    return sum(file.stat().st_size for file in files)
+
+
+def streamed(work: Path, checkpoint: Path, options: argparse.Namespace) -> Path:
+    """Allot, round, write the ONNX folder; what the last two take is held against mere copying."""
+    calibration, found = measured_stage(
+        work, "calibration", "hfcompress.stages.calibrate", "Calibrate(windows=1)", model=checkpoint,
+        task="CausalLM(window=128, stride=64, calibration_windows=1)",
+    )  # fmt: skip
+    say("calibrate, 128 tokens", found)
+    allotment, found = measured_stage(
+        work, "allotment", "hfcompress.stages.allot", "Allot(group_sizes=(128, 256))", model=checkpoint,
+        calibration=calibration, ram_gb=options.ram_gb, context=options.context,
+    )  # fmt: skip
+    say(f"allot, {options.ram_gb} GB", found | chosen_bits(allotment))
+    packed, of_rtn = measured_stage(
+        work, "packed", "hfcompress.stages.weight_only", "WeightOnly('rtn', max_memory_gb=4.0)", model=checkpoint,
+        task=None, allotment=allotment,
+    )  # fmt: skip
+    say("rtn", of_rtn | {"bytes": weights_bytes(packed)})
+    onnx, of_onnx = measured_stage(
+        work, "onnx", "hfcompress.stages.genai", f"ExportGenai(context={options.context}, windows=1)", model=packed,
+        task="CausalLM(window=128, stride=64, calibration_windows=1)",
+    )  # fmt: skip
+    say("onnx, int8 cache", of_onnx | {"bytes": weights_bytes(onnx)})
+    _, of_float = measured_stage(
+        work, "float", "hfcompress.stages.genai", f"ExportGenai('float32', context={options.context}, windows=1)",
+        model=packed, task="CausalLM(window=128, stride=64, calibration_windows=1)",
+    )  # fmt: skip
+    shutil.rmtree(work / "float")
+    say("onnx, float32 cache", of_float)
+    copied = copying_seconds(checkpoint, weights_bytes(onnx), work / "scratch")
+    seconds = of_rtn["seconds"] + of_float["seconds"]
+    say("rtn + onnx, float32 cache", {"seconds": round(seconds, 1), "copy_s": round(copied, 1),
+                                      "ratio": round(seconds / copied, 2)})  # fmt: skip
+    return onnx
+
+
+def chosen_bits(allotment: Path) -> dict[str, Any]:
+    """How many weights have which grid, and what that takes."""
+    found = json.loads((allotment / "allotment.json").read_text())
+    share: dict[str, float] = {}
+    total = sum(module["weights"] for module in found["modules"].values())
+    for name, grid in found["grids"].items():
+        key = f"{grid['bits']}g{grid['group_size']}"
+        share[key] = share.get(key, 0.0) + found["modules"][name]["weights"] / total
+    return {"share": {key: round(value, 4) for key, value in sorted(share.items())}} | {
+        name: found[name] for name in ("bytes", "resident_bytes", "allowed_resident_bytes")
+    }
+
+
+def served(onnx: Path, checkpoint: Path, options: argparse.Namespace) -> None:
+    """Decoding and memory of the ONNX folder, beside the prediction for this machine."""
+    from hfcompress.devices import decode_ms, device, first_token_ms, resident_bytes
+    from hfcompress.evaluation.language_memory import fresh_process
+
+    here = device("here", options.threads)
+    say("read bandwidth, GB/s", round(here.memory_bandwidth, 1))
+    found = json.loads((onnx.parent / "allotment" / "allotment.json").read_text())
+    read = LanguageShape.read(checkpoint)
+    matrices = read.layer_parameters + read.head_parameters
+    embedding = found["modules"]["model.embed_tokens"]
+    resident = found["resident_bytes"] - embedding["bytes"]
+    shape = replace(read, kv_bits=8, resident_bits=8 * resident / matrices,
+                    embedding_bits=8 * embedding["bytes"] / embedding["weights"])  # fmt: skip
+    for depth in (64, options.context - 64):
+        timed = decode_seconds(onnx, options.threads, 24, depth)()
+        predicted = {
+            "predicted_ms": round(decode_ms(shape, here, depth), 1),
+            "predicted_prompt_s": round(first_token_ms(shape, here, depth) / 1e3, 1),
+        }
+        say(f"decode after {depth}", {name: round(v, 2) for name, v in timed.items()} | predicted)
+    parts = {name: round(value / 1e6, 1) for name, value in resident_bytes(shape, options.context).items()}
+    say("predicted resident, MB", parts | {"sum": round(sum(parts.values()), 1)})
+    say(f"fresh process, {options.context} tokens", fresh_process(onnx, options.context, options.threads))
+
+
+def one_gptq(work: Path, checkpoint: Path, layers: int) -> None:
+    """GPTQ of 128 windows of 512 tokens, under 4 GB."""
+    task = "CausalLM(window=512, stride=256, calibration_windows=128)"
+    _, found = measured_stage(
+        work, "gptq", "hfcompress.stages.weight_only", "WeightOnly('gptq', max_memory_gb=4.0)", model=checkpoint,
+        task=task,
+    )  # fmt: skip
+    say(f"gptq, {layers} layers and the head, 65,536 tokens", found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, default=Path("runs/shape_7b"))
-    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ram-gb", type=float, default=4.0)
+    parser.add_argument("--gptq", action="store_true")
     options = parser.parse_args()
-    from hfcompress.devices import device
-    from hfcompress.evaluation.language_memory import fresh_process
     from hfcompress.record import cpu_name
 
+    layers = options.layers or (1 if options.gptq else 32)
     work: Path = options.work
-    here = device("here", options.threads)
-    say("machine", {"cpu": cpu_name(), "read_gb_per_s": round(here.memory_bandwidth, 1)})
-    source = work / "bf16"
-    if not (source / INDEX).is_file():
-        write_random(source, options.layers)
-    size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-    say("checkpoint", {"bytes": size})
-    packed, onnx = fresh(work / "packed"), fresh(work / "onnx")
-    task = ", task=None"
-    weight_only = stage("hfcompress.stages.weight_only", "WeightOnly('rtn', max_memory_gb=4.0)", packed, source, task)
-    found = in_fresh_process(weight_only)
-    written = sum(file.stat().st_size for file in packed.glob("*.safetensors"))
-    copied = copying_seconds(source, written, work / "scratch")
-    say("rtn, 4 bits, groups of 128", found | {"bytes": written, "copy_s": round(copied, 1),
-                                              "ratio": round(found["seconds"] / copied, 2)})  # fmt: skip
-    genai = f"ExportGenai(context={options.context})"
-    found = in_fresh_process(stage("hfcompress.stages.genai", genai, onnx, packed))
-    say("onnx", found | {"bytes": (onnx / "model.onnx.data").stat().st_size})
-    shutil.rmtree(onnx / "work", ignore_errors=True)
-    read = LanguageShape.read(source)
-    weights = (read.parameters - read.embedding_parameters) * 4.25 / 8
-    for depth in (64, options.context - 64):
-        timed = decode_seconds(onnx, options.threads, 12, depth)()
-        floor = 1e3 * weights / (here.memory_bandwidth * 1e9)
-        say(f"decode after {depth}", {name: round(v, 2) for name, v in timed.items()} | {"floor_ms": round(floor, 1)})
-    say(f"fresh process, {options.context} tokens", fresh_process(onnx, options.context, options.threads))
+    say("machine", {"cpu": cpu_name(), "threads": options.threads})
+    checkpoint = work / f"bf16-{layers}"
+    if not (checkpoint / INDEX).is_file():
+        write_random(checkpoint, layers)
+    say("checkpoint", {"bytes": weights_bytes(checkpoint)})
+    if options.gptq:
+        one_gptq(work, checkpoint, layers)
+    else:
+        served(streamed(work, checkpoint, options), checkpoint, options)
 
 
 if __name__ == "__main__":

@@ -81,20 +81,16 @@ class Checkpoint:
         start, stop, _ = (rows or slice(None)).indices(place.shape[0] if place.shape else 1)
         shape = (stop - start, *place.shape[1:]) if place.shape else ()
         row = place.bytes // max(place.shape[0], 1) if place.shape else place.itemsize
-        buffer = bytearray((stop - start) * row)
+        tensor = torch.empty((stop - start) * row, dtype=torch.uint8)
         with place.file.open("rb", buffering=0) as stream:
             stream.seek(place.offset + start * row)
-            view, done = memoryview(buffer), 0
-            while done < len(buffer):
+            view, done = memoryview(tensor.numpy()), 0
+            while done < len(view):
                 count = stream.readinto(view[done:])
                 if not count:
                     raise UserError(f"{place.file} is cut short; fetch or make it again")
                 done += count
-        return (
-            torch.frombuffer(buffer, dtype=getattr(torch, DTYPES[place.dtype])).view(shape)
-            if buffer
-            else (torch.empty(shape, dtype=getattr(torch, DTYPES[place.dtype])))
-        )
+        return tensor.view(getattr(torch, DTYPES[place.dtype])).view(shape)
 
     def _place(self, name: str) -> Place:
         if name not in self.places:

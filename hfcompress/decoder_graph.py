@@ -7,6 +7,7 @@ are named as onnxruntime-genai wants them.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
-from hfcompress.ops.grid import Grid
+from hfcompress.ops.packing import pack
 from hfcompress.packed import PackedModel, head_size
 
 if TYPE_CHECKING:
-    from hfcompress.ops.grid import Quantized
+    from torch import Tensor
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 MODEL, DATA = "model.onnx", "model.onnx.data"
@@ -216,81 +217,98 @@ def gated(
     return matmul(graph, packed, f"{prefix}down_proj", f"{prefix}gated", accuracy_level, widened)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A matrix as an operator reads it.
+
+    codes: uint8 [rows, packed columns]; scales: float32 [rows, groups]; zeros: uint8 [rows, packed groups] or None.
+    """
+
+    codes: "Tensor"
+    scales: "Tensor"
+    zeros: "Tensor | None"
+    bits: int
+    columns: int
+
+    @property
+    def group(self) -> int:
+        return self.columns // self.scales.shape[1]
+
+
+def stored(packed: PackedModel, module: str, known: tuple[int, ...], widened: list[str]) -> Stored:
+    """A packed matrix, its codes as they lie; where an operator lacks the bits, the same values with more of them."""
+    import torch
+
+    grid, columns = packed.grids[module], packed.columns(module)
+    scales = packed.checkpoint.read(f"{module}.scales").float()
+    if grid.bits in known:
+        zeros = None if grid.symmetric else repeated_zeros(packed.quantized(module).zeros, grid.bits, columns)
+        return Stored(packed.checkpoint.read(f"{module}.codes"), scales, zeros, grid.bits, columns)
+    widened.append(module)
+    quantized, bits = packed.quantized(module), stored_bits(grid.bits, known)
+    shift = (1 << (bits - 1)) - grid.middle  # codes and zeros stay as far from the middle as they were
+    zeros = None if grid.symmetric else repeated_zeros(quantized.zeros + shift, bits, columns)
+    return Stored(pack((quantized.codes + shift).to(torch.uint8), bits), scales, zeros, bits, columns)
+
+
+def repeated_zeros(zeros: "Tensor", bits: int, columns: int) -> "Tensor":
+    """A zero for each of the operators' blocks, packed."""
+    group = columns // zeros.shape[1]
+    return pack(zeros.repeat_interleave(group // block_size(group), 1), bits)
+
+
 def matmul(
     graph: GraphWriter, packed: PackedModel, module: str, read: str, accuracy_level: int, widened: list[str]
 ) -> str:
     """A packed linear layer."""
-    quantized = expressible(packed.quantized(module), MATRIX_BITS, module, widened)
-    names, block = matrix_tensors(graph, module, quantized)
-    return matmul_node(graph, module, read, names, quantized, block, accuracy_level)
+    matrix = stored(packed, module, MATRIX_BITS, widened)
+    return matmul_node(graph, module, read, matrix_tensors(graph, module, matrix), matrix, accuracy_level)
 
 
-def matmul_node(
-    graph: GraphWriter, module: str, read: str, names: list[str], quantized: "Quantized", block: int, level: int
-) -> str:
-    rows, columns = quantized.codes.shape
+def matmul_node(graph: GraphWriter, module: str, read: str, names: list[str], matrix: Stored, level: int) -> str:
     return graph.node(
         "MatMulNBits",
         [read, *names],
         ["logits" if module == "lm_head" else module],
         MICROSOFT,
-        K=columns,
-        N=rows,
-        bits=quantized.grid.bits,
-        block_size=block,
+        K=matrix.columns,
+        N=matrix.codes.shape[0],
+        bits=matrix.bits,
+        block_size=block_size(matrix.group),
         accuracy_level=level,
     )
 
 
-def matrix_tensors(graph: GraphWriter, module: str, quantized: "Quantized") -> tuple[list[str], int]:
+def matrix_tensors(graph: GraphWriter, module: str, matrix: Stored) -> list[str]:
     """Codes uint8 [rows, blocks, bytes], scales float32 [rows * blocks] and, if not symmetric, zeros of a matrix."""
-    from hfcompress.ops.packing import pack
-
-    rows, columns = quantized.codes.shape
-    bits, group = quantized.grid.bits, columns // quantized.scales.shape[1]
-    block = block_size(group)
-    repeat = group // block
-    codes = pack(quantized.codes, bits).numpy().reshape(rows, columns // block, block * bits // 8)
-    scales = quantized.scales.float().repeat_interleave(repeat, 1)
+    rows, block = matrix.codes.shape[0], block_size(matrix.group)
+    codes = matrix.codes.view(rows, matrix.columns // block, block * matrix.bits // 8)
+    scales = matrix.scales.repeat_interleave(matrix.group // block, 1)
     names = [
-        graph.large(f"{module}.codes", codes),
+        graph.large(f"{module}.codes", codes.numpy()),
         graph.large(f"{module}.scales", scales.numpy().reshape(-1)),
     ]
-    if not quantized.grid.symmetric:
-        zeros = pack(quantized.zeros.repeat_interleave(repeat, 1), bits)
-        names.append(graph.large(f"{module}.zeros", zeros.numpy().reshape(-1)))
-    return names, block
-
-
-def expressible(quantized: "Quantized", known: tuple[int, ...], module: str, widened: list[str]) -> "Quantized":
-    """The same values with bits that an operator has: 3 as 4, by codes and zeros as far from the middle."""
-    from hfcompress.ops.grid import Quantized
-
-    grid = quantized.grid
-    if grid.bits in known:
-        return quantized
-    widened.append(module)
-    wide = Grid(stored_bits(grid.bits, known), grid.group_size, grid.symmetric)
-    shift = wide.middle - grid.middle
-    return Quantized(quantized.codes + shift, quantized.scales, quantized.zeros + shift, wide)
+    if matrix.zeros is not None:
+        names.append(graph.large(f"{module}.zeros", matrix.zeros.numpy().reshape(-1)))
+    return names
 
 
 def embedding(graph: GraphWriter, packed: PackedModel, widened: list[str]) -> str:
     """Rows of the packed embedding, looked up and dequantized."""
-    quantized = expressible(packed.quantized("model.embed_tokens"), EMBEDDING_BITS, "model.embed_tokens", widened)
-    rows, columns = quantized.codes.shape
-    bits = quantized.grid.bits
-    names, block = matrix_tensors(graph, "model.embed_tokens", quantized)
-    codes = graph.at("model.embed_tokens.rows", graph.offset_of(names[0]), (rows, columns * bits // 8), np.uint8)
-    scales = graph.at("model.embed_tokens.row_scales", graph.offset_of(names[1]), (rows, columns // block), np.float32)
+    matrix = stored(packed, "model.embed_tokens", EMBEDDING_BITS, widened)
+    rows, block = matrix.codes.shape[0], block_size(matrix.group)
+    names = matrix_tensors(graph, "model.embed_tokens", matrix)
+    codes = graph.at("model.embed_tokens.rows", graph.offset_of(names[0]), tuple(matrix.codes.shape), np.uint8)
+    shape = (rows, matrix.columns // block)
+    scales = graph.at("model.embed_tokens.row_scales", graph.offset_of(names[1]), shape, np.float32)
     inputs = [codes, "input_ids", scales]
-    if not quantized.grid.symmetric:
-        width = (columns // block * bits + 7) // 8
-        inputs.append(graph.at("model.embed_tokens.row_zeros", graph.offset_of(names[2]), (rows, width), np.uint8))
+    if matrix.zeros is not None:
+        width = tuple(matrix.zeros.shape)
+        inputs.append(graph.at("model.embed_tokens.row_zeros", graph.offset_of(names[2]), width, np.uint8))
     if not packed.tied:  # what only the head would read
         graph.tensors = [tensor for tensor in graph.tensors if tensor.name not in names]
     return graph.node(
-        "GatherBlockQuantized", inputs, ["embedded"], MICROSOFT, bits=bits, block_size=block,
+        "GatherBlockQuantized", inputs, ["embedded"], MICROSOFT, bits=matrix.bits, block_size=block,
         gather_axis=0, quantize_axis=1,
     )  # fmt: skip
 
@@ -300,11 +318,10 @@ def head(graph: GraphWriter, packed: PackedModel, normed: str, accuracy_level: i
     if not packed.tied:
         matmul(graph, packed, "lm_head", normed, accuracy_level, widened)
         return
-    quantized = expressible(packed.quantized("model.embed_tokens"), EMBEDDING_BITS, "model.embed_tokens", [])
-    parts = ["codes", "scales"] + ([] if quantized.grid.symmetric else ["zeros"])
+    matrix = stored(packed, "model.embed_tokens", EMBEDDING_BITS, [])
+    parts = ["codes", "scales"] + ([] if matrix.zeros is None else ["zeros"])
     names = [f"model.embed_tokens.{part}" for part in parts]
-    block = block_size(quantized.codes.shape[1] // quantized.scales.shape[1])
-    matmul_node(graph, "lm_head", normed, names, quantized, block, accuracy_level)
+    matmul_node(graph, "lm_head", normed, names, matrix, accuracy_level)
 
 
 def signature(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -158,11 +158,14 @@ def test_the_files_hold_four_bits(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_swaps_nibbles_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfcompress.ops import packing
-
     packed = pack_model(write_llama(tmp_path / "model"), tmp_path / "packed", Grid(4, 32))
-    right = packing.pack
-    monkeypatch.setattr(packing, "pack", lambda codes, bits: (right(codes, bits) >> 4) | (right(codes, bits) << 4))
+    right = decoder_graph.stored
+
+    def swapped(*arguments: Any) -> Any:
+        matrix = right(*arguments)
+        return replace(matrix, codes=(matrix.codes >> 4) | (matrix.codes << 4))
+
+    monkeypatch.setattr(decoder_graph, "stored", swapped)
     (tmp_path / "onnx").mkdir()
     with pytest.raises(RuntimeError, match="other logits"):
         ExportGenai(context=128)(tmp_path / "onnx", model=packed, task=task(tmp_path))

@@ -15,7 +15,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return codes.contiguous()
     period = 8 if bits == 3 else 8 // bits  # codes that fill whole bytes together
-    codes = torch.nn.functional.pad(codes, (0, -columns % period)).view(rows, -1, period)
+    if columns % period:
+        codes = torch.nn.functional.pad(codes, (0, -columns % period))
+    codes = codes.view(rows, -1, period)
     if bits == 3:
         wide = sum((codes[..., i].to(torch.int32) << (3 * i)) for i in range(8))
         parts = torch.stack([(wide >> shift) & 255 for shift in (0, 8, 16)], 2).to(torch.uint8)

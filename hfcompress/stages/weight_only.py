@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
 CALIBRATED = ("gptq", "awq", "autoround")
-CHUNK_ROWS = 4096  # of an embedding, read at once
+CHUNK_ROWS = 512  # read, rounded and packed at once: what they need stays in the processor's cache
 COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "LICENSE")
 # What a calibrated algorithm holds beside the process itself: float32 copies of a layer (its weights, and one matrix
 # being worked on) and of the largest second moment (itself, its inverse's factor, and one to work in).
@@ -129,10 +129,9 @@ class WeightOnly:
         """The embedding, nearest codes: what one token reads is one row, which no other row can correct."""
         from hfcompress.checkpoint import write_shard
         from hfcompress.decoder_stack import EMBEDDING
-        from hfcompress.packed import packed_tensors
 
         if not file.is_file():
-            write_shard(file, packed_tensors(EMBEDDING, nearest(stack.checkpoint, EMBEDDING, grids[EMBEDDING])))
+            write_shard(file, nearest(stack.checkpoint, EMBEDDING, grids[EMBEDDING]))
 
     def _states(
         self, stack: "DecoderStack", out: Path, model: Path, task: CausalLM, first: Path, grids: dict[str, Grid]
@@ -173,7 +172,7 @@ class WeightOnly:
         tensors: dict[str, Tensor] = {}
         if self.algorithm not in CALIBRATED:
             for name, grid in of_layer.items():
-                tensors |= packed_tensors(prefix + name, self.weight(stack.checkpoint, prefix + name, grid))
+                tensors |= self.alone(stack.checkpoint, prefix + name, grid)
             write_shard(file, tensors | plain(stack.checkpoint, prefix, tensors))
             return
         layer = stack.layer(index)
@@ -212,7 +211,7 @@ class WeightOnly:
             return
         tensors: dict[str, Tensor] = {f"{NORM}.weight": stack.checkpoint.read(f"{NORM}.weight")}
         if not stack.tied and self.algorithm not in CALIBRATED:
-            tensors |= packed_tensors(HEAD, nearest(stack.checkpoint, HEAD, grids[HEAD]))
+            tensors |= nearest(stack.checkpoint, HEAD, grids[HEAD])
         elif not stack.tied:
             with torch.inference_mode():
                 weight, norm = stack.head(), stack.norm()
@@ -225,14 +224,15 @@ class WeightOnly:
                 tensors |= packed_tensors(HEAD, quantized)
         write_shard(file, tensors)
 
-    def weight(self, checkpoint: Any, name: str, grid: Grid) -> "Quantized":
+    def alone(self, checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
         """A matrix by itself, no calibration text needed."""
         if self.algorithm == "rtn":
             return nearest(checkpoint, name, grid)
         from hfcompress.decoder_stack import finite
         from hfcompress.ops.hqq import hqq
+        from hfcompress.packed import packed_tensors
 
-        return hqq(finite(checkpoint, f"{name}.weight"), grid)
+        return packed_tensors(name, hqq(finite(checkpoint, f"{name}.weight"), grid))
 
     def calibrated(self, weight: "Tensor", hessian: "Tensor", grid: Grid) -> "Quantized":
         """A matrix whose inputs have the second moment `hessian`."""
@@ -321,20 +321,23 @@ def rescale(moment: Moment, scales: "Tensor") -> None:
     moment.mean_abs /= scales
 
 
-def nearest(checkpoint: Any, name: str, grid: Grid) -> "Quantized":
-    """RTN of a matrix, read some rows at a time."""
+def nearest(checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
+    """RTN of a matrix, read and packed some rows at a time."""
     import torch
 
-    from hfcompress.ops.grid import Quantized
     from hfcompress.ops.rtn import rtn
+    from hfcompress.packed import packed_tensors
 
     rows, _ = checkpoint.shape(f"{name}.weight")
-    found = []
+    tensors: dict[str, Tensor] = {}
     for start in range(0, rows, CHUNK_ROWS):
-        weight = checkpoint.read(f"{name}.weight", slice(start, min(start + CHUNK_ROWS, rows)))
-        found.append(require_finite(rtn(weight, grid), checkpoint, name))
-    joined = {part: torch.cat([getattr(q, part) for q in found]) for part in ("codes", "scales", "zeros")}
-    return Quantized(**joined, grid=grid)
+        chunk = slice(start, min(start + CHUNK_ROWS, rows))
+        quantized = require_finite(rtn(checkpoint.read(f"{name}.weight", chunk), grid), checkpoint, name)
+        for part, values in packed_tensors(name, quantized).items():
+            if part not in tensors:
+                tensors[part] = torch.empty((rows, values.shape[1]), dtype=values.dtype)
+            tensors[part][chunk] = values
+    return tensors
 
 
 def require_finite(quantized: "Quantized", checkpoint: Any, name: str) -> "Quantized":
