@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hfcompress.decoder_graph import MICROSOFT, MODEL
+from hfcompress.decoder_graph import K_SCALE, MICROSOFT, MODEL, V_SCALE
 
 Array = np.ndarray[Any, Any]
 LARGEST_CODE = 127
@@ -50,8 +50,10 @@ def to_int8(folder: Path, scales: dict[str, Array]) -> None:
     for node in graph.node:
         if node.op_type == "GroupQueryAttention" and node.domain == MICROSOFT:
             key, value = node.input[3], node.input[4]
-            # Inputs 9 to 11 are positions, bias and sinks, which this graph does not use.
-            node.input.extend(["", "", "", f"{key}.scale", f"{value}.scale"])
+            inputs = [*node.input, *[""] * (V_SCALE + 1 - len(node.input))]
+            inputs[K_SCALE], inputs[V_SCALE] = f"{key}.scale", f"{value}.scale"
+            del node.input[:]
+            node.input.extend(inputs)
             more = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
             node.attribute.extend(helper.make_attribute(name, setting) for name, setting in more.items())
     for entry in (*graph.input, *graph.output):

@@ -21,10 +21,12 @@ from hfcompress.packed import PackedModel, head_size
 if TYPE_CHECKING:
     from torch import Tensor
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 MODEL, DATA = "model.onnx", "model.onnx.data"
 PAGE = 4096
 MICROSOFT = "com.microsoft"
+BIAS = 5  # MatMulNBits' input of that number is the bias
+K_SCALE, V_SCALE = 12, 13  # and GroupQueryAttention's inputs of those
 
 Array = np.ndarray[Any, Any]
 
@@ -119,7 +121,7 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
     graph.large("sin_cache", sin)
     lengths(graph)
     hidden = embedding(graph, packed, widened)
-    norms = {name: packed.tensor(name).to(torch.float32).numpy() for name in packed.plain_names()}
+    norms = {n: packed.tensor(n).to(torch.float32).numpy() for n in packed.plain_names() if n.endswith("norm.weight")}
     epsilon = float(config.get("rms_norm_eps", 1e-6))
     residual = ""
     for index in range(int(config["num_hidden_layers"])):
@@ -138,8 +140,15 @@ def require_supported(packed: PackedModel) -> None:
     named = (packed.config.get("architectures") or ["none"])[0]
     if named not in ARCHITECTURES:
         raise UserError(f"{packed.folder} is a {named}; the ONNX decoder is written for {', '.join(ARCHITECTURES)}")
-    if any(name.endswith(".bias") for name in packed.plain_names()):
-        raise UserError(f"{packed.folder} has biases, which the ONNX decoder is not written for")
+    kinds = set(packed.config.get("layer_types") or [])
+    if len(kinds) > 1:
+        raise UserError(f"{packed.folder} mixes {' and '.join(sorted(kinds))}, which the ONNX decoder does not do")
+
+
+def sliding_window(config: dict[str, Any]) -> int | None:
+    """Tokens that attention looks back at; None for all. Qwen2 names a window that it does not use."""
+    used = config.get("use_sliding_window", True) and "full_attention" not in (config.get("layer_types") or [])
+    return int(config["sliding_window"]) if used and config.get("sliding_window") else None
 
 
 def rotary_tables(packed: PackedModel, context: int) -> tuple[Array, Array]:
@@ -193,6 +202,10 @@ def attention(
     )
     past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
     caches = ["seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"]
+    if f"{prefix}self_attn.q_norm.weight" in packed.checkpoint:
+        q, k = (
+            norm_heads(graph, packed, f"{prefix}self_attn.{part}_norm", read) for part, read in (("q", q), ("k", k))
+        )
     graph.node(
         "GroupQueryAttention",
         [q, k, v, *past, *caches],
@@ -201,9 +214,26 @@ def attention(
         num_heads=int(config["num_attention_heads"]),
         kv_num_heads=int(config.get("num_key_value_heads") or config["num_attention_heads"]),
         do_rotary=1,
-        local_window_size=int(config.get("sliding_window") or -1),
+        local_window_size=sliding_window(config) or -1,
     )
     return matmul(graph, packed, f"{prefix}self_attn.o_proj", f"{prefix}attended", accuracy_level, widened)
+
+
+def norm_heads(graph: GraphWriter, packed: PackedModel, module: str, read: str) -> str:
+    """RMSNorm of each head, as Qwen3 has it before the rotation (the CPU's attention operator does not do it itself).
+
+    read: a state [batch, tokens, heads * head size].
+    """
+    size, weight = head_size(packed.config), packed.tensor(f"{module}.weight").float().numpy()
+    graph.small(f"{module}.weight", weight)
+    apart = graph.small(f"{module}.apart", np.array([0, 0, -1, size], np.int64))
+    joined = graph.small(f"{module}.joined", np.array([0, 0, -1], np.int64))
+    graph.node("Reshape", [read, apart], [f"{module}.heads"])
+    graph.node(
+        "SimplifiedLayerNormalization", [f"{module}.heads", f"{module}.weight"], [f"{module}.normed"],
+        epsilon=float(packed.config["rms_norm_eps"]), axis=-1, stash_type=1,
+    )  # fmt: skip
+    return graph.node("Reshape", [f"{module}.normed", joined], [module])
 
 
 def gated(
@@ -262,7 +292,11 @@ def matmul(
 ) -> str:
     """A packed linear layer."""
     matrix = stored(packed, module, MATRIX_BITS, widened)
-    return matmul_node(graph, module, read, matrix_tensors(graph, module, matrix), matrix, accuracy_level)
+    names = matrix_tensors(graph, module, matrix)
+    if f"{module}.bias" in packed.checkpoint:
+        bias = graph.small(f"{module}.bias", packed.tensor(f"{module}.bias").float().numpy())
+        names += [""] * (BIAS - 1 - len(names)) + [bias]
+    return matmul_node(graph, module, read, names, matrix, accuracy_level)
 
 
 def matmul_node(graph: GraphWriter, module: str, read: str, names: list[str], matrix: Stored, level: int) -> str:
