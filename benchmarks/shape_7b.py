@@ -210,20 +210,21 @@ def chosen_bits(allotment: Path) -> dict[str, Any]:
     }
 
 
-def served(onnx: Path, checkpoint: Path, options: argparse.Namespace) -> None:
+def served(onnx: Path, options: argparse.Namespace) -> None:
     """Decoding and memory of the ONNX folder, beside the prediction for this machine."""
-    from hfcompress.devices import decode_ms, device, first_token_ms, resident_bytes
-    from hfcompress.evaluation.language_memory import fresh_process
+    from hfcompress.devices import decode_ms, device, first_token_ms
+    from hfcompress.evaluation.language_memory import expected, fresh_process
 
     here = device("here", options.threads)
     say("read bandwidth, GB/s", round(here.memory_bandwidth, 1))
-    found = json.loads((onnx.parent / "allotment" / "allotment.json").read_text())
-    read = LanguageShape.read(checkpoint)
-    matrices = read.layer_parameters + read.head_parameters
-    embedding = found["modules"]["model.embed_tokens"]
-    resident = found["resident_bytes"] - embedding["bytes"]
-    shape = replace(read, kv_bits=8, resident_bits=8 * resident / matrices,
-                    embedding_bits=8 * embedding["bytes"] / embedding["weights"])  # fmt: skip
+    parts = expected(onnx, options.context)
+    read = LanguageShape.read(onnx)
+    shape = replace(
+        read,
+        kv_bits=8,
+        resident_bits=8 * parts["weights"] / (read.layer_parameters + read.head_parameters),
+        embedding_bits=8 * parts["embedding"] / read.embedding_parameters,
+    )
     for depth in (64, options.context - 64):
         timed = decode_seconds(onnx, options.threads, 24, depth)()
         predicted = {
@@ -231,8 +232,8 @@ def served(onnx: Path, checkpoint: Path, options: argparse.Namespace) -> None:
             "predicted_prompt_s": round(first_token_ms(shape, here, depth) / 1e3, 1),
         }
         say(f"decode after {depth}", {name: round(v, 2) for name, v in timed.items()} | predicted)
-    parts = {name: round(value / 1e6, 1) for name, value in resident_bytes(shape, options.context).items()}
-    say("predicted resident, MB", parts | {"sum": round(sum(parts.values()), 1)})
+    told = {name: round(value / 1e6, 1) for name, value in parts.items()}
+    say("expected resident, MB", told | {"sum": round(sum(told.values()), 1)})
     say(f"fresh process, {options.context} tokens", fresh_process(onnx, options.context, options.threads))
 
 
@@ -267,7 +268,7 @@ def main() -> None:
     if options.gptq:
         one_gptq(work, checkpoint, layers)
     else:
-        served(streamed(work, checkpoint, options), checkpoint, options)
+        served(streamed(work, checkpoint, options), options)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,23 @@ def test_the_files_hold_four_bits(tmp_path: Path) -> None:
     assert json.loads((onnx / "genai_config.json").read_text())["model"]["context_length"] == 128
 
 
+def test_what_lies_in_memory_is_counted_from_the_graph(tmp_path: Path) -> None:
+    from hfcompress.devices import resident_bytes
+    from hfcompress.evaluation.language_memory import expected
+    from hfcompress.language_shape import LanguageShape
+
+    _, onnx = export(tmp_path, Grid(4, 32), kv_cache="int8")
+    found = expected(onnx, 100)
+    layers = 2 * 64 * (64 + 32 + 32 + 64 + 3 * 128)
+    small = 5 * 64 + 2 * 128 * 8  # norms, rotary tables
+    scales = 2 * 2 * 32  # of the cache
+    assert found["weights"] == pytest.approx((layers + 320 * 64) * (4 + 64 / 32) / 8 + 4 * (small + scales), abs=64)
+    assert found["embedding"] == 320 * 64 * (4 + 32 / 32) / 8
+    assert found["kv_cache"] == 2 * 2 * 32 * 100
+    others = resident_bytes(LanguageShape.read(onnx), 100)
+    assert [found[name] for name in ("activations", "runtime")] == [others["activations"], others["runtime"]]
+
+
 def test_a_writer_that_swaps_nibbles_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = pack_model(write_llama(tmp_path / "model"), tmp_path / "packed", Grid(4, 32))
     right = decoder_graph.stored

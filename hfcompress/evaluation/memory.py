@@ -28,12 +28,16 @@ def fresh_process(folder: Path, sequence_length: int, threads: int) -> dict[str,
     return result
 
 
-def rss_mb() -> float:
-    """The highest resident memory of this process. (getrusage would count the parent's: it survives fork and exec.)"""
+def rss_mb(now: bool = False) -> float:
+    """The highest resident memory of this process, or what is resident now, in MB.
+
+    (getrusage would count the parent's: it survives fork and exec.)
+    """
+    wanted = "VmRSS:" if now else "VmHWM:"
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(wanted):
             return int(line.split()[1]) * 1024 / 1e6
-    raise OSError("/proc/self/status has no VmHWM")
+    raise OSError(f"/proc/self/status has no {wanted}")
 
 
 def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, float]:

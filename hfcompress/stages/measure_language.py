@@ -141,10 +141,12 @@ class MeasureLanguage:
 
     def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:
         """The part of a report's model that its files and a process of its own tell."""
-        from hfcompress.evaluation.language_memory import fresh_process
+        from hfcompress.evaluation.language_memory import expected, fresh_process
         from hfcompress.evaluation.size import sizes
 
         found = sizes(folder)
+        context = timed["sequence_length"]
+        told = {"expected_bytes": expected(folder, context)} if format_of(folder) == "onnx-genai" else {}
         return {
             "name": name,
             "format": format_of(folder),
@@ -154,6 +156,7 @@ class MeasureLanguage:
             "dtypes": found["dtypes"],
             "latency_ms": timed,
             **fresh_process(folder, self.context, self.threads),
+            **told,
         }
 
 
