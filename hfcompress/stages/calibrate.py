@@ -33,8 +33,6 @@ class Calibrate:
 
     def __call__(self, out: Path, *, model: Path, task: CausalLM) -> dict[str, Any]:
         """Write calibration.safetensors: `<module>.rows` and `<module>.columns` of every matrix."""
-        import torch
-
         from hfcompress.checkpoint import Checkpoint, write_shard
         from hfcompress.decoder_stack import DecoderStack, HiddenStates
         from hfcompress.models import load_tokenizer
@@ -48,9 +46,7 @@ class Calibrate:
             states[0].write(stack.embed(part) for part in parts(ids, states[0].windows_a_batch))
         for index in range(stack.layers):
             if not states[index + 1].whole():
-                layer = stack.layer(index)
-                with torch.inference_mode():
-                    states[index + 1].write(stack.run(layer, hidden) for hidden in states[index].batches())
+                forward(stack, index, states[index], states[index + 1])
         found = self._head(stack, states[-1], gradients)
         for index in reversed(range(stack.layers)):
             found |= self._layer(stack, index, states[index], gradients)
@@ -117,6 +113,15 @@ class Calibrate:
 
     def predict(self, model: "LanguageShape", *, task: CausalLM) -> "LanguageShape":
         return model
+
+
+def forward(stack: "DecoderStack", index: int, states: "HiddenStates", following: "HiddenStates") -> None:
+    """Run a layer, which is forgotten afterwards."""
+    import torch
+
+    layer = stack.layer(index)
+    with torch.inference_mode():
+        following.write(stack.run(layer, hidden) for hidden in states.batches())
 
 
 def watch_gradients(layer: "nn.Module", names: tuple[str, ...], see: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from hfcompress.tasks.text_classification import EMBEDDED, read_splits
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ENCODED_TEXTS = 64  # at once: what the tokenizer says beside the ids takes a hundred times their room
 Array = np.ndarray[Any, Any]
 
 
@@ -169,8 +170,11 @@ def strided(ids: list[int], window: int, stride: int, group: str) -> list[Window
 
 def joined(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> Array:
     """All texts one after another, each with its begin and end tokens, int64 [tokens]."""
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return np.array([token for ids in encoded for token in with_ends(tokenizer, ids)], dtype=np.int64)
+    found = []
+    for start in range(0, len(texts), ENCODED_TEXTS):
+        encoded = tokenizer(texts[start : start + ENCODED_TEXTS], add_special_tokens=False)["input_ids"]
+        found.append(np.array([token for ids in encoded for token in with_ends(tokenizer, ids)], dtype=np.int64))
+    return np.concatenate(found)
 
 
 def with_ends(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
