@@ -264,6 +264,10 @@ class Stored:
     def group(self) -> int:
         return self.columns // self.scales.shape[1]
 
+    @property
+    def block(self) -> int:
+        return block_size(self.group, self.bits)
+
 
 def stored(packed: PackedModel, module: str, known: tuple[int, ...], widened: list[str]) -> Stored:
     """A packed matrix, its codes as they lie; where an operator lacks the bits, the same values with more of them."""
@@ -284,7 +288,7 @@ def stored(packed: PackedModel, module: str, known: tuple[int, ...], widened: li
 def repeated_zeros(zeros: "Tensor", bits: int, columns: int) -> "Tensor":
     """A zero for each of the operators' blocks, packed."""
     group = columns // zeros.shape[1]
-    return pack(zeros.repeat_interleave(group // block_size(group), 1), bits)
+    return pack(zeros.repeat_interleave(group // block_size(group, bits), 1), bits)
 
 
 def matmul(
@@ -308,14 +312,14 @@ def matmul_node(graph: GraphWriter, module: str, read: str, names: list[str], ma
         K=matrix.columns,
         N=matrix.codes.shape[0],
         bits=matrix.bits,
-        block_size=block_size(matrix.group),
+        block_size=matrix.block,
         accuracy_level=level,
     )
 
 
 def matrix_tensors(graph: GraphWriter, module: str, matrix: Stored) -> list[str]:
     """Codes uint8 [rows, blocks, bytes], scales float32 [rows * blocks] and, if not symmetric, zeros of a matrix."""
-    rows, block = matrix.codes.shape[0], block_size(matrix.group)
+    rows, block = matrix.codes.shape[0], matrix.block
     codes = matrix.codes.view(rows, matrix.columns // block, block * matrix.bits // 8)
     scales = matrix.scales.repeat_interleave(matrix.group // block, 1)
     names = [
@@ -330,7 +334,7 @@ def matrix_tensors(graph: GraphWriter, module: str, matrix: Stored) -> list[str]
 def embedding(graph: GraphWriter, packed: PackedModel, widened: list[str]) -> str:
     """Rows of the packed embedding, looked up and dequantized."""
     matrix = stored(packed, "model.embed_tokens", EMBEDDING_BITS, widened)
-    rows, block = matrix.codes.shape[0], block_size(matrix.group)
+    rows, block = matrix.codes.shape[0], matrix.block
     names = matrix_tensors(graph, "model.embed_tokens", matrix)
     codes = graph.at("model.embed_tokens.rows", graph.offset_of(names[0]), tuple(matrix.codes.shape), np.uint8)
     shape = (rows, matrix.columns // block)

@@ -1,25 +1,27 @@
 """What onnxruntime's operators for packed matrices take, and what they keep in memory.
 
 MatMulNBits copies a matrix into its kernel's order when a model is loaded, and adds a float32 scale and a float32 sum
-to every block (onnxruntime 1.32 on x86 with AVX512: 4 bits in blocks of 128 take 4.5 bits a weight, in memory
-and read for every token). GatherBlockQuantized reads its rows from the file, with a float32 scale a block.
+to every block (onnxruntime 1.32 on x86 with AVX512: 4 bits in blocks of 128 take 4.5 bits a weight, in memory and read
+for every token). It has no kernel for 2 bits in blocks of 256: such a product takes 250 times as long.
+GatherBlockQuantized reads its rows from the file, with a float32 scale a block.
 """
 
 from hfcompress.errors import UserError
 
-LARGEST_BLOCK, SMALLEST_BLOCK = 256, 16
+LARGEST_BLOCK = {2: 128, 4: 256, 8: 256}
+SMALLEST_BLOCK = 16
 MATRIX_BITS = (2, 4, 8)  # that MatMulNBits computes with
 EMBEDDING_BITS = (4, 8)  # that GatherBlockQuantized looks up
 BLOCK_BITS, ROW_BLOCK_BITS = 64, 32  # of scales and sums
 
 
-def block_size(group: int) -> int:
-    """The operators' block for a group of columns, which may be a whole row: blocks then repeat its scale.
+def block_size(group: int, bits: int) -> int:
+    """The operators' block for a group of columns of stored bits; the blocks of a larger group repeat its scale.
 
     Raises:
         UserError: no power of two from 16 to 256 divides the group.
     """
-    block = LARGEST_BLOCK
+    block = LARGEST_BLOCK[bits]
     while block >= SMALLEST_BLOCK and group % block:
         block //= 2
     if block < SMALLEST_BLOCK:
@@ -34,12 +36,14 @@ def stored_bits(bits: int, known: tuple[int, ...]) -> int:
 
 def matrix_bits(bits: int, group: int) -> float:
     """Bits a weight that a matrix takes in memory."""
-    return stored_bits(bits, MATRIX_BITS) + BLOCK_BITS / block_size(group)
+    wide = stored_bits(bits, MATRIX_BITS)
+    return wide + BLOCK_BITS / block_size(group, wide)
 
 
 def row_bits(bits: int, group: int) -> float:
     """Bits a weight that the rows of an embedding take."""
-    return stored_bits(bits, EMBEDDING_BITS) + ROW_BLOCK_BITS / block_size(group)
+    wide = stored_bits(bits, EMBEDDING_BITS)
+    return wide + ROW_BLOCK_BITS / block_size(group, wide)
 
 
 def resident_bits(weight_bits: float) -> float:

@@ -34,6 +34,7 @@ class OnnxDecoder:
         self.session = onnxruntime.InferenceSession(
             str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
+        release_mapped(folder)
         self.binding = self.session.io_binding()
         decoder = settings["decoder"]
         caches = [entry for entry in self.session.get_inputs() if entry.name.startswith("past_key_values")]
@@ -72,4 +73,22 @@ class OnnxDecoder:
         return logits if all_logits else logits[-1:].copy()
 
 
+def release_mapped(folder: Path) -> None:
+    """Give pages of the data file back: loading read them all, and most were copied into the kernels' own order.
+
+    What is still read, such as rows of an embedding, comes back from the page cache when it is touched. Linux only.
+    """
+    import ctypes
+
+    maps, data = Path("/proc/self/maps"), str((folder / "model.onnx.data").resolve())
+    if not maps.is_file():
+        return
+    advise = ctypes.CDLL(None, use_errno=True).madvise
+    for line in maps.read_text(encoding="utf-8").splitlines():
+        if line.endswith(data):
+            start, end = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+
+
+MADV_DONTNEED = 4  # <sys/mman.h>, Linux
 NUMPY = {"tensor(float)": np.float32, "tensor(int8)": np.int8}

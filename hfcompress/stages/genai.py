@@ -61,33 +61,18 @@ class ExportGenai:
                 shutil.copyfile(model / name, out / name)
         tokenizer = load_tokenizer(model)
         tokenizer.save_pretrained(out)
-        windows = task.calibration(tokenizer)[: self.windows, :context]
-        if self.kv_cache == "int8":
+        small = 2 * sum(place.bytes for place in packed.checkpoint.places.values()) <= CHECKED_PARAMETERS
+        needs_text = small or self.kv_cache == "int8"
+        windows = task.calibration(tokenizer)[: self.windows, :context] if needs_text else None
+        if windows is not None and self.kv_cache == "int8":
             to_int8(out, cache_scales(out, windows))
         counted = count_matrices(out / MODEL)
         if counted["float_matrices"] or counted["matrices"] != len(packed.grids) + (1 if packed.tied else 0):
             raise RuntimeError(f"{out / MODEL} claims packed integers and holds {counted}")
-        checked = self.check(out, packed, windows[0, :CHECKED_TOKENS].tolist())
+        checked: dict[str, Any] = {"checked": False}
+        if windows is not None and small:
+            checked = check(out, packed, windows[0, :CHECKED_TOKENS].tolist())
         return {"widened": widened, "file_bytes": (out / DATA).stat().st_size, **counted, **checked}
-
-    def check(self, out: Path, packed: "PackedModel", ids: list[int]) -> dict[str, Any]:
-        """The written model's logits after these tokens beside the simulation's, where that fits in memory."""
-        import numpy as np
-        import torch
-
-        from hfcompress.evaluation.onnx_decoder import OnnxDecoder
-        from hfcompress.packed import load_simulated
-
-        weights = sum(place.bytes for place in packed.checkpoint.places.values())
-        if 2 * weights > CHECKED_PARAMETERS:
-            return {"checked": False}
-        with torch.inference_mode():
-            simulated = load_simulated(packed.folder)(torch.tensor([ids])).logits[0].numpy()
-        found = OnnxDecoder(out, 1).append(ids, all_logits=True)
-        difference = float(np.sqrt(np.mean((found - simulated) ** 2)) / np.abs(simulated).max())
-        if not difference <= AGREEMENT:
-            raise RuntimeError(f"{out} gives other logits than the packed model: {difference:.3f} of the largest")
-        return {"checked": True, "difference_from_simulation": difference}
 
     @property
     def kv_bits(self) -> int:
@@ -96,6 +81,27 @@ class ExportGenai:
 
     def predict(self, model: "LanguageShape", *, task: CausalLM) -> "LanguageShape":
         return replace(model, kv_bits=self.kv_bits, resident_bits=resident_bits(model.weight_bits))
+
+
+def check(out: Path, packed: "PackedModel", ids: list[int]) -> dict[str, Any]:
+    """The written model's logits after these tokens beside the simulation's.
+
+    Raises:
+        RuntimeError: they differ by more than rounding.
+    """
+    import numpy as np
+    import torch
+
+    from hfcompress.evaluation.onnx_decoder import OnnxDecoder
+    from hfcompress.packed import load_simulated
+
+    with torch.inference_mode():
+        simulated = load_simulated(packed.folder)(torch.tensor([ids])).logits[0].numpy()
+    found = OnnxDecoder(out, 1).append(ids, all_logits=True)
+    difference = float(np.sqrt(np.mean((found - simulated) ** 2)) / np.abs(simulated).max())
+    if not difference <= AGREEMENT:
+        raise RuntimeError(f"{out} gives other logits than the packed model: {difference:.3f} of the largest")
+    return {"checked": True, "difference_from_simulation": difference}
 
 
 def genai_config(packed: "PackedModel", context: int) -> dict[str, Any]:
