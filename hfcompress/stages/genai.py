@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
     from hfcompress.packed import PackedModel
 
-CHECKED_PARAMETERS = 50_000_000  # a model up to this size is compared with its simulation as soon as it is written
 CHECKED_TOKENS = 24
-AGREEMENT = 0.02  # of the largest logit: int8 inputs move logits, wrong bytes move them by all of it
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class ExportGenai:
         """
         from hfcompress.decoder_cache import cache_scales, to_int8
         from hfcompress.decoder_graph import DATA, MODEL, write_decoder
+        from hfcompress.evaluation.simulation import check, small_enough
         from hfcompress.models import load_tokenizer
         from hfcompress.packed import PackedModel
         from hfcompress.record import write_json
@@ -61,7 +60,7 @@ class ExportGenai:
                 shutil.copyfile(model / name, out / name)
         tokenizer = load_tokenizer(model)
         tokenizer.save_pretrained(out)
-        small = 2 * sum(place.bytes for place in packed.checkpoint.places.values()) <= CHECKED_PARAMETERS
+        small = small_enough(packed)
         needs_text = small or self.kv_cache == "int8"
         windows = task.calibration(tokenizer)[: self.windows, :context] if needs_text else None
         if windows is not None and self.kv_cache == "int8":
@@ -81,27 +80,6 @@ class ExportGenai:
 
     def predict(self, model: "LanguageShape", *, task: CausalLM) -> "LanguageShape":
         return replace(model, kv_bits=self.kv_bits, resident_bits=resident_bits(model.weight_bits))
-
-
-def check(out: Path, packed: "PackedModel", ids: list[int]) -> dict[str, Any]:
-    """The written model's logits after these tokens beside the simulation's.
-
-    Raises:
-        RuntimeError: they differ by more than rounding.
-    """
-    import numpy as np
-    import torch
-
-    from hfcompress.evaluation.onnx_decoder import OnnxDecoder
-    from hfcompress.packed import load_simulated
-
-    with torch.inference_mode():
-        simulated = load_simulated(packed.folder)(torch.tensor([ids])).logits[0].numpy()
-    found = OnnxDecoder(out, 1).append(ids, all_logits=True)
-    difference = float(np.sqrt(np.mean((found - simulated) ** 2)) / np.abs(simulated).max())
-    if not difference <= AGREEMENT:
-        raise RuntimeError(f"{out} gives other logits than the packed model: {difference:.3f} of the largest")
-    return {"checked": True, "difference_from_simulation": difference}
 
 
 def genai_config(packed: "PackedModel", context: int) -> dict[str, Any]:
