@@ -213,7 +213,8 @@ def chosen_bits(allotment: Path) -> dict[str, Any]:
 def served(onnx: Path, options: argparse.Namespace) -> None:
     """Decoding and memory of the ONNX folder, beside the prediction for this machine."""
     from hfcompress.devices import decode_ms, device, first_token_ms
-    from hfcompress.evaluation.language_memory import expected, fresh_process
+    from hfcompress.evaluation.language_memory import fresh_process
+    from hfcompress.language_plan import expected
 
     here = device("here", options.threads)
     say("read bandwidth, GB/s", round(here.memory_bandwidth, 1))

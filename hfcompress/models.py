@@ -108,3 +108,18 @@ def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", out: Pa
 
 def _some(labels: list[str]) -> str:
     return f"{', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''} ({len(labels)})"
+
+
+def language_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer that lies beside a model.
+
+    Raises:
+        UserError: there is none that can be read, or it cannot say where a token lies in the text.
+    """
+    try:
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files
+        raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"{folder} has a tokenizer without tokenizer.json; save its fast version there")
+    return tokenizer

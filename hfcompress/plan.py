@@ -187,6 +187,7 @@ class Plan:
         base: str | None = None,
         notes: tuple[str, ...] = (),
         allotment: Planned | None = None,
+        summaries: Planned | None = None,
     ) -> dict[str, Any]:
         """Predict all models, and hold the candidate's predictions against the budget."""
         if isinstance(candidate.shape, LanguageShape):

@@ -183,6 +183,7 @@ class Run:
         base: str | None = None,
         notes: tuple[str, ...] = (),
         allotment: Artifact | None = None,
+        summaries: Artifact | None = None,
     ) -> dict[str, Any]:
         """Measure all models in one go, hold the candidate against the budget, write report.json and report.html.
 
@@ -193,6 +194,7 @@ class Run:
             base: the name of the model that all began with, for the card.
             notes: sentences that a reader must see first.
             allotment: where the bits of each matrix were chosen, for the report's picture.
+            summaries: what the models made of a data set's documents.
 
         Returns: report.json's object.
         """
@@ -231,6 +233,7 @@ class Run:
                 "base": hub.origin(base or reference.name),
                 "deliver": [model.name for model in deliver or (candidate,)],
                 **({"allotment": read_json(allotment.path / "allotment.json")} if allotment else {}),
+                **({"summaries": read_json(summaries.path / "summaries.json")} if summaries else {}),
                 "records": [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured],
             }
             self._write(report, details | more, lock(self.recipe, self.scale, self.options, task.identity))

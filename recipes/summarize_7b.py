@@ -2,19 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hfcompress.budget import LanguageBudget
+from hfcompress.evaluation.llama_decoder import import_llama
 from hfcompress.language_shape import LanguageShape
 from hfcompress.run import Run
 from hfcompress.stages.adopt_language import AdoptLanguage
 from hfcompress.stages.allot import Allot
 from hfcompress.stages.calibrate import Calibrate
+from hfcompress.stages.compressed_tensors import ExportTransformers
 from hfcompress.stages.genai import ExportGenai
+from hfcompress.stages.gguf import ExportGguf
 from hfcompress.stages.measure_language import MeasureLanguage
+from hfcompress.stages.measure_summaries import MeasureSummaries
 from hfcompress.stages.pretrain import Pretrain
 from hfcompress.stages.weight_only import WeightOnly
 from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.summarization import Summarization
 
 SCALES = ("small", "full")
 PRETRAIN = "pretrain"
@@ -49,7 +54,10 @@ def recipe(
     allot: Allot = Allot(),
     weight_only: WeightOnly = WeightOnly(),
     genai: ExportGenai = ExportGenai(),
+    formats: tuple[Literal["transformers", "gguf"], ...] = ("transformers",),
     measure: MeasureLanguage = MeasureLanguage(),
+    documents: Summarization = Summarization(),
+    summaries: MeasureSummaries = MeasureSummaries(),
 ) -> dict[str, Any]:
     """Calibrate a causal LM, allot bits to its matrices, quantize it, and hold what onnxruntime runs against a budget.
 
@@ -63,8 +71,13 @@ def recipe(
         allot: which grids a matrix may get, and what all of them may take.
         weight_only: the algorithm, and the memory that it may take.
         genai: how the ONNX model is written.
+        formats: what is delivered beside ONNX; gguf needs the extras gguf and llama-cpp.
         measure: how the models are measured.
+        documents: a data set of documents and their summaries, to see what the models make of them.
+        summaries: how that is measured.
     """
+    if "gguf" in formats:
+        import_llama()  # refused now, not when everything else is done
     if base == PRETRAIN:
         model = run(pretrain, task=task, name="lm")
     else:
@@ -75,13 +88,24 @@ def recipe(
     packed = run(weight_only, model=model, task=task, allotment=allotment, name="packed")
     onnx = run(replace(genai, context=budget.context), model=packed, task=task, name="onnx")
 
+    others = []
+    if "transformers" in formats:
+        others.append(run(ExportTransformers(), model=packed, task=task, name="transformers"))
+    if "gguf" in formats:
+        others.append(run(ExportGguf(), model=packed, name="gguf"))
+
     # What one would do without choosing: the same number of bits for all, to nearest.
     plain = run(WeightOnly(algorithm="rtn", bits=4, group_size=128), model=model, task=task, name="rtn-4-g128")
+    said = None
+    if documents.dataset:
+        told = replace(summaries, context=budget.context)
+        said = run(told, models={"lm": model, "onnx": onnx}, task=documents, reference="lm", name="summaries")
     return run.compare(
         model,
         plain,
         packed,
         onnx,
+        *others,
         reference=model,
         candidate=onnx,
         budget=budget,
@@ -90,6 +114,7 @@ def recipe(
         base=base,
         notes=(SMALL_NOTE,) if base == PRETRAIN else (),
         allotment=allotment,
+        summaries=said,
     )
 
 

@@ -172,7 +172,7 @@ def test_the_files_hold_four_bits(tmp_path: Path) -> None:
 
 def test_what_lies_in_memory_is_counted_from_the_graph(tmp_path: Path) -> None:
     from hfcompress.devices import resident_bytes
-    from hfcompress.evaluation.language_memory import expected
+    from hfcompress.language_plan import expected
     from hfcompress.language_shape import LanguageShape
 
     _, onnx = export(tmp_path, Grid(4, 32), kv_cache="int8")

@@ -23,7 +23,9 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_ends_with_verdicts_a_page_and_a_card(smoke: Path) -> None:
     report = json.loads((smoke / "report.json").read_text())
-    assert [model["format"] for model in report["models"]] == ["transformers", "surgery", "surgery", "onnx-genai"]
+    assert [model["format"] for model in report["models"]] == [
+        "transformers", "surgery", "surgery", "onnx-genai", "transformers",
+    ]
     assert report["ok"] is True
     assert {verdict["limit"] for verdict in report["verdicts"]} == {"disk_mb", "drop:perplexity"}
     page = (smoke / "report.html").read_text()
@@ -33,10 +35,33 @@ def test_the_run_ends_with_verdicts_a_page_and_a_card(smoke: Path) -> None:
     assert "holds" in table(report)
 
 
-def test_the_runtime_agrees_with_the_simulation_of_its_weights(smoke: Path) -> None:
-    found = json.loads((smoke / "details.json").read_text())["runtimes"]["onnx"]
+@pytest.mark.parametrize("name", ["onnx", "transformers"])
+def test_the_runtime_agrees_with_the_simulation_of_its_weights(smoke: Path, name: str) -> None:
+    found = json.loads((smoke / "details.json").read_text())["runtimes"][name]
     assert found["simulation"] == "packed"
     assert found["agreement"] >= 0.99
+
+
+def test_the_transformers_folder_is_loaded_by_stock_classes(smoke: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    row = json.loads((smoke / "report.json").read_text())["models"][4]
+    folder = smoke / row["path"]
+    ids = AutoTokenizer.from_pretrained(folder)("the licence grants", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        assert AutoModelForCausalLM.from_pretrained(folder)(ids).logits.isfinite().all()
+
+
+def test_a_format_whose_runtime_is_missing_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(UserError, match="llama-cpp"):
+        dispatch(["run", "summarize_7b", "--smoke", "--run-dir", str(tmp_path / "run"), "--formats", "gguf"])
+    assert not list((tmp_path / "run").glob("*-*"))
 
 
 def test_its_model_summarizes(smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,6 @@ from hfcompress.cli.common import INTERRUPTED, candidate_of, quiet
 from hfcompress.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from hfcompress.generation import Stats
 
 
@@ -57,6 +55,7 @@ def summarize(
     from hfcompress.evaluation.decoder import open_decoder
     from hfcompress.evaluation.latency import default_threads
     from hfcompress.generation import Stats
+    from hfcompress.models import language_tokenizer
 
     with candidate_of(model) as (folder, _):
         decoder = open_decoder(folder, threads or default_threads())
@@ -107,23 +106,6 @@ def read_document(file: Path) -> str:
         return document_text(file.read_bytes(), str(file))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{file}: {error.strerror}; give a text file, or - for standard input") from None
-
-
-def language_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer that lies beside a model.
-
-    Raises:
-        UserError: there is none that can be read, or it cannot say where a token lies in the text.
-    """
-    from hfcompress.models import load_tokenizer
-
-    try:
-        tokenizer = load_tokenizer(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files
-        raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
-    if not tokenizer.is_fast:
-        raise UserError(f"{folder} has a tokenizer without tokenizer.json; save its fast version there")
-    return tokenizer
 
 
 def figures_of(cost: "Stats", first_s: float | None, all_s: float) -> dict[str, float | None]:

@@ -49,47 +49,5 @@ def serve(folder: Path, context: int, threads: int) -> dict[str, Any]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
-def expected(folder: Path, context: int) -> dict[str, float]:
-    """Bytes that an ONNX decoder keeps resident at so many tokens, counted from its graph, by what they hold.
-
-    Its matrices as onnxruntime repacks them, its embedding (all rows: a long text touches nearly every page), the
-    graph's own tensors, the cache; activations, runtime and interpreter as devices.py says.
-    """
-    import math
-
-    import onnx
-
-    from hfcompress.devices import resident_bytes
-    from hfcompress.language_shape import LanguageShape
-    from hfcompress.matmul_nbits import BLOCK_BITS
-
-    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
-    sizes = {tensor.name: math.prod(tensor.dims) * tensor_bytes(tensor.data_type) for tensor in graph.initializer}
-    found = {"weights": 0.0, "embedding": 0.0, "kv_cache": 0.0}
-    for node in graph.node:
-        if node.op_type == "MatMulNBits":
-            options = {attribute.name: attribute.i for attribute in node.attribute}
-            bits = options["bits"] + BLOCK_BITS / options["block_size"]
-            found["weights"] += options["N"] * options["K"] * bits / 8
-            for name in node.input[1:]:
-                sizes.pop(name, None)
-        elif node.op_type == "GatherBlockQuantized":
-            found["embedding"] += sum(sizes.pop(name, 0) for name in node.input)
-    found["weights"] += sum(sizes.values())  # norms, biases, rotary tables
-    for entry in graph.input:
-        if entry.name.startswith("past_key_values."):
-            _, heads, _, size = (axis.dim_value for axis in entry.type.tensor_type.shape.dim)
-            found["kv_cache"] += heads * size * context * tensor_bytes(entry.type.tensor_type.elem_type)
-    others = resident_bytes(LanguageShape.read(folder), context)
-    return found | {name: others[name] for name in ("activations", "runtime", "interpreter")}
-
-
-def tensor_bytes(data_type: int) -> int:
-    """Bytes of an element of an ONNX type."""
-    from onnx import helper
-
-    return int(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
-
-
 if __name__ == "__main__":
     print(json.dumps(serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -7,11 +7,11 @@ cannot be packed in it, so that its rows are written as the float16 values that 
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.language_shape import EMBEDDING
+from hfcompress.language_shape import EMBEDDING, LanguageShape
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class ExportTransformers:
             checked = check(out, packed, ids, ROUNDED)
         return {"packed_matrices": len(linear), "as_float16": [EMBEDDING], "file_bytes": total, **checked}
 
-    def predict(self, **inputs: Any) -> Any:
-        raise TypeError("a transformers folder's shape is not predicted")
+    def predict(self, model: LanguageShape, *, task: CausalLM) -> LanguageShape:
+        return replace(model, embedding_bits=16)
 
 
 def shards(packed: "PackedModel") -> list[list[str]]:

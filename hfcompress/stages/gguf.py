@@ -2,12 +2,13 @@
 
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from hfcompress.gguf import Entry
+    from hfcompress.language_shape import LanguageShape
     from hfcompress.packed import PackedModel
 
 COPIED = (
@@ -19,6 +20,7 @@ COPIED = (
     "special_tokens_map.json",
     "LICENSE",
 )
+Q4_0, Q8_0 = 4.5, 8.5  # bits a weight of llama.cpp's blocks, scales included
 CHECKED_ROWS = 256  # of a matrix, evenly spread
 
 
@@ -57,8 +59,8 @@ class ExportGguf:
             "largest_differences": differences,
         }
 
-    def predict(self, **inputs: Any) -> Any:
-        raise TypeError("a GGUF file's shape is not predicted")
+    def predict(self, model: "LanguageShape") -> "LanguageShape":
+        return replace(model, weight_bits=Q4_0 if model.weight_bits <= Q4_0 else Q8_0)
 
 
 def widened(packed: "PackedModel", entry: "Entry") -> bool:

@@ -141,8 +141,9 @@ class MeasureLanguage:
 
     def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:
         """The part of a report's model that its files and a process of its own tell."""
-        from hfcompress.evaluation.language_memory import expected, fresh_process
+        from hfcompress.evaluation.language_memory import fresh_process
         from hfcompress.evaluation.size import sizes
+        from hfcompress.language_plan import expected
 
         found = sizes(folder)
         context = timed["sequence_length"]

@@ -36,9 +36,9 @@ class SummaryData:
 class Summarization:
     """A short text about a long one."""
 
-    dataset: str
+    dataset: str = ""
     """A Hub id (org/name or org/name@revision), or a folder of parquet, json or csv files named after their split;
-    files that name no split are the test split."""
+    files that name no split are the test split. Not given: no summaries are measured."""
     config: str | None = None
     """The data set's configuration on the Hub, such as 3.0.0."""
     data_files: str | None = None

@@ -1,0 +1,118 @@
+"""measure_summaries: what causal LMs make of the same documents, beside the documents' first sentences."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfcompress.errors import UserError
+from hfcompress.tasks.summarization import Summarization
+
+if TYPE_CHECKING:
+    from hfcompress.tasks.summarization import Summaries
+
+RESULT = "summaries.json"
+LEAD = "lead"
+SHOWN = 3  # documents whose summaries are shown
+
+
+@dataclass(frozen=True)
+class MeasureSummaries:
+    """How summaries are made and judged; the same for all models."""
+
+    max_new_tokens: int = 96
+    """Tokens of a summary at most."""
+    context: int = 2048
+    """Tokens of prompt, part and summary together; no more than a model has."""
+    lookup: int = 8
+    """Tokens that are guessed ahead from the document (generation.py)."""
+    lead_sentences: int = 3
+    """Sentences of the document that stand for a summary: the baseline."""
+    threads: int = 2
+    resamples: int = 4000
+    """Draws of the bootstrap."""
+    confidence: float = 0.95
+    seed: int = 0
+
+    training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        least_of = {
+            "max_new_tokens": 1, "context": 32, "lookup": 0, "lead_sentences": 1, "threads": 1, "resamples": 2,
+        }  # fmt: skip
+        for name, least in least_of.items():
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"--measure-summaries.{name.replace('_', '-')} {value}: must be at least {least}")
+
+    def __call__(self, out: Path, *, models: dict[str, Path], task: Summarization, reference: str) -> dict[str, Any]:
+        """Write summaries.json; a summary that was made before a kill lies in `out / work` and is kept."""
+        from hfcompress.evaluation import summaries
+        from hfcompress.record import write_json
+
+        rows = task.data.splits["test"]
+        said = {name: self._said(out / "work" / f"{name}.jsonl", folder, rows) for name, folder in models.items()}
+        said[LEAD] = [summaries.lead(document, self.lead_sentences) for document in rows.documents]
+        scored = {
+            name: [
+                summaries.score(*of_document)
+                for of_document in zip(rows.documents, texts, rows.references, strict=True)
+            ]
+            for name, texts in said.items()
+        }
+        draws = {"resamples": self.resamples, "seed": self.seed}
+        found = {
+            "data": task.identity.partition("@")[0],
+            "reference": reference,
+            "models": {name: summaries.summary(scores, rows.groups, **draws) for name, scores in scored.items()},
+            "differences": {
+                name: {
+                    measure: asdict(
+                        summaries.paired_difference(
+                            scored[reference], scores, rows.groups, measure, confidence=self.confidence, **draws
+                        )
+                    )
+                    for measure in summaries.ROUGE
+                }
+                for name, scores in scored.items()
+                if name != reference
+            },
+            "examples": [
+                {
+                    "document": rows.documents[i],
+                    "reference": rows.references[i][0],
+                    "summaries": {name: texts[i] for name, texts in said.items()},
+                    "unsupported": {name: scores[i]["unsupported_words"] for name, scores in scored.items()},
+                }
+                for i in range(min(SHOWN, len(rows.documents)))
+            ],
+        }
+        write_json(out / RESULT, found)
+        return {"documents": len(rows.documents)}
+
+    def predict(self, **inputs: Any) -> Any:
+        return None
+
+    def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
+        """A model's summary of every document, a line each."""
+        from hfcompress.evaluation.decoder import open_decoder
+        from hfcompress.models import language_tokenizer
+        from hfcompress.summarization import summarize
+
+        written = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+        done = [json.loads(line) for line in written if line.endswith("\n")]
+        if len(done) == len(rows.documents):
+            return done
+        print(f"  summaries: {file.stem}", file=sys.stderr, flush=True)
+        decoder, tokenizer = open_decoder(folder, self.threads), language_tokenizer(folder)
+        file.write_text("".join(json.dumps(text) + "\n" for text in done), encoding="utf-8")
+        with file.open("a", encoding="utf-8") as stream:
+            for document in rows.documents[len(done) :]:
+                pieces = summarize(
+                    decoder, tokenizer, document, max_new_tokens=self.max_new_tokens, lookup=self.lookup,
+                    say=lambda line: None, context=self.context,
+                )  # fmt: skip
+                done.append("".join(pieces))
+                stream.write(json.dumps(done[-1]) + "\n")
+                stream.flush()
+        return done
