@@ -110,7 +110,7 @@ def push(
         gone = [
             CommitOperationDelete(file)
             for file in old
-            if file not in places and (file.startswith(("onnx/", "records/")) or is_model(file))
+            if file not in places and (file.startswith(("onnx/", "genai/", "gguf/", "records/")) or is_model(file))
         ]
         commit = api.create_commit(
             repository,

@@ -1,8 +1,9 @@
 """What of a run goes to the Hub: models where stock tools look for them, and the evidence beside them.
 
 In the repository, the transformers model lies at the root, ONNX under onnx/ as model.onnx (fp32) and
-model_quantized.onnx (int8): where `from_pretrained`, Optimum and transformers.js look. Beside them README.md (the
-model card), report.json, report.html, plot.svg, records/ (one JSON a stage) and recipe.lock.json.
+model_quantized.onnx (int8): where `from_pretrained`, Optimum and transformers.js look. What onnxruntime-genai and
+llama.cpp load are folders of their own, genai/ and gguf/. Beside them README.md (the model card), report.json,
+report.html, plot.svg, records/ (one JSON a stage) and recipe.lock.json.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from hfcompress.record import Record, read_json
 from hfcompress.stage import Artifact
 
 INTEGER = {"int8", "uint8"}
+FOLDERS = {"onnx-genai": "genai/", "gguf": "gguf/"}  # formats that are folders of their own
 SECRETS = (
     (
         "a token",
@@ -59,7 +61,8 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     """
     from hfcompress.report.card import render_card
     from hfcompress.report.html import ends
-    from hfcompress.report.plots import size_latency_accuracy, standalone
+    from hfcompress.report.language import language_card
+    from hfcompress.report.plots import allotment, size_latency_accuracy, standalone
 
     report, details, locked = (read_json(run / name) for name in ("report.json", "details.json", LOCK))
     if not report["ok"] and not allow_failed:
@@ -72,12 +75,15 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     places = delivered(run, report, details)
     candidate, reference = ends(report, details)
     models_of = {place: name for place, (name, _) in places.items()}
-    plot = standalone(size_latency_accuracy(report["models"], candidate["name"], reference["name"]))
+    if details.get("kind") == "language":
+        card, picture = language_card, allotment(details["allotment"]["grids"])
+    else:
+        card, picture = render_card, size_latency_accuracy(report["models"], candidate["name"], reference["name"])
     rendered = {
-        "README.md": render_card(report, details | {"base": origin}, repository, models_of).encode(),
+        "README.md": card(report, details | {"base": origin}, repository, models_of).encode(),
         "report.json": as_json(report | {"delivered": models_of}),
         "report.html": (run / "report.html").read_bytes(),
-        "plot.svg": plot.encode(),
+        "plot.svg": standalone(picture).encode(),
         LOCK: as_json(locked),
     }
     for record in details["records"]:
@@ -108,6 +114,8 @@ def delivered(run: Path, report: dict[str, Any], details: dict[str, Any]) -> dic
 
 def placed(file: str, row: dict[str, Any]) -> str:
     """Where a model's file lies in the repository."""
+    if row["format"] in FOLDERS:
+        return FOLDERS[row["format"]] + file
     if not file.startswith("model.onnx"):
         return file
     quantized = "_quantized" if INTEGER & set(row["dtypes"]) else ""
@@ -116,6 +124,8 @@ def placed(file: str, row: dict[str, Any]) -> str:
 
 def file_of(place: str) -> str:
     """The file that `placed` put there."""
+    for folder in FOLDERS.values():
+        place = place.removeprefix(folder)
     return place.removeprefix("onnx/").replace("model_quantized.onnx", "model.onnx")
 
 

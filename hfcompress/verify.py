@@ -4,14 +4,15 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hfcompress.errors import UserError
 from hfcompress.record import environment, read_json, sha256
-from hfcompress.release import file_of, placed
+from hfcompress.release import FOLDERS, file_of, placed
 from hfcompress.report.console import candidate_row
 
 if TYPE_CHECKING:
+    from hfcompress.tasks.causal_lm import CausalLM
     from hfcompress.tasks.text_classification import TextClassification
 
 RUNS = 30
@@ -31,7 +32,7 @@ class Claim:
         return f"{word:11} {self.what}: claimed {self.claimed}, found {self.found}"
 
 
-def verify(folder: Path, task: "TextClassification", data: str) -> list[Claim]:
+def verify(folder: Path, task: "TextClassification | CausalLM", data: str) -> list[Claim]:
     """Check every claim that can be checked here.
 
     Args:
@@ -52,7 +53,15 @@ def verify(folder: Path, task: "TextClassification", data: str) -> list[Claim]:
         model = laid_out(folder, row, Path(work))
         same = task.identity.rpartition("@")[2] == data.rpartition("@")[2]
         measured_on = Claim("data", data, task.identity, True if same else None)
-        return [*hashes, measured_on, *accuracy_claims(model, row, task, same), latency_claim(model, row)]
+        if is_language(row):
+            return [*hashes, measured_on, *language_claims(model, row, cast("CausalLM", task), same)]
+        classified = cast("TextClassification", task)
+        return [*hashes, measured_on, *accuracy_claims(model, row, classified, same), latency_claim(model, row)]
+
+
+def is_language(row: dict[str, Any]) -> bool:
+    """Whether a report's model is a causal LM."""
+    return row["accuracy"]["metric"] == "perplexity"
 
 
 def hash_claim(folder: Path, place: str, name: str) -> Claim:
@@ -64,6 +73,8 @@ def hash_claim(folder: Path, place: str, name: str) -> Claim:
 
 def laid_out(folder: Path, row: dict[str, Any], work: Path) -> Path:
     """The candidate as one folder, as the run had it."""
+    if row["format"] in FOLDERS:
+        return folder / FOLDERS[row["format"]]
     for file in folder.iterdir():
         if file.suffix in (".json", ".txt", ".model"):
             (work / file.name).symlink_to(file.resolve())
@@ -93,6 +104,37 @@ def accuracy_claims(model: Path, row: dict[str, Any], task: "TextClassification"
             low <= found[name] <= high if same else None,
         )
         for name, (low, high) in claimed["ci95"].items()
+    ]
+
+
+def language_claims(model: Path, row: dict[str, Any], task: "CausalLM", same: bool) -> list[Claim]:
+    """Perplexity, measured here in the model's own runtime, must lie in the claimed interval; times are shown."""
+    import time
+
+    from hfcompress.evaluation.decoder import open_decoder
+    from hfcompress.evaluation.language import log_probabilities, scores
+    from hfcompress.models import language_tokenizer
+
+    claimed, timed = row["accuracy"]["all"], row["latency_ms"]
+    windows = task.test_windows(language_tokenizer(model))
+    decoder = open_decoder(model, timed["threads"])
+    found = scores((log_probabilities(decoder, window) for window in windows), windows)
+    low, high = claimed["ci95"]["perplexity"]
+    decoder.rewind(0)
+    logits = decoder.append([3] * min(timed["sequence_length"] // 2, decoder.context // 2))
+    begun = time.perf_counter()
+    for _ in range(RUNS):
+        logits = decoder.append([int(logits[-1].argmax())])
+        decoder.rewind(decoder.length - 1)
+    each = 1e3 * (time.perf_counter() - begun) / RUNS
+    return [
+        Claim(
+            f"perplexity on {int(found.tokens.sum()):,} tokens",
+            f"{claimed['perplexity']:.4f} (95%: {low:.4f} to {high:.4f})",
+            f"{found.perplexity:.4f}",
+            low <= found.perplexity <= high if same else None,
+        ),
+        Claim("ms a token", f"{timed['per_token']:.2f}", f"{each:.2f} ({environment()['cpu']})", None),
     ]
 
 

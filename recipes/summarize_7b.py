@@ -113,6 +113,7 @@ def recipe(
         measure=replace(measure, context=budget.context),
         base=base,
         notes=(SMALL_NOTE,) if base == PRETRAIN else (),
+        deliver=(*others, onnx),
         allotment=allotment,
         summaries=said,
     )

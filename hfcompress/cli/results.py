@@ -18,10 +18,13 @@ def report(run: Positional[Path]) -> int:
     from hfcompress.report.card import render_card
     from hfcompress.report.console import table
     from hfcompress.report.html import render_html
+    from hfcompress.report.language import language_card, language_html
 
     found, details = read_json(run / "report.json"), read_json(run / "details.json")
-    (run / "report.html").write_text(render_html(found, details, details["records"]), encoding="utf-8")
-    (run / "model_card.md").write_text(render_card(found, details), encoding="utf-8")
+    is_language = details.get("kind") == "language"
+    page, card = (language_html, language_card) if is_language else (render_html, render_card)
+    (run / "report.html").write_text(page(found, details, details["records"]), encoding="utf-8")
+    (run / "model_card.md").write_text(card(found, details), encoding="utf-8")
     print(table(found))
     print(f"report: {run / 'report.html'}", file=sys.stderr)
     return 0

@@ -28,13 +28,14 @@ Measured on {n} test tokens of {groups} documents; time and memory at {tokens} t
 ## The budget
 
 {verdicts}
-
+{plot}
 ## Use
 
-```python
+{use}"""
+GENAI_USE = """```python
 import onnxruntime_genai as genai
-
-model = genai.Model("{path}")
+{fetch}
+model = genai.Model({path})
 tokenizer = genai.Tokenizer(model)
 generator = genai.Generator(model, genai.GeneratorParams(model))
 generator.append_tokens(tokenizer.encode("This licence"))
@@ -43,7 +44,23 @@ while not generator.is_done():
 print(tokenizer.decode(generator.get_sequence(0)))
 ```
 
-`hfcompress summarize {path} report.txt` streams a summary.
+`hfcompress summarize {name} report.txt` streams a summary.
+"""
+FETCH = """from huggingface_hub import snapshot_download
+
+folder = snapshot_download("{repository}", allow_patterns="genai/*")"""
+ROOT_USE = """
+The same weights for transformers ({name}; `pip install "compressed-tensors>=0.14,<0.15"`):
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{repository}")
+tokenizer = AutoTokenizer.from_pretrained("{repository}")
+```
+"""
+GGUF_USE = """
+And for llama.cpp: `llama-cli -hf {repository}`.
 """
 
 
@@ -89,8 +106,17 @@ def by_kind(allotment: dict[str, Any]) -> list[dict[str, Any]]:
     return [row | {"bits": 8 * row["bytes"] / row["weights"]} for row in kinds.values()]
 
 
-def language_card(report: dict[str, Any], details: dict[str, Any]) -> str:
-    """README.md of the candidate: YAML metadata with a model-index, and text."""
+def language_card(
+    report: dict[str, Any],
+    details: dict[str, Any],
+    repository: str | None = None,
+    places: dict[str, str] | None = None,
+) -> str:
+    """README.md of the candidate: YAML metadata with a model-index, and text.
+
+    Args:
+        repository: org/name, when the card is for the Hub; places: what lies there, with the name of its model.
+    """
     from hfcompress.report.card import markdown, verdict_line
 
     candidate, reference = ends(report, details)
@@ -113,8 +139,20 @@ def language_card(report: dict[str, Any], details: dict[str, Any]) -> str:
         threads=candidate["latency_ms"]["threads"],
         cpu=report["environment"]["cpu"],
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
-        path=candidate["path"],
+        plot="\n![bits of every matrix, by layer](plot.svg)\n" if repository else "",
+        use=use(report, candidate, repository, places or {}),
     )
+
+
+def use(report: dict[str, Any], candidate: dict[str, Any], repository: str | None, places: dict[str, str]) -> str:
+    """How each delivered model is loaded."""
+    if repository is None:
+        return GENAI_USE.format(fetch="", path=f'"{candidate["path"]}"', name=candidate["path"])
+    text = GENAI_USE.format(fetch=FETCH.format(repository=repository), path='f"{folder}/genai"', name=repository)
+    formats = {model["format"]: model["name"] for model in report["models"] if model["name"] in places.values()}
+    if "transformers" in formats:
+        text += ROOT_USE.format(repository=repository, name=formats["transformers"])
+    return text + (GGUF_USE.format(repository=repository) if "gguf" in formats else "")
 
 
 def card_row(model: dict[str, Any]) -> str:
