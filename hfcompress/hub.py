@@ -165,6 +165,26 @@ def fetch(name: str, files: list[str] | None = None) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
 
 
+def pinned(name: str, kind: str) -> str:
+    """`org/name@commit` for a Hub id: what its revision means now; the id as it is where neither Hub nor cache knows.
+
+    Args:
+        kind: "model" or "dataset".
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    repository, _, revision = name.partition("@")
+    try:
+        commit = HfApi().repo_info(repository, revision=revision or None, repo_type=kind).sha
+    except HFValidationError:
+        return name
+    except (HfHubHTTPError, OSError):  # OSError: no network, or HF_HUB_OFFLINE
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision or None, repo_type=kind)
+        commit = Path(cached).parent.name if isinstance(cached, str) else None
+    return f"{repository}@{commit}" if commit else name
+
+
 @contextmanager
 def told(what: str) -> Iterator[None]:
     """What the Hub answers about `what`, as one line that says what to do.

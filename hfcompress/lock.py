@@ -10,31 +10,36 @@ from hfcompress.errors import UserError
 from hfcompress.record import environment, sha256
 
 LOCK = "recipe.lock.json"
+HUB_OPTIONS = {"base": "model", "teacher": "model", "dataset": "dataset"}  # options that may name a repository
 
 
 def lock(recipe: str, scale: str, options: dict[str, Any], data: str) -> dict[str, Any]:
     """What `run --from-lock` reads; `data` is the task's identity.
 
     A folder or file of this machine stands there by its name and the hash of what it holds: whoever repeats the run
-    gives his own copy.
+    gives his own copy. A model or data set of the Hub stands there with the commit that its name meant.
     """
     return {
         "schema_version": 1,
         "recipe": recipe,
         "scale": scale,
-        "options": {name: plain(value) for name, value in options.items()},
+        "options": {name: plain(value, name) for name, value in options.items()},
         "data": data,
         "versions": environment()["versions"],
     }
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, option: str = "") -> Any:
     """An option as JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name), field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Path) or (isinstance(value, str) and names_a_place(value)):
         place = Path(value).expanduser()
         return {"local": place.resolve().name, "sha256": place_hash(place)}
+    if option in HUB_OPTIONS and isinstance(value, str) and value.count("/") == 1:
+        from hfcompress.hub import pinned
+
+        return pinned(value, HUB_OPTIONS[option])
     return value
 
 

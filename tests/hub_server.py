@@ -181,8 +181,9 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories[match[1]]
         if revision not in repository.branches and not re.fullmatch("[0-9a-f]{40}", revision):
             return self.answer({"error": "no revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
-        sha = self.hub.commit_of(match[1], revision)
-        files = self.hub.files(match[1], revision)
+        branch = self.hub.branch_of(match[1], revision)
+        sha = self.hub.commit_of(match[1], branch)
+        files = self.hub.files(match[1], branch)
         return self.answer(
             {
                 "id": match[1],

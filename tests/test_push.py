@@ -370,6 +370,23 @@ def test_predict_answers_from_the_hub_as_from_the_run_also_offline_from_the_cach
     assert "no such revision" in refused(command(hub, "predict", f"{NAME}@nothing", *asked))
 
 
+def test_a_lock_says_which_commit_a_name_meant(hub: Hub, finished: Path) -> None:
+    push(hub, finished)
+    commit = hub.commit_of(NAME, "main")
+    code = f"from hfcompress.hub import fetch, pinned; fetch({NAME!r}); print(pinned({NAME!r}, 'model'))"
+    cache = Path(os.environ["PYTEST_CACHE_OF_HUB"]) / "locked"
+
+    def locked(**environment: str) -> str:
+        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(cache)} | environment
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | settings)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert locked() == f"{NAME}@{commit}"
+    assert locked(HF_HUB_OFFLINE="1") == f"{NAME}@{commit}", "from the cache"
+    assert command(hub, "predict", f"{NAME}@{commit}", "--text", "the river").returncode == 0
+
+
 def test_verify_names_what_is_missing(hub: Hub, tmp_path: Path) -> None:
     assert "no such repository" in refused(command(hub, "verify", "org/nothing"))
     (tmp_path / "empty").mkdir()

@@ -73,6 +73,23 @@ def test_its_model_summarizes(smoke: Path, tmp_path: Path, capsys: pytest.Captur
         dispatch(["summarize", str(folder), str(tmp_path / "empty.txt")])
 
 
+def test_what_is_pushed_of_it_and_where(smoke: Path) -> None:
+    from hfcompress.release import release
+
+    found = release(smoke, "org/name", "mit")
+    assert {"config.json", "tokenizer.json", "genai/genai_config.json", "genai/model.onnx.data"} <= set(found.models)
+    assert not any(place.startswith("surgery") for place in found.models), "the packed model stays in the run"
+    card = found.rendered["README.md"].decode()
+    assert 'allow_patterns="genai/*"' in card
+    assert 'AutoModelForCausalLM.from_pretrained("org/name")' in card
+
+
+def test_the_report_is_rendered_again(smoke: Path) -> None:
+    page = (smoke / "report.html").read_text()
+    assert dispatch(["report", str(smoke)]) == 0
+    assert (smoke / "report.html").read_text() == page
+
+
 def windows() -> list[Window]:
     random = np.random.default_rng(0)
     return [Window([int(i) for i in random.integers(0, 50, 40)], 1, str(group)) for group in range(12)]
