@@ -170,14 +170,20 @@ class Measure:
         metric: str,
         data: "TextData",
     ) -> dict[str, Any]:
+        from scipy.special import softmax
+
         from hfcompress.evaluation.accuracy import evaluate_logits
+        from hfcompress.evaluation.intervals import probability_intervals
         from hfcompress.evaluation.statistics import METRICS, interval
 
         every = evaluate_logits(logits, labels, data.labels)
         intervals = {
             name: list(interval(confusion, compute, self.resamples, self.seed)) for name, compute in METRICS.items()
         }
-        every["ci95"] = intervals
+        probabilities = softmax(logits.astype("float64"), axis=1)
+        every["ci95"] = intervals | probability_intervals(
+            probabilities, labels, data.groups("test"), resamples=self.resamples, seed=self.seed
+        )
         return {"metric": metric, "value": every[metric], "ci95": intervals[metric], "n": len(labels), "all": every}
 
     def _differences(
