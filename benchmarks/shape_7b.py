@@ -216,8 +216,6 @@ def served(onnx: Path, options: argparse.Namespace) -> None:
     from hfcompress.evaluation.language_memory import fresh_process
     from hfcompress.language_plan import expected
 
-    here = device("here", options.threads)
-    say("read bandwidth, GB/s", round(here.memory_bandwidth, 1))
     parts = expected(onnx, options.context)
     read = LanguageShape.read(onnx)
     shape = replace(
@@ -227,10 +225,13 @@ def served(onnx: Path, options: argparse.Namespace) -> None:
         embedding_bits=8 * parts["embedding"] / read.embedding_parameters,
     )
     for depth in (64, options.context - 64):
+        before = device("here", options.threads)  # shared memory is not equally fast from minute to minute
         timed = decode_seconds(onnx, options.threads, 24, depth)()
+        after = device("here", options.threads)
         predicted = {
-            "predicted_ms": round(decode_ms(shape, here, depth), 1),
-            "predicted_prompt_s": round(first_token_ms(shape, here, depth) / 1e3, 1),
+            "predicted_ms": [round(decode_ms(shape, here, depth), 1) for here in (before, after)],
+            "predicted_prompt_s": [round(first_token_ms(shape, here, depth) / 1e3, 1) for here in (before, after)],
+            "gb_per_s": [round(here.memory_bandwidth, 1) for here in (before, after)],
         }
         say(f"decode after {depth}", {name: round(v, 2) for name, v in timed.items()} | predicted)
     told = {name: round(value / 1e6, 1) for name, value in parts.items()}
