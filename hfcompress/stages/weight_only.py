@@ -237,14 +237,19 @@ class WeightOnly:
     def calibrated(self, weight: "Tensor", hessian: "Tensor", grid: Grid) -> "Quantized":
         """A matrix whose inputs have the second moment `hessian`."""
         from hfcompress.ops.autoround import autoround
+        from hfcompress.ops.awq import clip_search
         from hfcompress.ops.gptq import gptq
+        from hfcompress.ops.grid import encode
         from hfcompress.ops.rtn import rtn
 
         if self.algorithm == "gptq":
             return gptq(weight, hessian, grid, activation_order=self.activation_order, damping=self.damping)
         if self.algorithm == "autoround":
             return autoround(weight, hessian, grid, steps=self.steps, seed=self.seed)
-        return rtn(weight, grid)  # awq: its scales are folded in already
+        # AWQ: its scales are folded in already; what is left is where to clip (section 3.2's released search).
+        if grid.bits == 8:
+            return rtn(weight, grid)
+        return encode(weight, *clip_search(weight, hessian.diagonal(), grid), grid)
 
     def predict(self, model: "LanguageShape", *, task: CausalLM, allotment: Any = None) -> "LanguageShape":
         if allotment is not None:
