@@ -112,7 +112,10 @@ def require_supported(folder: Path, config: dict[str, Any]) -> None:
     """
     named = (config.get("architectures") or ["none"])[0]
     if named not in ARCHITECTURES:
-        raise UserError(f"{folder} is a {named}; 4-bit quantization knows {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"{folder} is a {named}; layer by layer 4-bit quantization knows {', '.join(ARCHITECTURES)}; "
+            "`hfcompress run any_causal_lm` rounds the linear layers of others"
+        )
 
 
 def finite(checkpoint: "Checkpoint", name: str, rows: slice | None = None) -> "Tensor":

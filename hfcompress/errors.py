@@ -7,3 +7,7 @@ class UserError(Exception):
     The text says what is wrong, where, and what to do. Everything else that is raised is a defect of this project
     and keeps its traceback.
     """
+
+
+class UnknownShape(UserError):
+    """A model whose size cannot be told from its config: it can be run and measured, but not planned."""

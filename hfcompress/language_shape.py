@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UnknownShape, UserError
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -41,11 +41,12 @@ class LanguageShape:
         """Read the shape from the fields of a config.json.
 
         Raises:
-            UserError: another architecture, or a field is missing.
+            UnknownShape: another architecture.
+            UserError: a field is missing.
         """
         kind = config.get("model_type")
         if kind not in MODEL_TYPES:
-            raise UserError(f"a {kind} is no model whose shape is known; known are {', '.join(MODEL_TYPES)}")
+            raise UnknownShape(f"a {kind} is no model whose shape is known; known are {', '.join(MODEL_TYPES)}")
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
             kv_heads = int(config.get("num_key_value_heads") or heads)

@@ -234,7 +234,9 @@ def is_bert(file: Path) -> bool:
     from hfcompress.language_shape import MODEL_TYPES
 
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("model_type") not in MODEL_TYPES
+        found = json.loads(file.read_text(encoding="utf-8"))
+        generates = any(name.endswith(("CausalLM", "LMHeadModel")) for name in found.get("architectures") or [])
+        return found.get("model_type") not in MODEL_TYPES and not generates
     except (OSError, ValueError, AttributeError):
         return True
 

@@ -75,15 +75,16 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     places = delivered(run, report, details)
     candidate, reference = ends(report, details)
     models_of = {place: name for place, (name, _) in places.items()}
-    if details.get("kind") == "language":
-        card, picture = language_card, allotment(details["allotment"]["grids"])
-    else:
+    card, picture = language_card, None
+    if details.get("kind") != "language":
         card, picture = render_card, size_latency_accuracy(report["models"], candidate["name"], reference["name"])
+    elif "allotment" in details:
+        picture = allotment(details["allotment"]["grids"])
     rendered = {
         "README.md": card(report, details | {"base": origin}, repository, models_of).encode(),
         "report.json": as_json(report | {"delivered": models_of}),
         "report.html": (run / "report.html").read_bytes(),
-        "plot.svg": standalone(picture).encode(),
+        **({"plot.svg": standalone(picture).encode()} if picture else {}),
         LOCK: as_json(locked),
     }
     for record in details["records"]:

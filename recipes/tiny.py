@@ -48,6 +48,29 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
+def write_gpt_neox(folder: Path, data: Path) -> Path:
+    """A GPTNeoXForCausalLM with random weights and a tokenizer of the data's train split."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from hfcompress.stages.pretrain import byte_pair_tokenizer
+
+    lines = (data / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    tokenizer = byte_pair_tokenizer([json.loads(line)["text"] for line in lines], 300)
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=300,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def write_model(
     folder: Path,
     *,

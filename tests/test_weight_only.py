@@ -157,6 +157,32 @@ def test_models_that_cannot_be_read_are_refused_in_a_sentence(tmp_path: Path, ta
     refused(write_llama(model, kind="Phi"), "PhiForCausalLM")
 
 
+def test_a_disk_that_fills_up_loses_no_finished_layer(
+    tmp_path: Path, trained: Path, task: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from hfcompress import checkpoint
+
+    stage, right, written = WeightOnly("gptq", 4, 32), checkpoint.write_shard, list[str]()
+    made(stage, tmp_path / "whole", model=trained, task=task)
+
+    def full(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+        written.append(file.name)
+        if len(written) == 3:  # the embedding, the first layer, and then
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        right(file, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        made(stage, tmp_path / "full", model=trained, task=task)
+    made(stage, tmp_path / "full", model=trained, task=task)
+    assert written[3] == written[2], "it goes on with the layer that could not be written"
+    assert len(written) == len(set(written)) + 1
+    for file in (tmp_path / "whole").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "full" / file.name).read_bytes()
+
+
 def test_text_that_is_too_short_to_calibrate_is_refused(tmp_path: Path, trained: Path, task: CausalLM) -> None:
     short = replace(task, calibration_windows=100_000)
     with pytest.raises(UserError, match="calibration-windows 100000"):

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.results import push
-from hfcompress.errors import UserError
+from hfcompress.errors import UnknownShape, UserError
 from hfcompress.record import read_json
 
 
@@ -48,6 +48,10 @@ class RunOptions:
     ] = None
     push_to_hub: Annotated[bool, tyro.conf.arg(help="Push the result when the budget holds; see push --help.")] = False
     hub_model_id: Annotated[str | None, tyro.conf.arg(help="Where to: org/name.")] = None
+    private: Annotated[bool, tyro.conf.arg(help="As of push.")] = False
+    revision: Annotated[str | None, tyro.conf.arg(help="As of push.")] = None
+    create_pr: Annotated[bool, tyro.conf.arg(help="As of push.")] = False
+    license: Annotated[str | None, tyro.conf.arg(help="As of push.")] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +155,22 @@ def run_recipe(
     from hfcompress.run import Run
 
     planned = Plan()
-    recipe(planned, **options)
+    try:
+        recipe(planned, **options)
+    except UnknownShape:  # then it is measured without having been predicted
+        planned = Plan()
     refuse_impossible(planned.verdicts, planned.advice)
     result = recipe(Run(folder, name, scale, planned.predictions, options), **options)
     if own.hub_model_id and is_main_process():
         if result["ok"]:
-            push(folder, own.hub_model_id)
+            push(
+                folder,
+                own.hub_model_id,
+                private=own.private,
+                revision=own.revision,
+                create_pr=own.create_pr,
+                license=own.license,
+            )
         else:
             print("not pushed, since the budget does not hold: see hfcompress push --help", file=sys.stderr)
     return 0 if result["ok"] else FAILED

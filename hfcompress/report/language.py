@@ -49,14 +49,13 @@ print(tokenizer.decode(generator.get_sequence(0)))
 FETCH = """from huggingface_hub import snapshot_download
 
 folder = snapshot_download("{repository}", allow_patterns="genai/*")"""
-ROOT_USE = """
-The same weights for transformers ({name}; `pip install "compressed-tensors>=0.14,<0.15"`):
+STOCK_USE = """With `pip install "compressed-tensors>=0.14,<0.15"` beside transformers 4:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{repository}")
-tokenizer = AutoTokenizer.from_pretrained("{repository}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
 """
 GGUF_USE = """
@@ -139,19 +138,22 @@ def language_card(
         threads=candidate["latency_ms"]["threads"],
         cpu=report["environment"]["cpu"],
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
-        plot="\n![bits of every matrix, by layer](plot.svg)\n" if repository else "",
+        plot="\n![bits of every matrix, by layer](plot.svg)\n" if repository and "allotment" in details else "",
         use=use(report, candidate, repository, places or {}),
     )
 
 
 def use(report: dict[str, Any], candidate: dict[str, Any], repository: str | None, places: dict[str, str]) -> str:
     """How each delivered model is loaded."""
+    if candidate["format"] == "transformers":
+        return STOCK_USE.format(name=repository or candidate["path"])
     if repository is None:
         return GENAI_USE.format(fetch="", path=f'"{candidate["path"]}"', name=candidate["path"])
     text = GENAI_USE.format(fetch=FETCH.format(repository=repository), path='f"{folder}/genai"', name=repository)
     formats = {model["format"]: model["name"] for model in report["models"] if model["name"] in places.values()}
     if "transformers" in formats:
-        text += ROOT_USE.format(repository=repository, name=formats["transformers"])
+        stock = STOCK_USE.format(name=repository)
+        text += f"\nThe same weights for transformers ({formats['transformers']}). {stock}"
     return text + (GGUF_USE.format(repository=repository) if "gguf" in formats else "")
 
 

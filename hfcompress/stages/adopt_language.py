@@ -16,6 +16,9 @@ TAKEN = (".safetensors", ".json", ".model", ".jinja", ".txt")
 class AdoptLanguage:
     """Take a model folder into the run: checked, and linked where the disk allows it, since it may be 15 GB."""
 
+    any_architecture: bool = False
+    """Also one that the layer-by-layer stages do not know."""
+
     training: ClassVar[bool] = False
 
     def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
@@ -28,7 +31,8 @@ class AdoptLanguage:
         from hfcompress.decoder_stack import require_supported
 
         checkpoint = Checkpoint(model)
-        require_supported(model, checkpoint.config)
+        if not self.any_architecture:
+            require_supported(model, checkpoint.config)
         for file in sorted(model.iterdir()):
             if file.is_file() and file.suffix in TAKEN and file.name != "record.json":
                 link(file.resolve(), out / file.name)

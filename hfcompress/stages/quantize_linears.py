@@ -1,0 +1,124 @@
+"""quantize_linears: the linear layers of any causal LM as integers, in a folder that stock transformers loads.
+
+For architectures that the layer-by-layer stages do not know: no calibration text is needed, so nothing need be known
+but which tensors belong to a `torch.nn.Linear`. Embeddings, the head and everything else stay as they are.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hfcompress.errors import UnknownShape, UserError
+from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hfcompress.checkpoint import Checkpoint
+    from hfcompress.ops.grid import Quantized
+
+COPIED = ("generation_config.json", "chat_template.jinja", "LICENSE")
+
+
+@dataclass(frozen=True)
+class QuantizeLinears:
+    """Round every linear layer but the head, a matrix at a time, into compressed-tensors' format."""
+
+    algorithm: Literal["rtn", "hqq"] = "hqq"
+    """rtn (nearest) or hqq (half-quadratic): those that need no calibration text."""
+    bits: int = 4
+    group_size: int = 64
+    """Columns that share a scale; 0 is the whole row, as where it does not divide a matrix's columns."""
+    symmetric: bool = False
+
+    training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("bits", self.bits, BITS), ("group-size", self.group_size, GROUP_SIZES)):
+            if value not in known:
+                choices = " ".join(map(str, known))
+                raise UserError(f"--quantize-linears.{name} {value}: choose from {choices}")
+
+    def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
+        """Write the folder, a shard after the other; shards that are there from a run that was killed are kept.
+
+        Raises:
+            UserError: the model cannot be read, holds NaN, or has no linear layers.
+        """
+        from hfcompress.checkpoint import INDEX, Checkpoint, header, write_shard
+        from hfcompress.models import load_tokenizer
+        from hfcompress.record import write_json
+        from hfcompress.stages.compressed_tensors import config
+
+        checkpoint = Checkpoint(model)
+        linears = {name: self.grid(checkpoint, name) for name in linear_modules(checkpoint)}
+        if not linears:
+            raise UserError(f"{model} has no torch.nn.Linear beside its head: there is nothing to quantize")
+        by_file: dict[str, list[str]] = {}
+        for name, place in checkpoint.places.items():
+            by_file.setdefault(place.file.name, []).append(name)
+        for file, names in by_file.items():
+            if not (out / file).is_file():
+                write_shard(out / file, self.tensors(checkpoint, names, linears))
+        places = {name: file for file in by_file for name in header(out / file)}
+        total = sum((out / file).stat().st_size for file in by_file)
+        if len(by_file) > 1:
+            write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(out / "config.json", checkpoint.config | {"quantization_config": config(linears)})
+        for name in COPIED:
+            if (model / name).is_file():
+                shutil.copyfile(model / name, out / name)
+        load_tokenizer(model).save_pretrained(out)
+        return {"matrices": len(linears), "file_bytes": total}
+
+    def grid(self, checkpoint: "Checkpoint", module: str) -> Grid:
+        return Grid(self.bits, self.group_size, self.symmetric).fitting(checkpoint.shape(f"{module}.weight")[1])
+
+    def tensors(self, checkpoint: "Checkpoint", names: list[str], linears: dict[str, Grid]) -> "dict[str, Tensor]":
+        """What a shard holds: linear layers packed, the rest as it was."""
+        from hfcompress.stages.compressed_tensors import pack_quantized
+
+        found: dict[str, Tensor] = {}
+        for name in names:
+            module = name.removesuffix(".weight")
+            if name.endswith(".weight") and module in linears:
+                parts = pack_quantized(self.quantized(checkpoint, name, linears[module]))
+                found |= {f"{module}.{part}": tensor for part, tensor in parts.items()}
+            else:
+                found[name] = checkpoint.read(name)
+        return found
+
+    def quantized(self, checkpoint: "Checkpoint", name: str, grid: Grid) -> "Quantized":
+        from hfcompress.decoder_stack import finite
+        from hfcompress.ops.hqq import hqq
+        from hfcompress.ops.rtn import rtn
+
+        weight = finite(checkpoint, name)
+        return rtn(weight, grid) if self.algorithm == "rtn" else hqq(weight, grid)
+
+    def predict(self, **inputs: Any) -> Any:
+        raise UnknownShape("linear layers alone are rounded, and their share of a model is not predicted: run it")
+
+
+def linear_modules(checkpoint: "Checkpoint") -> list[str]:
+    """Modules whose weight a `torch.nn.Linear` multiplies by, without the head: transformers builds the model empty.
+
+    Raises:
+        UserError: transformers has no causal LM of that architecture.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.folder))
+    except (ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"{checkpoint.folder} is no causal LM that transformers knows ({reason})") from None
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and f"{name}.weight" in checkpoint
+    ]
