@@ -63,10 +63,11 @@ def unit_factor(hessian: Tensor, order: Tensor, damping: float) -> Tensor:
     """The unit lower triangular R with H[order, order] + damping = R D R', float32 [columns, columns]."""
     mean = float(hessian.diagonal().mean())
     unit = mean if mean > 0 else 1.0  # a layer that reads only zeros
+    failed = torch.empty((), dtype=torch.int32)
     while True:
-        matrix = hessian[order.unsqueeze(1), order]
+        matrix = hessian[order.unsqueeze(1), order].T  # symmetric; stored by columns it is factored where it lies
         matrix.diagonal().add_(damping * unit)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
+        factor, _ = torch.linalg.cholesky_ex(matrix, out=(matrix, failed))
         if not failed:
             return factor.div_(factor.diagonal().clone())
         damping = max(10 * damping, 1e-4)
