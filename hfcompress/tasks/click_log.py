@@ -73,18 +73,18 @@ class World:
         put = object.__setattr__  # the dataclass is frozen: these are what its numbers stand for
         put(self, "taste", draw(0.55, self.users, TASTES))
         put(self, "style", draw(0.55, self.items, TASTES))
-        put(self, "quality", draw(0.45, self.items))
+        put(self, "quality", draw(0.6, self.items))
         put(self, "category", random.integers(0, self.categories, self.items))
         put(self, "season", draw(0.35, self.categories))
         put(self, "phase", random.uniform(0, 2 * np.pi, self.categories).astype(np.float32))
         put(self, "kind", random.integers(0, KINDS, self.categories))
         put(self, "price", draw(1.0, self.items))
         put(self, "thrift", np.abs(draw(0.25, self.users)))
-        put(self, "single_item", single(random, self.items, CONTEXTS, share=0.5, size=0.7))
-        put(self, "single_user", single(random, self.users, KINDS, share=0.3, size=0.6))
+        put(self, "single_item", single(random, self.items, CONTEXTS, share=0.5, size=1.0))
+        put(self, "single_user", single(random, self.users, KINDS, share=0.3, size=0.8))
         put(self, "daily", draw(0.06, LAST + 1).cumsum().astype(np.float32))
-        put(self, "popular", popularity(random, self.items, 1.0))
-        put(self, "active", popularity(random, self.users, 0.7))
+        put(self, "popular", popularity(random, self.items, 1.1))
+        put(self, "active", popularity(random, self.users, 0.9))
         put(self, "trend", draw(0.04, self.items))
         put(self, "item_birth", births(self.items, share=0.12))
         put(self, "user_birth", births(self.users, share=0.15))
@@ -95,7 +95,7 @@ class World:
         user, item, category = log.user, log.item, log.category
         season = w["season"][category] * np.sin(2 * np.pi * log.time / 14 + w["phase"][category])
         logit = (
-            -1.6
+            -1.8
             + w["daily"][log.time.astype(int)]
             + np.einsum("nk,nk->n", w["taste"][user], w["style"][item])
             + w["quality"][item]

@@ -40,13 +40,13 @@ class Clicks:
     """Will this be clicked? The generated log, or any with its columns."""
 
     dataset: str = GENERATED
-    """generated, or a folder with train.parquet, validation.parquet, test.parquet (and live.parquet for the A/B test),
-    with the columns time (days), request, user, item, category, context (integers from 0), price, click, conversion."""
+    """generated, or a folder with train.parquet, validation.parquet, test.parquet (and live.parquet for the A/B test);
+    columns: time (days), request, user, item, category, context (integers from 0), price, click, conversion."""
     users: int = 100_000
     """Of the generated log, as what follows."""
     items: int = 66_000
     categories: int = 1_000
-    requests: int = 250_000
+    requests: int = 400_000
     """Of the training split; the others follow from it."""
     slate: int = 4
     """Items a request."""
@@ -83,7 +83,7 @@ class Clicks:
 
     def split_requests(self) -> dict[str, int]:
         """Requests of each generated split."""
-        shares = {"train": 1.0, "validation": 0.06, "test": 0.32, "live": 0.8}
+        shares = {"train": 1.0, "validation": 0.06, "test": 0.25, "live": 0.6}
         return {name: max(50, round(share * self.requests)) for name, share in shares.items()}
 
 
