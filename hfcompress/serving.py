@@ -181,9 +181,9 @@ class Shadow:
 
 def work(model: Path, max_length: int, threads: int, asked: Any, told: Any) -> None:
     """The shadowed model's process: answer until killed; a request that fails is told so."""
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
-    predictor = Predictor(model, threads)
+    predictor = open_predictor(model, threads)
     while True:
         key, text = asked.get()
         begun = time.perf_counter()

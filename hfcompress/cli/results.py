@@ -15,13 +15,11 @@ from hfcompress.record import read_json
 
 def report(run: Positional[Path]) -> int:
     """Render report.html and the model card of a run again from its records, and print the table."""
-    from hfcompress.report.card import render_card
     from hfcompress.report.console import table
-    from hfcompress.report.html import render_html
+    from hfcompress.report.pages import write_pages
 
     found, details = read_json(run / "report.json"), read_json(run / "details.json")
-    (run / "report.html").write_text(render_html(found, details, details["records"]), encoding="utf-8")
-    (run / "model_card.md").write_text(render_card(found, details), encoding="utf-8")
+    write_pages(run, found, details)
     print(table(found))
     print(f"report: {run / 'report.html'}", file=sys.stderr)
     return 0
@@ -62,11 +60,11 @@ def predict(
     """
     import numpy as np
 
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
     texts = [text] if text is not None else read_lines(file)
     with candidate_of(run) as (folder, max_length):
-        predictor = Predictor(folder)
+        predictor = open_predictor(folder)
         logits = predictor.logits(texts, max_length=max_length)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)

@@ -22,12 +22,12 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
         arm: the name under which this model's answers are recorded.
         rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
     """
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.evaluation.traffic import Writer
     from hfcompress.serving import record as recorded
 
     with candidate_of(model) as (folder, max_length):
-        predictor, writer, count = Predictor(folder), Writer(traffic, rotate_mb), 0
+        predictor, writer, count = open_predictor(folder), Writer(traffic, rotate_mb), 0
         for count, event in enumerate(recorded(predictor, sys.stdin.buffer, writer, arm, max_length), 1):  # noqa: B007
             print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
     print(f"{count} requests recorded in {traffic}", file=sys.stderr)
@@ -46,11 +46,11 @@ def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path]
     from hfcompress.evaluation import counterfactual
     from hfcompress.evaluation import replay as replays
     from hfcompress.evaluation import traffic as recorded
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
     found = recorded.read(traffic)
     with candidate_of(old) as (one, max_length), candidate_of(new) as (other, _):
-        models = Predictor(one), Predictor(other)
+        models = open_predictor(one), open_predictor(other)
         replayed = replays.answered(*models, found.events, max_length)
         result = {
             "changes": replays.changes(replayed),
@@ -85,11 +85,11 @@ def shadow(
         page: an HTML page that shows agreement, latencies and drift while the test runs.
     """
     from hfcompress import serving
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.evaluation.traffic import Writer
 
     with candidate_of(old) as (one, max_length), candidate_of(new) as (two, _):
-        predictor, writer, state = Predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
+        predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
         other = serving.Shadow(two, max_length)
         try:
             for event in serving.shadow(predictor, other, sys.stdin.buffer, writer, max_length, state):

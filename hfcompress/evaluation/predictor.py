@@ -100,6 +100,16 @@ class Predictor:
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
+def open_predictor(folder: Path, threads: int | None = None) -> Any:
+    """What can be asked for labels of texts: a `Predictor`, or a `ClickPredictor` where config.json says so."""
+    from hfcompress.evaluation.click_predictor import ClickPredictor
+    from hfcompress.models import check_config
+
+    check_config(folder)
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return (ClickPredictor if kind == "clicks" else Predictor)(folder, threads)
+
+
 def onnx_session(path: Path, threads: int) -> Any:
     """An onnxruntime session on the CPU; symmetric int8 graphs get the option that makes their kernels integer.
 

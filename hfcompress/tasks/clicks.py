@@ -5,7 +5,6 @@ import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
 GENERATED = "generated"
 IDS = ("user", "item", "category", "context")
 COLUMNS = tuple(field.name for field in fields(ClickLog))
-DENSE = 3  # price, and the hour of the day as a point on a circle
 
 
 @dataclass(frozen=True)
@@ -155,14 +153,3 @@ def hash_of(logs: dict[str, ClickLog], more: str) -> str:
         for name in COLUMNS:
             digest.update(np.ascontiguousarray(getattr(log, name)).data)
     return digest.hexdigest()
-
-
-def dense_features(log: ClickLog) -> Array:
-    """Price and hour, [rows, 3] float32."""
-    angle = 2 * np.pi * (log.time % 1)
-    return np.stack([log.price, np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
-
-
-def inputs_of(log: ClickLog) -> dict[str, Any]:
-    """What a model is asked: ids [rows] int64 by name, and `dense` [rows, 3] float32."""
-    return {name: getattr(log, name).astype(np.int64) for name in IDS} | {"dense": dense_features(log)}
