@@ -7,7 +7,7 @@ into the top tower too, and it gives two logits: of a click, and of a conversion
 The folder holds config.json (columns, tables, widths) and model.safetensors: no class of transformers has this shape.
 """
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Towers(nn.Module):
         pairs = columns * (columns + 1) // 2
         widths = (pairs + (columns + 1) * dim, *top)
         layers: list[nn.Module] = []
-        for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+        for wide, narrow in pairwise(widths):
             layers += [nn.Linear(wide, narrow), nn.ReLU()]
         self.top = nn.Sequential(*layers, nn.Linear(widths[-1], len(LABELS)))
         self.pairs = [a * (columns + 1) + b for a, b in combinations(range(columns + 1), 2)]

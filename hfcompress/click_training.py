@@ -112,7 +112,8 @@ def optimizers_of(network: "ClickModel", options: ClickTrain) -> "list[torch.opt
     """Lazy Adam for what is looked up by row, Adam for the rest; both remember their first learning rate."""
     import torch
 
-    looked_up, rest = [], []
+    looked_up: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in network.named_parameters():
         dense = name.startswith("towers.") or name.endswith(".b") or ".projections." in name
         (rest if dense else looked_up).append(parameter)

@@ -104,7 +104,7 @@ def summary(judged: Judged) -> dict[str, Any]:
         "observed_ctr": float(judged.click.mean()),
         "ece": error,
         "calibration": bins,
-        "conversion_auc": placements(judged.conversion_score, judged.conversion)[0] if judged.conversion.any() else None,
+        "conversion_auc": conversion_auc(judged),
         "predicted_conversion": float(bought.mean()),
         "observed_conversion": float(judged.conversion.mean()),
         "ci95": {
@@ -112,6 +112,13 @@ def summary(judged: Judged) -> dict[str, Any]:
             "ctr": interval(ctr, earned[0] - ctr * earned[1], z, earned[1].sum()),
         },
     }
+
+
+def conversion_auc(judged: Judged) -> float | None:
+    """None where nothing, or everything, converted."""
+    if not 0 < int(judged.conversion.sum()) < len(judged.conversion):
+        return None
+    return placements(judged.conversion_score, judged.conversion)[0]
 
 
 def interval(value: float, influence: Array, z: float, total: float = 1.0) -> list[float]:
@@ -129,7 +136,7 @@ def earned_by_user(judged: Judged) -> tuple[float, Array]:
 
 
 def differences(reference: Judged, candidate: Judged, confidence: float) -> dict[str, Difference]:
-    """Candidate minus reference: `auc` in points, `ctr` as a share of the reference's (-0.005: half a percent lost)."""
+    """Candidate minus reference: `auc` as it is, `ctr` as a share of the reference's (-0.005: half a percent lost)."""
     (old_auc, old), (new_auc, new) = (placements(judged.score, judged.click) for judged in (reference, candidate))
     (old_ctr, before), (new_ctr, after) = (earned_by_user(judged) for judged in (reference, candidate))
     ratio = new_ctr / old_ctr

@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +12,16 @@ from hfcompress.errors import UserError
 
 Array = np.ndarray[Any, Any]
 DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own, which it leaves out of config.json
+
+
+class Answers(Protocol):
+    """What record, shadow and replay need of a model."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+    def logits(self, texts: list[str], max_length: int) -> Array:
+        """[texts, labels]."""
+        ...
 
 
 class Predictor:

@@ -1,7 +1,7 @@
 """A table as the product of two: E [rows, dim] ~ A [rows, rank] B [rank, dim] (Lan et al. 2020, ALBERT, section 3.1).
 
-The start is the singular value decomposition, the best approximation of a rank (Eckart and Young 1936); weighted by how
-often each row is read, it minimises the error of a looked-up vector instead of that of a row (Chen et al. 2018,
+The start is the singular value decomposition, the best approximation of a rank (Eckart and Young 1936); weighted by
+how often each row is read, it minimises the error of a looked-up vector instead of that of a row (Chen et al. 2018,
 GroupReduce, section 3.2).
 """
 
@@ -62,8 +62,8 @@ class FactorizedTable(nn.Module):
     def stored_bytes(self) -> int:
         return factor_bytes(self.rows, self.dim, self.rank, self.bits)
 
-    @torch.no_grad()
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Take over a trained table [rows, dim], read `frequency` [rows] times."""
-        for mine, found in zip((self.a, self.b), factors(table, self.rank, frequency), strict=True):
-            mine.copy_(found)
+        with torch.no_grad():
+            for mine, found in zip((self.a, self.b), factors(table, self.rank, frequency), strict=True):
+                mine.copy_(found)

@@ -57,13 +57,13 @@ class HashedTable(nn.Module):
         pool = row_codes.stored_bytes(self.buckets, self.dim, self.bits)
         return pool + IMPORTANCE_BYTES * self.weights * self.functions
 
-    @torch.no_grad()
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Each row of the pool is the mean of the vectors that meet in it, weighted by how often they are read."""
-        places = self.places(torch.arange(self.rows)).flatten()
-        weight = (frequency.float() + 0.01).repeat_interleave(self.functions)
-        rows = table.repeat_interleave(self.functions, dim=0) * weight.unsqueeze(1)
-        total = torch.zeros(self.buckets).index_add_(0, places, weight)
-        pool = torch.zeros(self.buckets, self.dim).index_add_(0, places, rows)
-        self.pool.copy_(pool / total.clamp(min=1e-6).unsqueeze(1))
-        self.importance.fill_(1 / self.functions)
+        with torch.no_grad():
+            places = self.places(torch.arange(self.rows)).flatten()
+            weight = (frequency.float() + 0.01).repeat_interleave(self.functions)
+            rows = table.repeat_interleave(self.functions, dim=0) * weight.unsqueeze(1)
+            total = torch.zeros(self.buckets).index_add_(0, places, weight)
+            pool = torch.zeros(self.buckets, self.dim).index_add_(0, places, rows)
+            self.pool.copy_(pool / total.clamp(min=1e-6).unsqueeze(1))
+            self.importance.fill_(1 / self.functions)

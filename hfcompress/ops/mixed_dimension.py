@@ -71,12 +71,12 @@ class MixedDimensionTable(nn.Module):
     def stored_bytes(self) -> int:
         return mixed_bytes(self.sizes, self.dims, self.dim, self.bits)
 
-    @torch.no_grad()
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Order the ids by frequency, and take each block's best approximation of its rank."""
-        order = frequency.float().sort(descending=True, stable=True).indices
-        self.place[order] = torch.arange(self.rows, dtype=torch.int32)
-        for part, block, projection in zip(order.split(self.sizes), self.blocks, self.projections, strict=True):
-            a, b = factors(table[part], block.shape[1], frequency[part].float() + 0.01)
-            block.copy_(a)
-            projection.copy_(b)
+        with torch.no_grad():
+            order = frequency.float().sort(descending=True, stable=True).indices
+            self.place[order] = torch.arange(self.rows, dtype=torch.int32)
+            for part, block, projection in zip(order.split(self.sizes), self.blocks, self.projections, strict=True):
+                a, b = factors(table[part], block.shape[1], frequency[part].float() + 0.01)
+                block.copy_(a)
+                projection.copy_(b)

@@ -41,12 +41,12 @@ class QuotientRemainderTable(nn.Module):
     def stored_bytes(self) -> int:
         return row_codes.stored_bytes(len(self.quotient) + len(self.remainder), self.dim, self.bits)
 
-    @torch.no_grad()
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """R holds the means of the ids that share a remainder, Q ones."""
-        places = torch.remainder(torch.arange(self.rows), self.divisor)
-        weight = frequency.float() + 0.01
-        total = torch.zeros(self.divisor).index_add_(0, places, weight)
-        sums = torch.zeros(self.divisor, self.dim).index_add_(0, places, table * weight.unsqueeze(1))
-        self.remainder.copy_(sums / total.clamp(min=1e-6).unsqueeze(1))
-        self.quotient.fill_(1.0)
+        with torch.no_grad():
+            places = torch.remainder(torch.arange(self.rows), self.divisor)
+            weight = frequency.float() + 0.01
+            total = torch.zeros(self.divisor).index_add_(0, places, weight)
+            sums = torch.zeros(self.divisor, self.dim).index_add_(0, places, table * weight.unsqueeze(1))
+            self.remainder.copy_(sums / total.clamp(min=1e-6).unsqueeze(1))
+            self.quotient.fill_(1.0)

@@ -56,7 +56,7 @@ class RowTable(nn.Module):
     def stored_bytes(self) -> int:
         return stored_bytes(self.rows, self.dim, self.bits)
 
-    @torch.no_grad()
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Take over a trained table [rows, dim]."""
-        self.weight.copy_(table)
+        with torch.no_grad():
+            self.weight.copy_(table)

@@ -155,7 +155,7 @@ def clicks_card(report: dict[str, Any], details: dict[str, Any]) -> str:
         threads=candidate["latency_ms"]["threads"],
         cpu=report["environment"]["cpu"],
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
-        ab=f"Tolerance {rollout['tolerance']}: {'; '.join(rollout['ab']['text'].splitlines())}." if rollout else "None.",
+        ab=f"Tolerance {rollout['tolerance']}: {rollout['ab']['text']}.".replace("\n", "; ") if rollout else "None.",
     )
 
 

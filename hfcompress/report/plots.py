@@ -190,11 +190,12 @@ def compression_curve(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 4.6), dpi=POINTS)
         axes = figure.subplots()
-        for kind, colour in zip(kinds, matplotlib.colormaps["tab10"].colors, strict=False):
+        for i, kind in enumerate(kinds):
+            colour = f"C{i}"
             mine = sorted((p for p in points if p["kind"] == kind), key=lambda p: p["ratio"])
-            axes.plot([p["ratio"] for p in mine], [p["auc"] for p in mine], "o-", color=colour, label=kind, ms=4, lw=1.2)
-            axes.vlines([p["ratio"] for p in mine], [p["low"] for p in mine], [p["high"] for p in mine], color=colour,
-                        alpha=0.35)  # fmt: skip
+            ratios = [p["ratio"] for p in mine]
+            axes.plot(ratios, [p["auc"] for p in mine], "o-", color=colour, label=kind, ms=4, lw=1.2)
+            axes.vlines(ratios, [p["low"] for p in mine], [p["high"] for p in mine], color=colour, alpha=0.35)
         axes.scatter(candidate["ratio"], candidate["auc"], s=90, marker="*", color=INK, zorder=4, label="delivered")
         axes.axhline(reference, color=REFERENCE, lw=1, label="whole tables")
         if allowed is not None:
@@ -238,7 +239,8 @@ def reliability(bins: dict[str, list[dict[str, float]]]) -> str:
         figure = Figure(figsize=(4.6, 4.2), dpi=POINTS)
         axes = figure.subplots()
         for (name, found), colour in zip(bins.items(), (REFERENCE, CANDIDATE), strict=True):
-            axes.plot([b["predicted"] for b in found], [b["observed"] for b in found], "o-", color=colour, ms=4, label=name)
+            x, y = [b["predicted"] for b in found], [b["observed"] for b in found]
+            axes.plot(x, y, "o-", color=colour, ms=4, label=name)
         top = max(b["predicted"] for found in bins.values() for b in found)
         axes.plot([0, top], [0, top], color=INK, lw=0.6)
         axes.set_xlabel("predicted click-through rate")

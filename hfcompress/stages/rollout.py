@@ -47,7 +47,7 @@ class Rollout:
 
         log = task.data.logs.get("live", task.data.logs["test"])
         shadow = self._shadow(out / "shadow.jsonl", old, new, log)
-        found = {
+        found: dict[str, Any] = {
             "days": [float(log.time.min()), float(log.time.max())],
             "shadow": shadow,
             "replay": self._replay(out / "shadow.jsonl", old, new),
@@ -100,7 +100,8 @@ class Rollout:
         from hfcompress.evaluation.click_predictor import ClickPredictor
         from hfcompress.evaluation.traffic import Writer
 
-        events = ab_events(log, {"old": ClickPredictor(old).judge(log), "new": ClickPredictor(new).judge(log)}, self.salt)
+        judged = {arm: ClickPredictor(folder).judge(log) for arm, folder in (("old", old), ("new", new))}
+        events = ab_events(log, judged, self.salt)
         file.unlink(missing_ok=True)
         writer = Writer(file)
         for event in events:

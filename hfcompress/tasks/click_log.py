@@ -16,10 +16,11 @@ are numbered by birth: those that appear only after the training period are beyo
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+Array = np.ndarray[Any, Any]
 
 CONTEXTS = 32
 KINDS = 16  # of categories, as users see them
