@@ -108,6 +108,7 @@ def group_of(name: str) -> str:
     name = re.sub(r"_(int8|scale|zero_point|dequantized|rows|row_scales|float)$", "", name.removeprefix("fused "))
     parts = [part for part in re.split(r"[./]", name) if part]
     parts = [part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]  # a scope names itself twice
+    parts = parts[1:] if parts[:1] == ["network"] else parts  # what the export wraps a model in
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     if numbers:
         keep = numbers[-1] + 2 if len(parts) > numbers[-1] + 2 else numbers[-1] + 1
@@ -116,7 +117,7 @@ def group_of(name: str) -> str:
         return ".".join("*" if part.isdigit() else part for part in parts[:keep])
     while len(parts) > 1 and parts[-1] in ("weight", "bias"):
         parts.pop()
-    return ".".join(parts[:3] if parts[:1] in (["bert"], ["network"], ["model"]) else parts[:2]) or OTHER
+    return ".".join(parts[:3] if parts[:1] in (["bert"], ["model"]) else parts[:2]) or OTHER
 
 
 def stored_parts(folder: Path) -> list[tuple[str, int, int]]:

@@ -17,7 +17,7 @@ from hfcompress.tasks.clicks import GENERATED, Clicks
 SCALES = ("small", "full")
 CURVE = (
     "rows-8-3.7", "rows-4-7",
-    "factorized-32-2", "factorized-8-5", "factorized-8-10", "factorized-8-20", "factorized-8-40",
+    "factorized-32-2", "factorized-8-5", "factorized-8-10", "factorized-8-20", "factorized-8-30",
     "hashed-8-5", "hashed-8-10", "hashed-8-20", "hashed-8-50", "hashed-8-100",
     "quotient_remainder-8-5", "quotient_remainder-8-10", "quotient_remainder-8-20", "quotient_remainder-8-50",
     "quotient_remainder-8-100",

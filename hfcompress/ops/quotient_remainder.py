@@ -3,8 +3,6 @@
 The two partitions are complementary: no two ids share both rows, so that every id keeps a vector of its own.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +13,7 @@ def divisor_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
     """The m of most rows (most remainders) that takes no more than `allowed` bytes; 0 if none does."""
     a_row = row_codes.stored_bytes(1, dim, bits)
     most = int(allowed // a_row)  # rows of both tables together
-    best = most - math.isqrt(max(0, most * most - 4 * rows)) if most * most >= 4 * rows else 0
-    for m in range(max(1, most - best // 2), 0, -1):
-        if m + -(-rows // m) <= most:
-            return m
-    return 0
+    return next((m for m in range(min(rows, most), 0, -1) if m + -(-rows // m) <= most), 0)
 
 
 class QuotientRemainderTable(nn.Module):

@@ -121,7 +121,7 @@ class World:
             item[mine] = choose(random, popular, slate * len(mine)).reshape(-1, slate)
         flat = item.ravel()
         log = ClickLog(
-            time=np.repeat((day + random.random(count)).astype(np.float32), slate),
+            time=np.repeat(np.sort(day + random.random(count)).astype(np.float32), slate),
             request=np.repeat(np.arange(count), slate),
             user=np.repeat(user, slate),
             item=flat,
