@@ -72,6 +72,16 @@ class LanguageBudget(Budget):
 
 
 @dataclass(frozen=True)
+class ClickBudget(Budget):
+    """Limits on a click model. `drop` takes auc (0.005 is half a point) and ctr: 0.005 is half a percent of the clicks
+    that the reference's choices earn."""
+
+    @classmethod
+    def drops(cls) -> tuple[str, ...]:
+        return ("auc", "ctr")
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One limit of a candidate against what was measured (report.json, `verdicts`)."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress import hub
 from hfcompress.budget import Budget
+from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
 from hfcompress.errors import UserError
 from hfcompress.language_shape import LanguageShape
@@ -188,12 +189,15 @@ class Plan:
         notes: tuple[str, ...] = (),
         allotment: Planned | None = None,
         summaries: Planned | None = None,
+        rollout: Planned | None = None,
     ) -> dict[str, Any]:
         """Predict all models, and hold the candidate's predictions against the budget."""
         if isinstance(candidate.shape, LanguageShape):
             return self._compare_language(models, candidate, budget, measure)
         if self.on != HERE:
             raise UserError(f"--device {self.on}: only causal LMs can be planned for another device; leave it out")
+        if isinstance(candidate.shape, ClickShape):
+            return self._compare_clicks(models, candidate, budget)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(serving, reference_ms=serving.latency_ms((latency_reference or reference).shape))
         self.rows = [
@@ -222,6 +226,17 @@ class Plan:
         self.verdicts = predicted_verdicts(budget, candidate.name, self.predictions[candidate.name])
         self.memory = language_plan.memory(candidate.shape, on, measure.context)
         self.advice = language_plan.lines(candidate.name, self.memory)
+        return {"ok": self.ok}
+
+    def _compare_clicks(self, models: tuple[Planned, ...], candidate: Planned, budget: Budget) -> dict[str, Any]:
+        """The same for click models: bytes from the shape; what they earn cannot be predicted."""
+        self.rows = [
+            {"name": model.name, "stage": model.stage, "format": model.shape.format}
+            | model.shape.predicted()
+            | {"shape": model.shape.config}
+            for model in models
+        ]
+        self.verdicts = predicted_verdicts(budget, candidate.name, self.predictions[candidate.name])
         return {"ok": self.ok}
 
     def as_dict(self) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     from hfcompress.report.plots import allotment, size_latency_accuracy, standalone
 
     report, details, locked = (read_json(run / name) for name in ("report.json", "details.json", LOCK))
+    if details.get("kind") == "clicks":
+        raise UserError(f"{run}: a click model has no stock class that a colleague could load; it is not pushed")
     if not report["ok"] and not allow_failed:
         failed = next(verdict for verdict in report["verdicts"] if not verdict["ok"])
         raise UserError(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
     from hfcompress.shape import Shape
     from hfcompress.tasks.causal_lm import CausalLM
+    from hfcompress.tasks.clicks import Clicks
     from hfcompress.tasks.text_classification import TextClassification
 
 DIFFERENCE_TEXTS = 64
@@ -176,7 +177,7 @@ class Run:
         reference: Artifact,
         candidate: Artifact,
         budget: Budget,
-        task: "TextClassification | CausalLM",
+        task: "TextClassification | CausalLM | Clicks",
         measure: Stage,
         latency_reference: Artifact | None = None,
         deliver: tuple[Artifact, ...] = (),
@@ -184,6 +185,7 @@ class Run:
         notes: tuple[str, ...] = (),
         allotment: Artifact | None = None,
         summaries: Artifact | None = None,
+        rollout: Artifact | None = None,
     ) -> dict[str, Any]:
         """Measure all models in one go, hold the candidate against the budget, write report.json and report.html.
 
@@ -195,6 +197,7 @@ class Run:
             notes: sentences that a reader must see first.
             allotment: where the bits of each matrix were chosen, for the report's picture.
             summaries: what the models made of a data set's documents.
+            rollout: what replay, shadow and A/B test said of reference and candidate, for the report.
 
         Returns: report.json's object.
         """
@@ -234,6 +237,7 @@ class Run:
                 "deliver": [model.name for model in deliver or (candidate,)],
                 **({"allotment": read_json(allotment.path / "allotment.json")} if allotment else {}),
                 **({"summaries": read_json(summaries.path / "summaries.json")} if summaries else {}),
+                **({"rollout": read_json(rollout.path / "rollout.json")} if rollout else {}),
                 "records": [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured],
             }
             self._write(report, details | more, lock(self.recipe, self.scale, self.options, task.identity))
@@ -271,19 +275,13 @@ class Run:
         }
 
     def _write(self, report: dict[str, Any], details: dict[str, Any], locked: dict[str, Any]) -> None:
-        from hfcompress.report.card import render_card
         from hfcompress.report.console import table
-        from hfcompress.report.html import render_html
-        from hfcompress.report.language import language_card, language_html
+        from hfcompress.report.pages import write_pages
 
         write_json(self.folder / "report.json", report)
         write_json(self.folder / "details.json", details)
         write_json(self.folder / LOCK, locked)
-        is_language = details.get("kind") == "language"
-        page = (language_html if is_language else render_html)(report, details, details["records"])
-        (self.folder / "report.html").write_text(page, encoding="utf-8")
-        card = (language_card if is_language else render_card)(report, details)
-        (self.folder / "model_card.md").write_text(card, encoding="utf-8")
+        write_pages(self.folder, report, details)
         print(table(report))
         self._say(f"report: {self.folder / 'report.html'}")
 
@@ -301,6 +299,11 @@ def baseline_notes(details: dict[str, Any]) -> list[str]:
     if baseline is None or reference not in values or values[baseline] < values[reference]:
         return []
     word = "as good as" if values[baseline] == values[reference] else "better than"
+    if details.get("kind") == "clicks":
+        return [
+            f"The baseline {baseline} (a number an item, AUC {values[baseline]:.4f}) is {word} the {reference} "
+            f"({values[reference]:.4f}): no embeddings may be needed at all."
+        ]
     return [
         f"On this data the linear baseline ({baseline}, {values[baseline]:.3f}) is {word} the {reference} "
         f"({values[reference]:.3f}): a TF-IDF model may be all you need."

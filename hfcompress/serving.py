@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hfcompress.evaluation.traffic import Event, Writer
 
 if TYPE_CHECKING:
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import Answers
 
 QUEUE = 256  # requests that wait for the shadowed model; beyond it they are dropped and counted
 WINDOW = 500  # answers whose labels are compared with the first ones, for drift
@@ -37,7 +37,7 @@ def requests(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         yield {"id": uuid.uuid4().hex} | entry
 
 
-def answer(predictor: "Predictor", text: str, max_length: int) -> dict[str, Any]:
+def answer(predictor: "Answers", text: str, max_length: int) -> dict[str, Any]:
     """The label of one text and its probability."""
     from scipy.special import softmax
 
@@ -63,7 +63,7 @@ def event_of(request: dict[str, Any], arm: str, answered: dict[str, Any]) -> Eve
 
 
 def record(
-    predictor: "Predictor", lines: Iterable[bytes], writer: Writer, arm: str, max_length: int
+    predictor: "Answers", lines: Iterable[bytes], writer: Writer, arm: str, max_length: int
 ) -> Iterator[Event]:
     """Answer every request, write it down, and hand it on."""
     for request in requests(lines):
@@ -81,6 +81,8 @@ class Shadowed:
     agreed: int = 0
     dropped: int = 0
     failed: int = 0
+    unwritten: int = 0
+    """Lines that the disk did not take."""
     alive: bool = True
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)
     old_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED))
@@ -97,6 +99,7 @@ class Shadowed:
             "agreement": self.agreed / self.compared if self.compared else None,
             "dropped": self.dropped,
             "failed": self.failed,
+            "unwritten": self.unwritten,
             "new_model_runs": self.alive,
             "latency_ms": {n: percentiles(t) for n, t in (("old", self.old_ms), ("new", self.new_ms)) if t},
             "drift": drift(self.first_labels, self.last_labels) if self.answered >= 2 * WINDOW else None,
@@ -181,9 +184,9 @@ class Shadow:
 
 def work(model: Path, max_length: int, threads: int, asked: Any, told: Any) -> None:
     """The shadowed model's process: answer until killed; a request that fails is told so."""
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
-    predictor = Predictor(model, threads)
+    predictor = open_predictor(model, threads)
     while True:
         key, text = asked.get()
         begun = time.perf_counter()
@@ -195,35 +198,74 @@ def work(model: Path, max_length: int, threads: int, asked: Any, told: Any) -> N
 
 
 def shadow(
-    predictor: "Predictor", other: Shadow, lines: Iterable[bytes], writer: Writer, max_length: int, state: Shadowed
+    predictor: "Answers", other: Shadow, lines: Iterable[bytes], writer: Writer, max_length: int, state: Shadowed
 ) -> Iterator[Event]:
     """Answer every request with the old model at once; compare the new one's answers as they come.
 
     Both answers are written down, as arms "old" and "new" of the same id.
     """
-    waiting: dict[int, tuple[dict[str, Any], str]] = {}
-    for key, request in enumerate(requests(lines)):
-        begun = time.perf_counter()
-        event = event_of(request, "old", answer(predictor, request["input"], max_length))
+    test = ShadowTest(predictor, other, writer, max_length, state)
+    for request in requests(lines):
+        event = test.answer(request)
+        yield event
+        test.compare(request, event)
+    test.finish()
+
+
+class ShadowTest:
+    """What happens to each request: `answer` first, which waits for the old model alone, then `compare`."""
+
+    def __init__(
+        self, predictor: "Answers", other: Shadow, writer: Writer, max_length: int, state: Shadowed
+    ) -> None:
+        self.predictor, self.other, self.writer = predictor, other, writer
+        self.max_length, self.state = max_length, state
+        self.waiting: dict[int, tuple[dict[str, Any], str]] = {}
+        self.asked = 0
+
+    def answer(self, request: dict[str, Any]) -> Event:
+        """The old model's answer."""
+        state, begun = self.state, time.perf_counter()
+        event = event_of(request, "old", answer(self.predictor, request["input"], self.max_length))
         state.old_ms.append((time.perf_counter() - begun) * 1e3)
         state.answered += 1
         label = str((event.answer or {})["label"])
         state.last_labels.append(label)
         if len(state.first_labels) < WINDOW:
             state.first_labels.append(label)
-        yield event
-        writer.write(event)
-        if other.ask(key, request["input"]):
-            waiting[key] = (request, label)
+        return event
+
+    def compare(self, request: dict[str, Any], event: Event) -> None:
+        """Write the answer down, hand the request to the new model, and count what has come back; nothing waits."""
+        write_or_count(self.writer, event, self.state)
+        self.asked += 1
+        if self.other.ask(self.asked, request["input"]):
+            self.waiting[self.asked] = (request, str((event.answer or {})["label"]))
         else:
-            state.dropped += 1
-        collect(other, waiting, writer, state, 0.0)
-    end = time.monotonic() + LAST_WAIT
-    while waiting and other.process.is_alive() and time.monotonic() < end:
-        collect(other, waiting, writer, state, 0.2)
-    collect(other, waiting, writer, state, 0.0)
-    state.alive = other.process.is_alive()
-    state.dropped += len(waiting)
+            self.state.dropped += 1
+        self.look()
+
+    def look(self, timeout: float = 0.0) -> None:
+        """Count the new model's answers that have come, waiting for the first that long."""
+        collect(self.other, self.waiting, self.writer, self.state, timeout)
+        self.state.alive = self.other.process.is_alive()
+
+    def finish(self) -> None:
+        """Give the new model some time for what still waits; the rest is dropped."""
+        end = time.monotonic() + LAST_WAIT
+        while self.waiting and self.other.process.is_alive() and time.monotonic() < end:
+            self.look(0.2)
+        self.look()
+        self.state.dropped += len(self.waiting)
+        self.waiting.clear()
+
+
+def write_or_count(writer: Writer, event: Event, state: Shadowed) -> None:
+    """A full disk costs lines of traffic, which are counted, and no answer."""
+    try:
+        writer.write(event)
+    except OSError:
+        state.unwritten += 1
 
 
 def collect(
@@ -240,4 +282,4 @@ def collect(
         state.agreed += found["label"] == old
         if found["label"] != old:
             state.changes[old, found["label"]] += 1
-        writer.write(event_of(request, "new", found))
+        write_or_count(writer, event_of(request, "new", found), state)

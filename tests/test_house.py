@@ -13,7 +13,7 @@ PACKAGE = Path(hfcompress.__file__).parent
 # What a package may import of hfcompress at all, at module level or inside functions.
 ALLOWED = {
     "ops": {"ops"},
-    "evaluation": {"evaluation", "errors", "models", "packed", "record"},
+    "evaluation": {"evaluation", "click_inputs", "click_model", "errors", "models", "packed", "record"},
     "tasks": {"tasks", "errors"},
     "report": {"report"},
     "record": {"errors"},

@@ -9,6 +9,7 @@ import tyro
 
 from hfcompress.cli.common import FAILED, INTERRUPTED, WRONG_INPUT
 from hfcompress.cli.language import summarize
+from hfcompress.cli.profiling import profile
 from hfcompress.cli.results import check, env, predict, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, option_value, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
@@ -42,6 +43,7 @@ def dispatch(arguments: list[str]) -> int:
         "run": run,
         "report": report,
         "check": check,
+        "profile": profile,
         "predict": predict,
         "summarize": summarize,
         "push": push,

@@ -15,16 +15,11 @@ from hfcompress.record import read_json
 
 def report(run: Positional[Path]) -> int:
     """Render report.html and the model card of a run again from its records, and print the table."""
-    from hfcompress.report.card import render_card
     from hfcompress.report.console import table
-    from hfcompress.report.html import render_html
-    from hfcompress.report.language import language_card, language_html
+    from hfcompress.report.pages import write_pages
 
     found, details = read_json(run / "report.json"), read_json(run / "details.json")
-    is_language = details.get("kind") == "language"
-    page, card = (language_html, language_card) if is_language else (render_html, render_card)
-    (run / "report.html").write_text(page(found, details, details["records"]), encoding="utf-8")
-    (run / "model_card.md").write_text(card(found, details), encoding="utf-8")
+    write_pages(run, found, details)
     print(table(found))
     print(f"report: {run / 'report.html'}", file=sys.stderr)
     return 0
@@ -65,11 +60,11 @@ def predict(
     """
     import numpy as np
 
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
     texts = [text] if text is not None else read_lines(file)
     with candidate_of(run) as (folder, max_length):
-        predictor = Predictor(folder)
+        predictor = open_predictor(folder)
         logits = predictor.logits(texts, max_length=max_length)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)

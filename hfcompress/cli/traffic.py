@@ -11,6 +11,7 @@ from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of
 from hfcompress.errors import UserError
 
 PAGE_EVERY = 20  # requests
+SHOWN_LOOKS = 300  # of an A/B test, in its picture
 
 
 def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", rotate_mb: float = 100.0) -> int:
@@ -22,12 +23,12 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
         arm: the name under which this model's answers are recorded.
         rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
     """
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.evaluation.traffic import Writer
     from hfcompress.serving import record as recorded
 
     with candidate_of(model) as (folder, max_length):
-        predictor, writer, count = Predictor(folder), Writer(traffic, rotate_mb), 0
+        predictor, writer, count = open_predictor(folder), Writer(traffic, rotate_mb), 0
         for count, event in enumerate(recorded(predictor, sys.stdin.buffer, writer, arm, max_length), 1):  # noqa: B007
             print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
     print(f"{count} requests recorded in {traffic}", file=sys.stderr)
@@ -46,11 +47,11 @@ def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path]
     from hfcompress.evaluation import counterfactual
     from hfcompress.evaluation import replay as replays
     from hfcompress.evaluation import traffic as recorded
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
     found = recorded.read(traffic)
     with candidate_of(old) as (one, max_length), candidate_of(new) as (other, _):
-        models = Predictor(one), Predictor(other)
+        models = open_predictor(one), open_predictor(other)
         replayed = replays.answered(*models, found.events, max_length)
         result = {
             "changes": replays.changes(replayed),
@@ -71,8 +72,9 @@ def shadow(
     traffic: Positional[Path],
     rotate_mb: float = 100.0,
     page: Path | None = None,
+    serve: int | None = None,
 ) -> int:
-    """Answer requests from standard input with OLD, and ask NEW beside it, which nobody waits for.
+    """Answer requests from standard input or over HTTP with OLD, and ask NEW beside it, which nobody waits for.
 
     The answers go to standard output; agreement, latencies, drift and what was dropped, as JSON, to standard error at
     the end. NEW may be slow, hang or crash: requests that it cannot take are dropped and counted.
@@ -83,15 +85,21 @@ def shadow(
         traffic: both models' answers are appended here, under the same id.
         rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
         page: an HTML page that shows agreement, latencies and drift while the test runs.
+        serve: a port of 127.0.0.1: requests come as POST / with {"input": ...}, and GET / is the page. Ends on SIGINT.
     """
     from hfcompress import serving
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.evaluation.traffic import Writer
 
     with candidate_of(old) as (one, max_length), candidate_of(new) as (two, _):
-        predictor, writer, state = Predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
+        predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
         other = serving.Shadow(two, max_length)
         try:
+            if serve is not None:
+                from hfcompress import shadow_server
+
+                shadow_server.serve(serving.ShadowTest(predictor, other, writer, max_length, state), serve)
+                return 0
             for event in serving.shadow(predictor, other, sys.stdin.buffer, writer, max_length, state):
                 print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
                 if page is not None and state.answered % PAGE_EVERY == 0:
@@ -112,6 +120,7 @@ def ab(
     planned_users: int = 10_000,
     share: float = 0.5,
     format: Literal["text", "json"] = "text",
+    report: Path | None = None,
 ) -> int:
     """Judge an A/B test from its traffic, as often as you like: exit 0 accept, 1 roll back, 3 keep going.
 
@@ -126,7 +135,10 @@ def ab(
         planned_users: how many users the test is planned for: there the bounds are narrow.
         share: of the users assigned to the new model.
         format: text or json.
+        report: an HTML page with the estimate and its bounds after every look.
     """
+    from dataclasses import replace
+
     from hfcompress.evaluation import sequential
     from hfcompress.evaluation import traffic as recorded
 
@@ -147,6 +159,12 @@ def ab(
             f"where {share:.0%} should have the new (p = {outcome.ratio_p:.1g}): the assignment or the logging is "
             "broken, and the arms cannot be compared; mend that, or give the --share that was meant"
         )
+    if report is not None:
+        from hfcompress.report.clicks import ab_html
+
+        shown = replace(outcome, looks=sequential.thinned(outcome.looks, SHOWN_LOOKS)).as_dict()
+        report.write_text(ab_html(shown, metric, tolerance, outcome.as_text(metric)), encoding="utf-8")
+        print(f"report: {report}", file=sys.stderr)
     if format == "json":
         print(json.dumps(outcome.as_dict() | {"broken_lines": found.broken}, indent=1))
     else:

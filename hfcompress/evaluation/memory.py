@@ -81,7 +81,39 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
 
 
+def serve_clicks(folder: Path, rows: int, threads: int) -> dict[str, float]:
+    """Load and run a click model on a slate of so many rows: with onnxruntime alone where the folder holds a graph."""
+    import numpy as np
+
+    is_onnx = (folder / "model.onnx").is_file()
+    if is_onnx:
+        import onnxruntime  # noqa: F401  (part of the bare runtime)
+    else:
+        import torch
+
+        from hfcompress import click_model  # noqa: F401  (the same)
+
+        torch.set_num_threads(threads)
+    from hfcompress.evaluation.click_predictor import ClickPredictor
+
+    bare = rss_mb()
+    begun = time.perf_counter()
+    predictor = ClickPredictor(folder, threads)
+    load_ms = (time.perf_counter() - begun) * 1e3
+    ids: dict[str, Any] = {name: np.arange(rows) for name in predictor.config["columns"]}
+    for _ in range(3):
+        predictor.run(ids | {"dense": np.zeros((rows, predictor.config["features"]), dtype=np.float32)})
+    return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
+
+
+def server_of(folder: Path) -> Any:
+    """Which of the functions above serves a folder."""
+    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clicks":
+        return serve_clicks
+    return serve_onnx if (folder / "model.onnx").is_file() else serve_transformers
+
+
 if __name__ == "__main__":
     model_folder, length, thread_count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    serve = serve_onnx if (model_folder / "model.onnx").is_file() else serve_transformers
+    serve = server_of(model_folder)
     print(json.dumps({name: round(value, 1) for name, value in serve(model_folder, length, thread_count).items()}))

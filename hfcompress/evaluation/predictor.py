@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +12,16 @@ from hfcompress.errors import UserError
 
 Array = np.ndarray[Any, Any]
 DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own, which it leaves out of config.json
+
+
+class Answers(Protocol):
+    """What record, shadow and replay need of a model."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+    def logits(self, texts: list[str], max_length: int) -> Array:
+        """[texts, labels]."""
+        ...
 
 
 class Predictor:
@@ -98,6 +109,16 @@ class Predictor:
         pieces = len(self.tokenizer)
         ids = np.random.default_rng(0).integers(pieces // 2, pieces, (batch, sequence_length))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def open_predictor(folder: Path, threads: int | None = None) -> Any:
+    """What can be asked for labels of texts: a `Predictor`, or a `ClickPredictor` where config.json says so."""
+    from hfcompress.evaluation.click_predictor import ClickPredictor
+    from hfcompress.models import check_config
+
+    check_config(folder)
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return (ClickPredictor if kind == "clicks" else Predictor)(folder, threads)
 
 
 def onnx_session(path: Path, threads: int) -> Any:

@@ -13,7 +13,7 @@ from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_d
 from hfcompress.evaluation.traffic import Event
 
 if TYPE_CHECKING:
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import Answers
 
 Array = np.ndarray[Any, Any]
 TIMED = 50  # requests
@@ -36,7 +36,7 @@ class Replayed:
         return [event.group if event.group is not None else event.unit for event in self.events]
 
 
-def answered(old: "Predictor", new: "Predictor", events: list[Event], max_length: int) -> Replayed:
+def answered(old: "Answers", new: "Answers", events: list[Event], max_length: int) -> Replayed:
     """Ask both models everything that has an input.
 
     Raises:
@@ -49,7 +49,7 @@ def answered(old: "Predictor", new: "Predictor", events: list[Event], max_length
         raise UserError(f"the models answer different labels: {', '.join(old.labels)}; {', '.join(new.labels)}")
     texts = [str(event.input) for event in events]
     answers = (model.logits(texts, max_length).argmax(axis=1) for model in (old, new))
-    return Replayed(events, old.labels, *answers)
+    return Replayed(events, list(old.labels), *answers)
 
 
 def changes(replayed: Replayed) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def would_have_been(replayed: Replayed, metric: str) -> dict[str, Any]:
     return found
 
 
-def timed(old: "Predictor", new: "Predictor", events: list[Event], max_length: int) -> dict[str, Any]:
+def timed(old: "Answers", new: "Answers", events: list[Event], max_length: int) -> dict[str, Any]:
     """Milliseconds a recorded request, one at a time and in turn; p50, p95 and p99 of the same requests for both."""
     texts = [str(event.input) for event in events if event.input][:TIMED]
     times: dict[str, list[float]] = {"old": [], "new": []}

@@ -202,6 +202,13 @@ def looked(
     return found
 
 
+def thinned(looks: list[Look], most: int) -> list[Look]:
+    """At most so many looks, evenly spread, the last one among them: for a picture."""
+    if len(looks) <= most:
+        return looks
+    return [looks[round(i * (len(looks) - 1) / (most - 1))] for i in range(most)]
+
+
 def running_means(mine: Array, user: Array, value: Array) -> tuple[Array, Array, Array]:
     """Mean of one arm's events, the variance of this mean over users, and its users, each [events]: so far.
 

@@ -100,7 +100,12 @@ def safetensors_header(file: Path, packed: dict[str, int] | None = None) -> list
 
 
 def onnx_initializers(file: Path) -> list[tuple[int, str, int, bool]]:
-    """The same for an ONNX file: initializers and the tensors of Constant nodes.
+    """The same for an ONNX file: initializers and the tensors of Constant nodes."""
+    return [entry for _, entry in named_initializers(file)]
+
+
+def named_initializers(file: Path) -> list[tuple[str, tuple[int, str, int, bool]]]:
+    """The same, each with the tensor's name.
 
     A scale or zero point is what stands at the second or later place of a Q/DQ or integer operator, or is named so.
     """
@@ -126,13 +131,13 @@ def onnx_initializers(file: Path) -> list[tuple[int, str, int, bool]]:
         places.add(place)
         if tensor.name in nbits:
             elements, bits = nbits[tensor.name]
-            found.append((elements, f"int{bits}", bits, True))
+            found.append((tensor.name, (elements, f"int{bits}", bits, True)))
             continue
         dtype = TensorProto.DataType.Name(tensor.data_type).lower()
         bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         is_weight = bool(tensor.dims) and tensor.name not in helpers and dtype not in ("int64", "bool")
         name = {"float": "float32", "double": "float64"}.get(dtype, dtype)
-        found.append((math.prod(tensor.dims), name, bits, is_weight))
+        found.append((tensor.name, (math.prod(tensor.dims), name, bits, is_weight)))
     return found
 
 

@@ -150,3 +150,17 @@ def n_needed(difference: Difference, allowed: float) -> int | None:
     by_spread = difference.n * (z * difference.standard_error / slack) ** 2
     by_unseen = math.log(1 - difference.confidence) / math.log(1 - slack) if slack < 1 else 1.0
     return max(1, math.ceil(by_spread), math.ceil(by_unseen))
+
+
+def linearized(value: float, influence: Array, n: int, confidence: float) -> Difference:
+    """A difference whose standard error comes from what each group contributes to it (the delta method).
+
+    Args:
+        value: candidate minus reference; influence: [groups], to first order how far each group moves the value, sum 0
+            (Obuchowski 1997 for the AUC of clustered data; Deng et al. 2018, section 3, for a ratio of sums).
+        n: examples.
+    """
+    groups = len(influence)
+    error = float(np.sqrt((influence**2).sum() * groups / max(groups - 1, 1)))
+    reach = max(float(norm.ppf(confidence)) * error, unseen(n if groups > 1 else 1, confidence))
+    return Difference(value, max(-1.0, value - reach), min(1.0, value + reach), error, confidence, n, groups)

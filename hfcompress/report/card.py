@@ -211,15 +211,14 @@ def markdown(text: str) -> str:
 
 def cards(folder: Path) -> list[tuple[Path, str]]:
     """(README.md, what it must say) of every folder that holds a report.json and its details.json."""
-    from hfcompress.report.language import language_card
+    from hfcompress.report.pages import card_of
 
     found = []
     for file in sorted(folder.glob("*/report.json")):
         report, details = (
             json.loads((file.parent / name).read_text(encoding="utf-8")) for name in ("report.json", "details.json")
         )
-        render = language_card if details.get("kind") == "language" else render_card
-        found.append((file.parent / "README.md", render(report, details)))
+        found.append((file.parent / "README.md", card_of(report, details)))
     return found
 
 

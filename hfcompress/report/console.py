@@ -26,7 +26,9 @@ def candidate_row(report: dict[str, Any]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """Models, then notes, then verdicts; plain text, at most 119 wide."""
     metric = report["models"][0]["accuracy"]["metric"]
-    lines = language_rows(report["models"]) if metric == "perplexity" else classifier_rows(report["models"], metric)
+    models = report["models"]
+    own = {"perplexity": language_rows, "auc": click_rows}
+    lines = own[metric](models) if metric in own else classifier_rows(models, metric)
     notes = [line for note in report["notes"] for line in textwrap.wrap(f"note: {note}", WIDTH)]
     return "\n".join([*lines, "", *notes, *verdict_lines(report)])
 
@@ -44,6 +46,22 @@ def classifier_rows(models: list[dict[str, Any]], metric: str) -> list[str]:
             f"{f'{low:.3f} - {high:.3f}':>15} {number(accuracy['all']['macro_f1'], '.4f'):>8} "
             f"{number(model['latency_ms']['p50'], '.2f'):>8} {model['latency_ms']['runtime'][:12]:12} "
             f"{number(model['peak_rss_mb'], '.0f'):>8}"
+        )
+    return lines
+
+
+def click_rows(models: list[dict[str, Any]]) -> list[str]:
+    """CTR is of what the model would choose, a share of clicks; predicted CTR is the mean probability."""
+    lines = [
+        f"{'model':26} {'format':12} {'MB':>8} {'AUC':>7} {'CTR':>8} {'log-loss':>8} {'pred. CTR':>9} {'ECE':>7} "
+        f"{'p50 ms':>8} {'peak MB':>8}"
+    ]
+    for model in models:
+        every = model["accuracy"]["all"]
+        lines.append(
+            f"{model['name'][:26]:26} {model['format'][:12]:12} {model['bytes'] / 1e6:8.3f} {every['auc']:7.4f} "
+            f"{every['ctr']:8.4%} {every['log_loss']:8.4f} {every['predicted_ctr']:9.4f} {every['ece']:7.4f} "
+            f"{number(model['latency_ms']['p50'], '.3f'):>8} {number(model['peak_rss_mb'], '.0f'):>8}"
         )
     return lines
 
@@ -105,6 +123,8 @@ def drop_sentence(verdict: dict[str, Any]) -> str:
     metric, allowed = verdict["limit"].partition(":")[2], 100 * verdict["allowed"]
     if metric == "perplexity":
         return perplexity_sentence(verdict)
+    if metric == "ctr":
+        return ctr_sentence(verdict)
     if verdict["difference"] is None:
         return f"{metric}: no difference was measured, {allowed:g} points of drop allowed"
     text = (
@@ -134,6 +154,21 @@ def perplexity_sentence(verdict: dict[str, Any]) -> str:
     if verdict["verdict"] == "cannot be shown":
         wanted = verdict["n_needed"]
         text += f" with {verdict['n']:,} tokens" + (f", some {wanted:,} would be needed" if wanted else "")
+    return text
+
+
+def ctr_sentence(verdict: dict[str, Any]) -> str:
+    """A change of the click-through rate is a share of the reference's."""
+    allowed = f"{100 * verdict['allowed']:g}% of loss allowed"
+    if verdict["difference"] is None:
+        return f"ctr: no difference was measured, {allowed}"
+    text = (
+        f"ctr: {verdict['difference']:+.2%} of {verdict['reference']}'s clicks (at worst "
+        f"{verdict['lower_bound']:+.2%}, {verdict['confidence']:.0%} confidence), {allowed}: {verdict['verdict']}"
+    )
+    if verdict["verdict"] == "cannot be shown":
+        wanted = verdict["n_needed"]
+        text += f" with {verdict['n']:,} requests" + (f", some {wanted:,} would be needed" if wanted else "")
     return text
 
 

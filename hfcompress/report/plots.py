@@ -178,6 +178,77 @@ def allotment(grids: dict[str, dict[str, Any]]) -> str:
         return svg(figure, "Bits of every matrix, by layer")
 
 
+def compression_curve(
+    points: list[dict[str, Any]], reference: float, candidate: dict[str, Any], allowed: float | None
+) -> str:
+    """AUC against how many times smaller a model is, a line a kind; what the reference has, and what is allowed.
+
+    Args:
+        points: kind, ratio, auc, low, high (of its interval); candidate: ratio, auc.
+    """
+    kinds = sorted({point["kind"] for point in points})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 4.6), dpi=POINTS)
+        axes = figure.subplots()
+        for i, kind in enumerate(kinds):
+            colour = f"C{i}"
+            mine = sorted((p for p in points if p["kind"] == kind), key=lambda p: p["ratio"])
+            ratios = [p["ratio"] for p in mine]
+            axes.plot(ratios, [p["auc"] for p in mine], "o-", color=colour, label=kind, ms=4, lw=1.2)
+            axes.vlines(ratios, [p["low"] for p in mine], [p["high"] for p in mine], color=colour, alpha=0.35)
+        axes.scatter(candidate["ratio"], candidate["auc"], s=90, marker="*", color=INK, zorder=4, label="delivered")
+        axes.axhline(reference, color=REFERENCE, lw=1, label="whole tables")
+        if allowed is not None:
+            axes.axhline(reference - allowed, color=REFERENCE, lw=1, ls="--", label="allowed")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("times smaller than in float32, the whole delivered model (log scale)")
+        axes.set_ylabel("AUC on the test split (95% interval)")
+        axes.legend(frameon=False, fontsize=9, loc="lower left")
+        return svg(figure, "AUC against compression, a line for each kind of table")
+
+
+def confidence_sequence(looks: list[dict[str, Any]], decided: dict[str, Any] | None, metric: str) -> str:
+    """An A/B test's estimate over time between the bounds that hold at all looks together; above 0 it is accepted."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 4.2), dpi=POINTS)
+        axes = figure.subplots()
+        events = [look["events"] for look in looks]
+        axes.fill_between(
+            events, [look["lower"] for look in looks], [look["upper"] for look in looks], color=OTHER, alpha=0.35, lw=0
+        )
+        axes.plot(events, [look["theta"] for look in looks], color=CANDIDATE, lw=1.4)
+        axes.axhline(0, color=INK, lw=1)
+        shown = looks[len(looks) // 20 :]
+        reach = max(max(abs(look["lower"]), abs(look["upper"])) for look in shown)
+        axes.set_ylim(-1.1 * reach, 1.1 * reach)  # the first looks' bounds are very wide
+        if decided:
+            axes.axvline(decided["events"], color=CANDIDATE, lw=1, ls="--")
+            word = "accepted" if decided["lower"] > 0 else "rolled back"
+            axes.annotate(f" {word} after {decided['events']:,}", (decided["events"], 0.95 * reach), fontsize=9)
+        axes.set_xlabel("events")
+        axes.set_ylabel(f"{metric}: new minus what is tolerated")
+        return svg(figure, f"The A/B test of {metric}: estimate and bounds after each look")
+
+
+def reliability(bins: dict[str, list[dict[str, float]]]) -> str:
+    """Observed against predicted click-through rate, a line a model: on the diagonal the probabilities are right."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.2), dpi=POINTS)
+        axes = figure.subplots()
+        for (name, found), colour in zip(bins.items(), (REFERENCE, CANDIDATE), strict=True):
+            x, y = [b["predicted"] for b in found], [b["observed"] for b in found]
+            axes.plot(x, y, "o-", color=colour, ms=4, label=name)
+        top = max(b["predicted"] for found in bins.values() for b in found)
+        axes.plot([0, top], [0, top], color=INK, lw=0.6)
+        axes.set_xlabel("predicted click-through rate")
+        axes.set_ylabel("observed")
+        axes.legend(frameon=False, fontsize=9)
+        return svg(figure, "Observed against predicted click-through rate")
+
+
 def colour_of(model: dict[str, Any], candidate: str, reference: str) -> str:
     if model["format"] == "baseline":
         return BASELINE

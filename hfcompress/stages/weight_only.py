@@ -21,8 +21,8 @@ Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
 CALIBRATED = ("gptq", "awq", "autoround")
 CHUNK_ROWS = 512  # read, rounded and packed at once: what they need stays in the processor's cache
 COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "LICENSE")
-# What a calibrated algorithm holds beside the process itself and a layer's second moments: float32 copies of the layer,
-# and of the largest second moment (GPTQ factors one in place; the others need no copy).
+# What a calibrated algorithm holds beside the process itself and a layer's second moments: float32 copies of the
+# layer, and of the largest second moment (GPTQ factors one in place; the others need no copy).
 LAYER_COPIES, MOMENT_COPIES = 1.0, 1.0
 PROCESS_BYTES = 0.6e9
 

@@ -1,0 +1,49 @@
+"""What a click model is asked and how its folder describes it; nothing here needs torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hfcompress.errors import UserError
+
+MODEL_TYPE = "clicks"
+LABELS = ("click", "conversion")
+COLUMNS = ("user", "item", "category", "context")
+DENSE = 3  # price, and the hour of the day as a point on a circle
+
+
+def inputs_of(log: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """What a model is asked: ids [rows] int64 by column, and `dense` [rows, 3] float32.
+
+    Args:
+        log: an object with the columns and `price` and `time` (in days), each [rows].
+    """
+    angle = 2 * np.pi * (np.asarray(log.time, dtype=np.float32) % 1)
+    dense = np.stack([np.asarray(log.price, dtype=np.float32), np.sin(angle), np.cos(angle)], axis=1)
+    ids = {name: np.asarray(getattr(log, name), dtype=np.int64) for name in COLUMNS}
+    return ids | {"dense": dense.astype(np.float32)}
+
+
+def write_config(config: dict[str, Any], out: Path) -> None:
+    text = json.dumps({"model_type": MODEL_TYPE, "architectures": ["ClickModel"]} | config, indent=1)
+    (out / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a click model.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    file = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a model folder: it has no config.json") from None
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
+    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+        raise UserError(f"{folder} is not a click model")
+    return config

@@ -1,0 +1,168 @@
+"""Training a click model: one loop for the baseline and for what is fine-tuned after its tables were compressed."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hfcompress.errors import UserError
+from hfcompress.tasks.click_log import ClickLog
+from hfcompress.tasks.clicks import IDS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from hfcompress.click_model import ClickModel
+
+UNKNOWN = -1  # an id that no table has
+
+
+@dataclass(frozen=True)
+class ClickTrain:
+    """How a click model is trained; the Trainer's names where they mean the same."""
+
+    num_train_epochs: float = 1.0
+    learning_rate: float = 2e-3
+    """Of the towers, and of dense matrices in the tables."""
+    table_learning_rate: float = 1e-2
+    """Of the tables' rows, by lazy Adam: a row moves when it is read."""
+    train_batch_size: int = 2048
+    id_dropout: float = 0.02
+    """Share of the ids that are taken for unknown, so that the unknown row learns what to say."""
+    conversion_weight: float = 0.5
+    """Of the conversions' loss beside the clicks'."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.id_dropout < 1:
+            raise UserError(f"--*.id-dropout {self.id_dropout:g}: from 0 to below 1")
+        if self.train_batch_size < 1 or self.num_train_epochs <= 0:
+            raise UserError("--*.train-batch-size and --*.num-train-epochs must be above 0")
+
+
+def fit(
+    network: "ClickModel",
+    log: ClickLog,
+    options: ClickTrain,
+    teacher: "np.ndarray[Any, Any] | None" = None,
+    soft_share: float = 0.5,
+) -> dict[str, Any]:
+    """Train in place.
+
+    Args:
+        teacher: [rows, 2] logits of the model that the network is to resemble; `soft_share` of the targets is what
+            it says, the rest what happened.
+
+    Returns: steps, rows, and the mean loss of the first and the last tenth of the steps.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from hfcompress.click_inputs import inputs_of
+
+    random, seeds = np.random.default_rng(options.seed), torch.Generator().manual_seed(options.seed)
+    inputs = {name: torch.from_numpy(array) for name, array in inputs_of(log).items()}
+    targets = torch.from_numpy(np.stack([log.click, log.conversion], axis=1).astype(np.float32))
+    if teacher is not None:
+        targets = (1 - soft_share) * targets + soft_share * torch.from_numpy(teacher).sigmoid()
+    weight = torch.tensor([1.0, options.conversion_weight])
+    optimizers = optimizers_of(network, options)
+    steps = max(1, round(options.num_train_epochs * len(log) / options.train_batch_size))
+    losses: list[float] = []
+    network.train()
+    order = random.permutation(len(log))
+    for step in tqdm(range(steps), desc="  training", disable=None, file=sys.stderr):
+        start = step * options.train_batch_size % max(1, len(log) - options.train_batch_size + 1)
+        if start < options.train_batch_size and step:
+            order = random.permutation(len(log))
+        rows = torch.from_numpy(order[start : start + options.train_batch_size])
+        batch = {name: tensor[rows] for name, tensor in inputs.items()}
+        for name in IDS:
+            drop = torch.rand(len(rows), generator=seeds) < options.id_dropout
+            batch[name] = torch.where(drop, UNKNOWN, batch[name])
+        logits = network(**batch)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, targets[rows], weight=weight.expand_as(logits)
+        )
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * (1 - step / steps)
+            optimizer.step()
+        losses.append(float(loss.detach()))
+        if not np.isfinite(losses[-1]):
+            raise UserError(f"the loss is not finite at step {step + 1}; lower --*.learning-rate")
+    network.eval()
+    tenth = max(1, steps // 10)
+    return {
+        "steps": steps,
+        "rows": steps * options.train_batch_size,
+        "first_loss": float(np.mean(losses[:tenth])),
+        "last_loss": float(np.mean(losses[-tenth:])),
+    }
+
+
+def optimizers_of(network: "ClickModel", options: ClickTrain) -> "list[torch.optim.Optimizer]":
+    """Lazy Adam for what is looked up by row, Adam for the rest; both remember their first learning rate."""
+    import torch
+
+    looked_up: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        dense = name.startswith("towers.") or name.endswith(".b") or ".projections." in name
+        (rest if dense else looked_up).append(parameter)
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.SparseAdam(looked_up, lr=options.table_learning_rate),
+        torch.optim.Adam(rest, lr=options.learning_rate),
+    ]
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return found
+
+
+def logits_of(network: "ClickModel", log: ClickLog, batch: int = 16_384) -> "np.ndarray[Any, Any]":
+    """float32 [rows, 2], in torch."""
+    import numpy as np
+    import torch
+
+    from hfcompress.click_inputs import inputs_of
+
+    inputs = {name: torch.from_numpy(array) for name, array in inputs_of(log).items()}
+    network.eval()
+    with torch.inference_mode():
+        parts = [
+            network(**{name: tensor[start : start + batch] for name, tensor in inputs.items()}).numpy()
+            for start in range(0, len(log), batch)
+        ]
+    return np.concatenate(parts)
+
+
+def new_click_model(rows: dict[str, int], dim: int, bottom: int, top: tuple[int, ...], unknown: str) -> "ClickModel":
+    """A model with whole tables, its weights drawn by torch's generator."""
+    import torch
+
+    from hfcompress.click_inputs import DENSE, LABELS
+    from hfcompress.click_model import ClickModel
+
+    network = ClickModel(
+        {
+            "columns": rows,
+            "dim": dim,
+            "features": DENSE,
+            "bottom": bottom,
+            "top": list(top),
+            "unknown": unknown,
+            "tables": {name: {"kind": "rows", "bits": 32} for name in rows},
+            "labels": list(LABELS),
+        }
+    )
+    for table in network.tables.values():
+        torch.nn.init.normal_(table.weight, std=0.05)
+    return network

@@ -1,0 +1,69 @@
+"""A table as the product of two: E [rows, dim] ~ A [rows, rank] B [rank, dim] (Lan et al. 2020, ALBERT, section 3.1).
+
+The start is the singular value decomposition, the best approximation of a rank (Eckart and Young 1936); weighted by
+how often each row is read, it minimises the error of a looked-up vector instead of that of a row (Chen et al. 2018,
+GroupReduce, section 3.2).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from hfcompress.ops import row_codes
+
+
+def weighted_svd(table: Tensor, frequency: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Singular values [dim] and right vectors [dim, dim] (rows) of the table, each row weighted by sqrt(frequency).
+
+    Computed from the dim x dim second moments, so that a million rows cost one product; in float64, where squaring
+    loses nothing that float32 had.
+    """
+    weight = torch.ones(len(table)) if frequency is None else frequency
+    moments = (table.double() * weight.double().unsqueeze(1)).T @ table.double()
+    values, vectors = torch.linalg.eigh(moments)
+    return values.clamp(min=0).sqrt().flip(0).float(), vectors.flip(1).T.float()
+
+
+def rank_for_energy(singular_values: Tensor, energy: float) -> int:
+    """The smallest rank whose squared singular values hold this share of all of them."""
+    share = singular_values.double().square().cumsum(0) / singular_values.double().square().sum()
+    return min(int((share < energy - 1e-12).sum()) + 1, len(singular_values))
+
+
+def rank_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
+    """The largest rank whose factors take no more than `allowed` bytes, 0 if none does; even in 4 bits."""
+    step = 2 if bits == 4 else 1
+    fits = [r for r in range(step, dim + 1, step) if factor_bytes(rows, dim, r, bits) <= allowed]
+    return fits[-1] if fits else 0
+
+
+def factor_bytes(rows: int, dim: int, rank: int, bits: int) -> int:
+    """A in `bits` with a scale a row, B in float32."""
+    return row_codes.stored_bytes(rows, rank, bits) + 4 * rank * dim
+
+
+def factors(table: Tensor, rank: int, frequency: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A [rows, rank] and B [rank, dim]: the rows' coordinates along the first right vectors, and these."""
+    _, vectors = weighted_svd(table, frequency)
+    return table @ vectors[:rank].T, vectors[:rank].clone()
+
+
+class FactorizedTable(nn.Module):
+    """Rows of A, stored in 32, 8 or 4 bits, times B."""
+
+    def __init__(self, rows: int, dim: int, rank: int, bits: int = 32) -> None:
+        super().__init__()
+        self.rows, self.dim, self.rank, self.bits = rows, dim, rank, bits
+        self.a = nn.Parameter(torch.empty(rows, rank))
+        self.b = nn.Parameter(torch.empty(rank, dim))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return row_codes.rounded(nn.functional.embedding(ids, self.a, sparse=True), self.bits) @ self.b
+
+    def stored_bytes(self) -> int:
+        return factor_bytes(self.rows, self.dim, self.rank, self.bits)
+
+    def start(self, table: Tensor, frequency: Tensor) -> None:
+        """Take over a trained table [rows, dim], read `frequency` [rows] times."""
+        with torch.no_grad():
+            for mine, found in zip((self.a, self.b), factors(table, self.rank, frequency), strict=True):
+                mine.copy_(found)

@@ -1,0 +1,82 @@
+"""Mixed dimension embeddings: frequent ids get wide rows, rare ones narrow (Ginart et al. 2021, sections 4 and 5).
+
+The ids, in order of frequency, fall into blocks. A block's rows have d_b <= dim numbers and a projection [d_b, dim].
+Dimensions follow the popularity of the block's ids: d_b = lambda p_b^alpha (their Algorithm 2), rounded and clipped;
+lambda is what the bytes allow. An id finds its row by its place in that order, which is stored too: 4 bytes an id.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from hfcompress.ops import row_codes
+from hfcompress.ops.factorized import factors
+
+PLACE_BYTES = 4
+ALPHA = 0.3  # the temperature; Ginart et al. find 0.3 best or near it on Criteo and MovieLens
+
+
+def block_sizes(rows: int, blocks: int) -> list[int]:
+    """Rows of each block, geometric: the first (most frequent) holds rows / 4^(blocks - 1), and so on."""
+    ends = [max(1, rows // 4 ** (blocks - 1 - i)) for i in range(blocks)]
+    ends[-1] = rows
+    return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True) if end > start]
+
+
+def dimensions(popularity: Tensor, scale: float, dim: int, bits: int) -> list[int]:
+    """d_b = scale * (p_b / p_0)^alpha, from 1 (2 in 4 bits, and even) to dim."""
+    step = 2 if bits == 4 else 1
+    wanted = scale * (popularity / popularity[0]).clamp(min=1e-12) ** ALPHA
+    return [min(dim, max(step, step * round(float(d) / step))) for d in wanted]
+
+
+def mixed_bytes(sizes: list[int], dims: list[int], dim: int, bits: int) -> int:
+    """Rows, projections and places."""
+    rows = sum(row_codes.stored_bytes(n, d, bits) for n, d in zip(sizes, dims, strict=True))
+    return rows + 4 * dim * sum(dims) + PLACE_BYTES * sum(sizes)
+
+
+def dimensions_for_bytes(frequency: Tensor, sizes: list[int], dim: int, bits: int, allowed: float) -> list[int]:
+    """The widest dimensions by the rule that take no more than `allowed` bytes; empty if none do."""
+    ordered = frequency.float().sort(descending=True).values
+    popularity = torch.stack([part.mean() for part in ordered.split(sizes)]) + 0.01
+    for scale in torch.logspace(3, -2, 400).tolist():
+        dims = dimensions(popularity, scale * dim, dim, bits)
+        if mixed_bytes(sizes, dims, dim, bits) <= allowed:
+            return dims
+    return []
+
+
+class MixedDimensionTable(nn.Module):
+    """Args: sizes, dims: rows and numbers a row of each block."""
+
+    place: Tensor
+
+    def __init__(self, rows: int, dim: int, sizes: list[int], dims: list[int], bits: int = 32) -> None:
+        super().__init__()
+        self.rows, self.dim, self.sizes, self.dims, self.bits = rows, dim, sizes, dims, bits
+        self.register_buffer("place", torch.arange(rows, dtype=torch.int32))
+        self.blocks = nn.ParameterList([torch.empty(n, d) for n, d in zip(sizes, dims, strict=True)])
+        self.projections = nn.ParameterList([torch.empty(d, dim) for d in dims])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        place, first, found = self.place[ids].long(), 0, torch.zeros((*ids.shape, self.dim))
+        for size, block, projection in zip(self.sizes, self.blocks, self.projections, strict=True):
+            inside = (place >= first) & (place < first + size)
+            rows = nn.functional.embedding((place - first).clamp(0, size - 1), block, sparse=True)
+            vectors = row_codes.rounded(rows, self.bits) @ projection
+            found = found + torch.where(inside.unsqueeze(-1), vectors, torch.zeros_like(vectors))
+            first += size
+        return found
+
+    def stored_bytes(self) -> int:
+        return mixed_bytes(self.sizes, self.dims, self.dim, self.bits)
+
+    def start(self, table: Tensor, frequency: Tensor) -> None:
+        """Order the ids by frequency, and take each block's best approximation of its rank."""
+        with torch.no_grad():
+            order = frequency.float().sort(descending=True, stable=True).indices
+            self.place[order] = torch.arange(self.rows, dtype=torch.int32)
+            for part, block, projection in zip(order.split(self.sizes), self.blocks, self.projections, strict=True):
+                a, b = factors(table[part], block.shape[1], frequency[part].float() + 0.01)
+                block.copy_(a)
+                projection.copy_(b)

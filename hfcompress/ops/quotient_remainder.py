@@ -1,0 +1,46 @@
+"""Quotient-remainder embeddings: e(id) = Q[id div m] * R[id mod m], elementwise (Shi et al. 2020, section 2.2).
+
+The two partitions are complementary: no two ids share both rows, so that every id keeps a vector of its own.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from hfcompress.ops import row_codes
+
+
+def divisor_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
+    """The m of most rows (most remainders) that takes no more than `allowed` bytes; 0 if none does."""
+    a_row = row_codes.stored_bytes(1, dim, bits)
+    most = int(allowed // a_row)  # rows of both tables together
+    return next((m for m in range(min(rows, most), 0, -1) if m + -(-rows // m) <= most), 0)
+
+
+class QuotientRemainderTable(nn.Module):
+    """Args: divisor: m, the rows of R; Q has ceil(rows / m)."""
+
+    def __init__(self, rows: int, dim: int, divisor: int, bits: int = 32) -> None:
+        super().__init__()
+        self.rows, self.dim, self.divisor, self.bits = rows, dim, divisor, bits
+        self.quotient = nn.Parameter(torch.empty(-(-rows // divisor), dim))
+        self.remainder = nn.Parameter(torch.empty(divisor, dim))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        quotient = nn.functional.embedding(
+            torch.div(ids, self.divisor, rounding_mode="floor"), self.quotient, sparse=True
+        )
+        remainder = nn.functional.embedding(torch.remainder(ids, self.divisor), self.remainder, sparse=True)
+        return row_codes.rounded(quotient, self.bits) * row_codes.rounded(remainder, self.bits)
+
+    def stored_bytes(self) -> int:
+        return row_codes.stored_bytes(len(self.quotient) + len(self.remainder), self.dim, self.bits)
+
+    def start(self, table: Tensor, frequency: Tensor) -> None:
+        """R holds the means of the ids that share a remainder, Q ones."""
+        with torch.no_grad():
+            places = torch.remainder(torch.arange(self.rows), self.divisor)
+            weight = frequency.float() + 0.01
+            total = torch.zeros(self.divisor).index_add_(0, places, weight)
+            sums = torch.zeros(self.divisor, self.dim).index_add_(0, places, table * weight.unsqueeze(1))
+            self.remainder.copy_(sums / total.clamp(min=1e-6).unsqueeze(1))
+            self.quotient.fill_(1.0)

@@ -1,0 +1,42 @@
+"""report.html and model_card.md of a run, by the kind of its models."""
+
+from pathlib import Path
+from typing import Any
+
+
+def page_of(report: dict[str, Any], details: dict[str, Any]) -> str:
+    """report.html."""
+    kind = details.get("kind")
+    if kind == "language":
+        from hfcompress.report.language import language_html
+
+        return language_html(report, details, details["records"])
+    if kind == "clicks":
+        from hfcompress.report.clicks import clicks_html
+
+        return clicks_html(report, details, details["records"])
+    from hfcompress.report.html import render_html
+
+    return render_html(report, details, details["records"])
+
+
+def card_of(report: dict[str, Any], details: dict[str, Any]) -> str:
+    """The model card."""
+    kind = details.get("kind")
+    if kind == "language":
+        from hfcompress.report.language import language_card
+
+        return language_card(report, details)
+    if kind == "clicks":
+        from hfcompress.report.clicks import clicks_card
+
+        return clicks_card(report, details)
+    from hfcompress.report.card import render_card
+
+    return render_card(report, details)
+
+
+def write_pages(run: Path, report: dict[str, Any], details: dict[str, Any]) -> None:
+    """Both, into the run's folder."""
+    (run / "report.html").write_text(page_of(report, details), encoding="utf-8")
+    (run / "model_card.md").write_text(card_of(report, details), encoding="utf-8")

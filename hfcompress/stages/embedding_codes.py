@@ -1,0 +1,122 @@
+"""embedding_codes: tables in fewer bytes (see ops/ for each way), started from the trained ones and fine-tuned."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hfcompress.click_shape import ClickShape
+from hfcompress.click_training import ClickTrain
+from hfcompress.errors import UserError
+from hfcompress.tasks.clicks import Clicks
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL_SHARE = 0.02  # of all tables' bytes: a smaller table keeps its rows, in 8 bits where others have fewer than 32
+
+
+@dataclass(frozen=True)
+class CompressEmbeddings(ClickTrain):
+    """Every large table becomes one of a kind, the largest that the ratio allows; then the model is fine-tuned.
+
+    Fine-tuning sees the rounding, and takes half of its targets from the model that it began as.
+    """
+
+    kind: Literal["rows", "factorized", "hashed", "quotient_remainder", "mixed"] = "mixed"
+    """rows (all of them, in fewer bits), factorized (A B), hashed (sums of shared rows), quotient_remainder (products
+    of shared rows), mixed (rare ids get narrow rows)."""
+    bits: Literal[4, 8, 32] = 8
+    """Of the stored rows; below 32 with a float16 scale a row."""
+    ratio: float = 10.0
+    """The tables' bytes in float32 over those after."""
+    num_train_epochs: float = 0.5
+    soft_share: float = 0.5
+    """Of the targets that are the original model's probabilities."""
+
+    training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ratio >= 1:
+            raise UserError(f"--compress.ratio {self.ratio:g}: must be at least 1")
+        if not 0 <= self.soft_share <= 1:
+            raise UserError(f"--compress.soft-share {self.soft_share:g}: from 0 to 1")
+
+    def __call__(self, out: Path, *, model: Path, task: Clicks) -> dict[str, Any]:
+        import torch
+
+        from hfcompress.click_model import ClickModel, load_click_model, save_click_model
+        from hfcompress.click_training import fit, logits_of
+
+        before = load_click_model(model)
+        frequencies = frequencies_of(task)
+        network = ClickModel(self.compressed(before.config, frequencies))
+        network.towers.load_state_dict(before.towers.state_dict())
+        with torch.no_grad():
+            for name, table in network.tables.items():
+                known = torch.arange(before.columns[name] + 1)
+                table.start(before.tables[name](known), frequencies[name])
+        log, test = task.data.logs["train"], task.data.logs["validation"]
+        said = logits_of(before, log)
+        reference = logits_of(before, test)
+        start = logits_of(network, test)
+        measured = fit(network, log, self, said, self.soft_share)
+        save_click_model(network, out)
+        return measured | {
+            "tables": network.config["tables"],
+            "table_bytes": network.table_bytes(),
+            "ratio": float32_bytes(before.config) / network.table_bytes(),
+            "mean_logit_difference": {
+                "at_the_start": float(abs(start - reference).mean()),
+                "fine_tuned": float(abs(logits_of(network, test) - reference).mean()),
+            },
+        }
+
+    def compressed(self, config: dict[str, Any], frequencies: "dict[str, torch.Tensor]") -> dict[str, Any]:
+        """config.json with other tables.
+
+        Raises:
+            UserError: the kind cannot be as small as the ratio says.
+        """
+        from hfcompress.ops.embedding_tables import describe_table
+
+        rows, dim = {name: count + 1 for name, count in config["columns"].items()}, config["dim"]
+        whole = float32_bytes(config)
+        small = {name for name, count in rows.items() if 4 * dim * count < SMALL_SHARE * whole}
+        small_bits = 32 if self.bits == 32 else 8
+        kept = sum(rows[name] * (dim * small_bits / 8 + (2 if small_bits < 32 else 0)) for name in small)
+        left = (whole / self.ratio - kept) / sum(count for name, count in rows.items() if name not in small)
+        tables: dict[str, Any] = {}
+        for name, count in rows.items():
+            if name in small:
+                tables[name] = {"kind": "rows", "bits": small_bits}
+                continue
+            found = describe_table(self.kind, count, dim, self.bits, left * count, frequencies[name])
+            if found is None:
+                raise UserError(
+                    f"--compress.ratio {self.ratio:g}: {name}'s {count:,} rows of {dim} numbers cannot be that small "
+                    f"as {self.kind} in {self.bits} bits; give a smaller ratio, fewer bits or another kind"
+                )
+            tables[name] = found
+        return config | {"tables": tables}
+
+    def predict(self, model: ClickShape, *, task: Clicks) -> ClickShape:
+        return model.with_(config=self.compressed(model.config, frequencies_of(task)))
+
+
+def float32_bytes(config: dict[str, Any]) -> int:
+    """Of whole tables in float32."""
+    return sum(4 * config["dim"] * (rows + 1) for rows in config["columns"].values())
+
+
+def frequencies_of(task: Clicks) -> "dict[str, torch.Tensor]":
+    """How often training reads each row of each table, [rows + 1]; the unknown row is read, too."""
+    import numpy as np
+    import torch
+
+    data = task.data
+    found = {}
+    for name in data.rows:
+        counts = data.counts(name).astype(np.float32)
+        found[name] = torch.from_numpy(np.append(counts, max(1.0, float(counts.mean()))).astype(np.float32))
+    return found

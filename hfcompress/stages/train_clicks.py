@@ -1,0 +1,54 @@
+"""train_clicks: the baseline of a click-through recipe: a DLRM with whole tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hfcompress.click_shape import ClickShape
+from hfcompress.click_training import ClickTrain
+from hfcompress.errors import UserError
+from hfcompress.tasks.clicks import Clicks
+
+
+@dataclass(frozen=True)
+class TrainClicks(ClickTrain):
+    """A table a column of ids, two towers, trained on clicks and conversions."""
+
+    dim: int = 32
+    """Numbers an id."""
+    bottom: int = 32
+    """Width of the dense features' tower."""
+    top: tuple[int, ...] = (64, 32)
+    """Widths of the tower above the vectors and their products."""
+    unknown: str = "row"
+    """Ids that training never saw: row (all share one vector) or hash (each takes some known id's)."""
+
+    training: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unknown not in ("row", "hash"):
+            raise UserError(f"--train.unknown {self.unknown}: row or hash")
+        if min(self.dim, self.bottom, *self.top) < 1:
+            raise UserError("--train.dim, --train.bottom and --train.top must be above 0")
+
+    def __call__(self, out: Path, *, task: Clicks) -> dict[str, Any]:
+        import torch
+
+        from hfcompress.click_model import save_click_model
+        from hfcompress.click_training import fit, new_click_model
+
+        torch.manual_seed(self.seed)
+        network = new_click_model(task.data.rows, self.dim, self.bottom, self.top, self.unknown)
+        measured = fit(network, task.data.logs["train"], self)
+        save_click_model(network, out)
+        return measured | {"table_bytes": network.table_bytes(), "rows": task.data.rows}
+
+    def predict(self, *, task: Clicks) -> ClickShape:
+        import torch
+
+        from hfcompress.click_training import new_click_model
+
+        with torch.device("meta"):
+            network = new_click_model(task.data.rows, self.dim, self.bottom, self.top, self.unknown)
+        return ClickShape(network.config)

@@ -1,0 +1,198 @@
+"""The recipe from end to end, and what one does with its models: check, predict, record, replay, shadow, ab."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hfcompress.cli import dispatch
+from hfcompress.click_model import load_click_model, save_click_model
+from hfcompress.errors import UserError
+from hfcompress.evaluation.traffic import read
+from hfcompress.stages import click_onnx
+from hfcompress.stages.click_onnx import ExportClicks
+from hfcompress.stages.embedding_codes import CompressEmbeddings
+from hfcompress.stages.rollout import Rollout, request_lines
+from hfcompress.stages.train_clicks import TrainClicks
+from hfcompress.tasks.clicks import Clicks
+from recipes.ctr_embeddings import CURVE, point_of, smoke
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "smoke"
+    assert dispatch(["run", "ctr_embeddings", "--smoke", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task() -> Clicks:
+    found = smoke(Path())["task"]
+    assert isinstance(found, Clicks)
+    return found
+
+
+def artifact(run: Path, name: str) -> Path:
+    (found,) = [f for f in run.iterdir() if f.name.rpartition("-")[0] == name]
+    return found
+
+
+def test_the_run_ends_with_verdicts_a_page_and_a_card(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    assert report["ok"] is True
+    assert {verdict["limit"] for verdict in report["verdicts"]} == {"disk_mb", "drop:auc", "drop:ctr"}
+    assert any("generated" in note for note in report["notes"])
+    page, card = (run / "report.html").read_text(), (run / "model_card.md").read_text()
+    assert "AUC against compression" in page
+    assert "The A/B test of ctr: estimate and bounds after each look" in page
+    assert "The click log is generated" in card
+    assert dispatch(["check", str(run)]) == 0
+
+
+def test_the_delivered_bytes_are_a_tenth(run: Path) -> None:
+    found = json.loads((artifact(run, "compressed-torch") / "record.json").read_text())["measured"]
+    assert found["ratio"] >= 10
+    delivered = json.loads((artifact(run, "int8") / "record.json").read_text())["measured"]
+    assert delivered["table_bytes"] == found["table_bytes"]
+    assert delivered["integer_kernels"] >= 3
+
+
+def test_the_plan_predicts_the_sizes(run: Path) -> None:
+    for row in json.loads((run / "report.json").read_text())["models"]:
+        if row["predicted"]:
+            assert row["bytes"] / 1e6 == pytest.approx(row["predicted"]["disk_mb"], rel=0.05, abs=0.02), row["name"]
+
+
+def test_a_model_with_swapped_rows_fails_the_budget(run: Path, task: Clicks, tmp_path: Path) -> None:
+    """The delivered model with its items mixed up: still a model, and no longer acceptable."""
+    from dataclasses import asdict
+
+    from hfcompress.budget import drop_verdict
+    from hfcompress.evaluation.click_predictor import ClickPredictor
+    from hfcompress.evaluation.clicks import differences
+    from hfcompress.stages.measure_clicks import judged_of
+
+    network = load_click_model(artifact(run, "baseline"))
+    with torch.no_grad():
+        network.tables["item"].weight.copy_(network.tables["item"].weight.flip(0))
+    save_click_model(network, tmp_path)
+    log = task.data.logs["test"]
+    old, new = (judged_of(ClickPredictor(f).judge(log), log) for f in (artifact(run, "baseline"), tmp_path))
+    verdict = drop_verdict("auc", 0.005, "b", "a", asdict(differences(old, new, 0.95)["auc"]))
+    assert verdict.verdict == "exceeded"
+    assert not verdict.ok
+
+
+def test_a_graph_that_differs_or_is_larger_than_claimed_fails_the_stage(
+    run: Path, task: Clicks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hfcompress import click_graph
+
+    export = click_graph.export_clicks
+
+    def swapped(network: torch.nn.Module, out: Path) -> None:
+        with torch.no_grad():
+            network.towers.top[0].weight.add_(0.3)
+        export(network, out)  # type: ignore[arg-type]
+        with torch.no_grad():
+            network.towers.top[0].weight.sub_(0.3)
+
+    monkeypatch.setattr(click_graph, "export_clicks", swapped)
+    with pytest.raises(RuntimeError, match=r"is how far the graph's logits are"):
+        ExportClicks()(tmp_path, model=artifact(run, "compressed-torch"), task=task)
+    monkeypatch.setattr(click_graph, "export_clicks", export)
+    monkeypatch.setattr(click_onnx, "table_bytes", lambda path: 10**9)
+    with pytest.raises(RuntimeError, match=r"were claimed"):
+        ExportClicks()(tmp_path, model=artifact(run, "compressed-torch"), task=task)
+
+
+def test_the_same_options_give_the_same_model(run: Path, task: Clicks, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        CompressEmbeddings(train_batch_size=256, num_train_epochs=0.1)(
+            tmp_path / name, model=artifact(run, "baseline"), task=task
+        )
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
+    assert one == other
+
+
+def test_ab_says_of_the_runs_traffic_what_the_report_says(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = artifact(run, "rollout")
+    found = json.loads((folder / "rollout.json").read_text())["ab"]
+    planned = str(max(1, len({event.user for event in read(folder / "ab.jsonl").events}) // 2))
+    page = tmp_path / "ab.html"
+    asked = ["ab", str(folder / "ab.jsonl"), "--metric", "ctr", "--tolerance", "50%", "--planned-users", planned]
+    code = dispatch([*asked, "--report", str(page)])
+    assert code == {"accept": 0, "roll back": 1, "keep going": 3}[found["verdict"]]
+    assert found["text"] in capsys.readouterr().out
+    assert f"<strong>{found['verdict']}</strong>" in page.read_text()
+    assert "<svg" in page.read_text()
+
+
+def test_the_commands_take_click_models(
+    run: Path, task: Clicks, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = request_lines(task.data.logs["live"].rows(slice(0, 12)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines))))
+    old, file = str(artifact(run, "baseline-onnx")), tmp_path / "traffic.jsonl"
+    assert dispatch(["record", old, str(file)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(read(file).events) == 12
+    assert dispatch(["replay", old, str(run), str(file)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["changes"]["n"] == 12
+    assert "accuracy" in found["against_truth"]
+    text = json.loads(lines[0])["input"]
+    assert dispatch(["predict", str(run), "--text", text]) == 0
+    assert capsys.readouterr().out.split("\t")[0] in ("click", "no click")
+    with pytest.raises(UserError, match=r"is not a request"):
+        dispatch(["predict", str(run), "--text", "hello"])
+
+
+def test_a_damaged_folder_is_named(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(artifact(run, "baseline"), folder)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        load_click_model(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"is damaged"):
+        load_click_model(folder)
+
+
+def test_a_split_without_clicks_is_named(run: Path, task: Clicks, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from hfcompress.stages.measure_clicks import MeasureClicks
+    from hfcompress.tasks.clicks import ClickData, write_logs
+
+    test = task.data.logs["test"]
+    silent = replace(test, click=np.zeros_like(test.click), conversion=np.zeros_like(test.conversion))
+    write_logs(ClickData(task.data.logs | {"test": silent}, ""), tmp_path)
+    with pytest.raises(UserError, match=r"has no click"):
+        MeasureClicks()(
+            tmp_path,
+            models={"a": artifact(run, "baseline")},
+            task=Clicks(dataset=str(tmp_path)),
+            reference="a",
+            confidence=0.95,
+        )
+
+
+def test_every_point_of_the_small_scales_curve_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["plan", "ctr_embeddings"]) == 0
+    assert all(f"{point}x" in capsys.readouterr().out for point in CURVE[:1])
+
+
+def test_options_that_are_wrong_are_named() -> None:
+    with pytest.raises(UserError, match=r"--curve mixed-9-10"):
+        point_of("mixed-9-10")
+    with pytest.raises(UserError, match=r"--train\.unknown drop"):
+        TrainClicks(unknown="drop")
+    with pytest.raises(UserError, match=r"--tolerance"):
+        Rollout(tolerance="much")
