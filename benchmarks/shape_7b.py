@@ -1,7 +1,7 @@
 """Mistral-7B's shape with random weights: time, memory and size of streaming quantization, and of what it delivers.
 
     python -m benchmarks.shape_7b [--work FOLDER] [--layers 32] [--context 2048] [--threads 2] [--ram-gb 4.0]
-    python -m benchmarks.shape_7b --gptq [--layers 1]
+    python -m benchmarks.shape_7b --gptq [--layers 1] [--windows 128]
 
 Writes a bf16 checkpoint (14.5 GB at 32 layers), allots bits for the memory given, rounds to nearest as a stream,
 writes the ONNX folder, and times the last two against merely reading the input and writing the output; then a fresh
@@ -239,14 +239,14 @@ def served(onnx: Path, options: argparse.Namespace) -> None:
     say(f"fresh process, {options.context} tokens", fresh_process(onnx, options.context, options.threads))
 
 
-def one_gptq(work: Path, checkpoint: Path, layers: int) -> None:
-    """GPTQ of 128 windows of 512 tokens, under 4 GB."""
-    task = "CausalLM(window=512, stride=256, calibration_windows=128)"
+def one_gptq(work: Path, checkpoint: Path, layers: int, windows: int) -> None:
+    """GPTQ of windows of 512 tokens, under 4 GB."""
+    task = f"CausalLM(window=512, stride=256, calibration_windows={windows})"
     _, found = measured_stage(
         work, "gptq", "hfcompress.stages.weight_only", "WeightOnly('gptq', max_memory_gb=4.0)", model=checkpoint,
         task=task,
     )  # fmt: skip
-    say(f"gptq, {layers} layers and the head, 65,536 tokens", found)
+    say(f"gptq, {layers} layers and the head, {512 * windows:,} tokens", found)
 
 
 def main() -> None:
@@ -257,6 +257,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ram-gb", type=float, default=4.0)
     parser.add_argument("--gptq", action="store_true")
+    parser.add_argument("--windows", type=int, default=128, help="of 512 tokens, that calibrate with --gptq")
     options = parser.parse_args()
     from hfcompress.record import cpu_name
 
@@ -268,7 +269,7 @@ def main() -> None:
         write_random(checkpoint, layers)
     say("checkpoint", {"bytes": weights_bytes(checkpoint)})
     if options.gptq:
-        one_gptq(work, checkpoint, layers)
+        one_gptq(work, checkpoint, layers, options.windows)
     else:
         served(streamed(work, checkpoint, options), options)
 

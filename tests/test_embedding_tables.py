@@ -1,6 +1,5 @@
 """Tables in fewer bytes: each by its paper's formula, in torch as in onnxruntime, and against its naive baseline."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +279,7 @@ def test_a_ratio_that_cannot_be_reached_is_named(trained: ClickModel, task: Clic
 
 
 @pytest.fixture
-def exported_clicks(trained: ClickModel, task: Clicks, tmp_path: Path) -> Iterator[tuple[ClickModel, Path]]:
+def exported_clicks(trained: ClickModel, task: Clicks, tmp_path: Path) -> tuple[ClickModel, Path]:
     network = compressed(trained, task, kind="hashed", ratio=8)
     export_clicks(network, tmp_path)
     return network, tmp_path

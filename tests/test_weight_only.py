@@ -95,6 +95,20 @@ def test_a_killed_run_goes_on_at_the_layer_and_ends_with_the_same_bytes(
         assert file.read_bytes() == (tmp_path / "cut" / file.name).read_bytes()
 
 
+def test_a_moment_is_that_of_all_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfcompress.stages import weight_only
+
+    monkeypatch.setattr(weight_only, "MOMENT_BLOCK", 3)
+    inputs = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    moment = weight_only.Moment(8)
+    for part in inputs.split(20):
+        moment.add(part)
+    moment.finish()
+    assert torch.allclose(moment.hessian, inputs.T @ inputs / 50, atol=1e-6)
+    assert torch.equal(moment.hessian, moment.hessian.T)
+    assert torch.allclose(moment.mean_abs, inputs.abs().mean(0))
+
+
 def test_the_head_stays_tied_or_is_quantized_by_itself(tmp_path: Path, task: CausalLM) -> None:
     for tied in (True, False):
         model = write_llama(tmp_path / f"model-{tied}", tied=tied)

@@ -24,6 +24,7 @@ COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "LICEN
 # What a calibrated algorithm holds beside the process itself and a layer's second moments: float32 copies of the
 # layer, and of the largest second moment (GPTQ factors one in place; the others need no copy).
 LAYER_COPIES, MOMENT_COPIES = 1.0, 1.0
+MOMENT_BLOCK = 2048  # columns of a second moment that are computed at once
 PROCESS_BYTES = 0.6e9
 
 
@@ -266,12 +267,18 @@ class Moment:
         self.hessian, self.mean_abs, self.count = torch.zeros(columns, columns), torch.zeros(columns), 0
 
     def add(self, inputs: "Tensor") -> None:
-        """inputs [tokens, columns]."""
-        self.hessian.addmm_(inputs.T, inputs)
+        """inputs [tokens, columns]; of the symmetric moment only blocks on and below the diagonal are computed."""
+        for start in range(0, inputs.shape[1], MOMENT_BLOCK):
+            block = slice(start, start + MOMENT_BLOCK)
+            self.hessian[start:, block].addmm_(inputs[:, start:].T, inputs[:, block])
         self.mean_abs += inputs.abs().sum(0)
         self.count += len(inputs)
 
     def finish(self) -> None:
+        """Mean of all that was added, the upper half as the lower."""
+        for start in range(0, len(self.hessian), MOMENT_BLOCK):
+            end = start + MOMENT_BLOCK
+            self.hessian[start:end, end:] = self.hessian[end:, start:end].T
         self.hessian /= self.count
         self.mean_abs /= self.count
 
