@@ -86,7 +86,7 @@ def theirs(model: Path, algorithm: str, grid: Grid, ids: torch.Tensor) -> Any:
     configs: dict[str, Callable[[], Any]] = {
         "rtn": lambda: RTNConfig(**common, use_layer_wise=False),
         "hqq": lambda: HQQConfig(bits=grid.bits, group_size=grid.group_size, quant_zero=False),
-        "gptq": lambda: GPTQConfig(**common, act_order=True, static_groups=True),
+        "gptq": lambda: GPTQConfig(**common, act_order=True),
         "awq": lambda: AWQConfig(**common),
         "autoround": lambda: AutoRoundConfig(**common, iters=200, seqlen=ids.shape[1], use_layer_wise=False),
     }
