@@ -19,7 +19,7 @@ from hfcompress import serving
 from hfcompress.errors import UserError
 from hfcompress.evaluation.predictor import Predictor
 from hfcompress.evaluation.traffic import Event, Writer, read
-from hfcompress.serving import ShadowTest, Shadowed
+from hfcompress.serving import Shadowed, ShadowTest
 from hfcompress.shadow_server import HOST, LARGEST_BODY, application, asked_for
 from hfcompress.tasks.text_classification import TextClassification
 
