@@ -18,8 +18,8 @@ class QuantizeTowers(ClickTrain):
     num_train_epochs: float = 0.3
     learning_rate: float = 1e-3
     table_learning_rate: float = 2e-3
-    soft_share: float = 0.5
-    """Of the targets that are the probabilities of the model before."""
+    soft_share: float = 1.0
+    """Of the targets that are the probabilities of the teacher."""
 
     training: ClassVar[bool] = False
 
