@@ -62,6 +62,7 @@ def test_options_out_of_range_are_refused() -> None:
         MeasureSummaries(max_new_tokens=0)
 
 
+@pytest.mark.slow
 def test_a_run_reports_them(tmp_path: Path, task: Summarization) -> None:
     folder = tmp_path / "run"
     arguments = ["run", "summarize_7b", "--smoke", "--run-dir", str(folder), "--documents.dataset", task.dataset]
