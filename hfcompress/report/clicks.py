@@ -99,11 +99,9 @@ def curve_points(report: dict[str, Any], reference: dict[str, Any]) -> list[dict
     found = []
     for row in report["models"]:
         kind, _, asked = row["name"].rpartition("-")
-        if not kind.rpartition("-")[0]:  # KIND-BITS-RATIOx alone are points: not baseline-onnx
-            continue
-        if not kind or not asked.endswith("x") or row["format"] != "onnx":
-            continue
         name, _, bits = kind.rpartition("-")
+        if not name or not asked.endswith("x") or row["format"] != "onnx":
+            continue
         low, high = row["accuracy"]["ci95"]
         found.append(
             {
