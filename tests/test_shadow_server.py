@@ -184,6 +184,8 @@ def test_the_command_serves_until_it_is_interrupted(exported: Path, tmp_path: Pa
                         break
                 time.sleep(0.1)
             assert client.post("/", json={"input": "river ocean"}).status_code == 200
+            while not client.get("/state").json()["compared"]:  # the new model's process is still loading
+                time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0, stderr
