@@ -149,7 +149,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, text)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":  # a body would be read as the next answer
+            self.wfile.write(content)
 
     def missing(self) -> None:
         self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
