@@ -9,7 +9,6 @@ token; ours minus theirs is paired by document, with its standard error.
 """
 
 import argparse
-import copy
 import json
 import os
 import tempfile
@@ -149,7 +148,7 @@ def main() -> None:
                     own = scores(made, windows, reference)
                     line = f"{bits:4} {group:5} {algorithm:13} {row(own)}"
                     try:
-                        network = theirs(options.model, algorithm, grid, copy.deepcopy(ids))
+                        network = theirs(options.model, algorithm, grid, ids)
                         other = scores(log_probabilities(network, windows), windows, reference)
                         change, error = paired(own, other)
                         line += f"   {row(other)}   {change:+.5f} ± {error:.5f}"

@@ -1,23 +1,18 @@
 """A click model as ONNX: its towers traced from torch, the lookups of its tables written node by node before them."""
 
-import io
-import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import torch
 from onnx import ModelProto, TensorProto, helper
 
 from hfcompress.click_model import ClickModel, Towers
 from hfcompress.embedding_graph import MICROSOFT, Lookup, known_ids, look_up
 from hfcompress.onnx_graph import (
-    OPSET,
     fold_casts,
     fold_integers,
     fold_transposes,
     merge_equal_quantizers,
+    without_weights,
     write,
 )
 from hfcompress.ops.fake_quant import FakeQuantLinear, integer_rows, row_scales
@@ -52,23 +47,9 @@ def export_clicks(network: ClickModel, out: Path) -> None:
 
 def trace_towers(towers: Towers, features: int, dim: int) -> ModelProto:
     """The graph of the towers, its weights inputs that are named as in their state dict."""
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about values that the trace makes constant: the stage compares the outputs
-        torch.onnx.export(
-            towers,
-            (torch.ones(3, features), torch.ones(3, towers.columns, dim)),
-            stream,
-            input_names=list(TOWER_INPUTS),
-            output_names=["logits"],
-            opset_version=OPSET,
-            dynamo=False,
-            export_params=False,
-            do_constant_folding=False,
-            keep_initializers_as_inputs=False,
-            dynamic_axes={name: {0: "batch"} for name in (*TOWER_INPUTS, "logits")},
-        )
-    return onnx.load_from_string(stream.getvalue())
+    example = (torch.ones(3, features), torch.ones(3, towers.columns, dim))
+    axes = {name: {0: "batch"} for name in (*TOWER_INPUTS, "logits")}
+    return without_weights(towers, example, TOWER_INPUTS, axes)
 
 
 def add_tables(model: ModelProto, network: ClickModel) -> None:
@@ -86,13 +67,3 @@ def add_tables(model: ModelProto, network: ClickModel) -> None:
     for node in reversed(nodes):
         model.graph.node.insert(0, node)
     model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-
-
-def onnx_logits(session: Any, inputs: dict[str, Any], batch: int = 16_384) -> "np.ndarray[Any, Any]":
-    """float32 [rows, 2] of inputs as tasks/clicks.py makes them."""
-    count = len(inputs["dense"])
-    parts = [
-        session.run(["logits"], {name: array[start : start + batch] for name, array in inputs.items()})[0]
-        for start in range(0, count, batch)
-    ]
-    return np.concatenate(parts)

@@ -276,7 +276,7 @@ def stored(packed: PackedModel, module: str, known: tuple[int, ...], widened: li
     grid, columns = packed.grids[module], packed.columns(module)
     scales = packed.checkpoint.read(f"{module}.scales").float()
     if grid.bits in known:
-        zeros = None if grid.symmetric else repeated_zeros(packed.quantized(module).zeros, grid.bits, columns)
+        zeros = None if grid.symmetric else repeated_zeros(packed.zeros(module, scales), grid.bits, columns)
         return Stored(packed.checkpoint.read(f"{module}.codes"), scales, zeros, grid.bits, columns)
     widened.append(module)
     quantized, bits = packed.quantized(module), stored_bits(grid.bits, known)

@@ -13,7 +13,6 @@ import numpy as np
 from hfcompress.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from hfcompress.checkpoint import Checkpoint
@@ -181,10 +180,3 @@ def watch_inputs(layer: "nn.Module", see: "Callable[[str, Tensor], None]") -> "l
 def unhook(hooks: "list[Any]") -> None:
     for hook in hooks:
         hook.remove()
-
-
-def causal_lm_loss(logits: "Tensor", ids: "Tensor") -> "torch.Tensor":
-    """Summed cross-entropy of the next tokens: logits [windows, tokens, vocab], ids [windows, tokens]."""
-    from torch.nn.functional import cross_entropy
-
-    return cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")

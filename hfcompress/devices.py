@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.onnx_decoder import CHUNK
 from hfcompress.language_shape import LanguageShape
 
 HERE = "here"
@@ -19,7 +20,6 @@ HERE = "here"
 # beside its weights: 96 MB together (benchmarks/shape_7b.py), and some for what varies from run to run.
 INTERPRETER_BYTES = 29e6
 RUNTIME_BYTES = 80e6
-PROMPT_BATCH = 64  # tokens of a prompt that are computed at once (evaluation/onnx_decoder.py, CHUNK)
 PLAIN_BYTES = 4  # norms and biases are float32 in every runtime
 READ_BYTES = 256_000_000  # a buffer larger than a last-level cache
 GEMM_SIZE = 1024
@@ -158,7 +158,7 @@ def resident_bytes(shape: LanguageShape, context: int, *, interpreter: bool = Tr
         context: tokens, prompt and answer together.
         interpreter: whether the model is served from Python.
     """
-    batch = min(PROMPT_BATCH, context)
+    batch = min(CHUNK, context)
     attention = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     return {
         "weights": shape.layer_parameters * shape.memory_bits / 8

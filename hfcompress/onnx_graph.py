@@ -43,28 +43,37 @@ class Logits(torch.nn.Module):
 
 
 def trace(network: Any) -> ModelProto:
-    """The graph of a classifier without its weights: they are inputs, named as in the state dict after "network.".
-
-    The TorchScript exporter with dynamic axes: the route on which integer kernels are found. Without weights in it,
-    the exporter's several copies of the graph cost no memory.
-    """
+    """The graph of a classifier without its weights: they are inputs, named as in the state dict after "network."."""
     network.eval()
     example = torch.ones((2, 16), dtype=torch.long)
+    axes = {**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}}
+    with light_weights(network):
+        return without_weights(Logits(network).eval(), (example, example, torch.zeros_like(example)), INPUTS, axes)
+
+
+def without_weights(
+    network: Any, example: tuple[torch.Tensor, ...], inputs: tuple[str, ...], axes: dict[str, dict[int, str]]
+) -> ModelProto:
+    """The graph from these inputs, in the order of `forward`, to "logits"; the weights are inputs, too.
+
+    The TorchScript exporter with dynamic axes: the route on which integer kernels are found. Without weights in it,
+    the exporter's several copies of the graph cost no memory. Whoever calls this compares the outputs.
+    """
     stream = io.BytesIO()
-    with warnings.catch_warnings(), light_weights(network):
-        warnings.simplefilter("ignore")  # about values that the trace makes constant: `parity` is what proves it right
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values that the trace makes constant
         torch.onnx.export(
-            Logits(network).eval(),
-            (example, example, torch.zeros_like(example)),
+            network,
+            example,
             stream,
-            input_names=list(INPUTS),
+            input_names=list(inputs),
             output_names=["logits"],
             opset_version=OPSET,
             dynamo=False,
             export_params=False,
             do_constant_folding=False,
             keep_initializers_as_inputs=False,
-            dynamic_axes={**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}},
+            dynamic_axes=axes,
         )
     return onnx.load_from_string(stream.getvalue())
 

@@ -50,13 +50,16 @@ class PackedModel:
         scales = self.checkpoint.read(f"{module}.scales")
         columns = self.columns(module)
         codes = unpack(self.checkpoint.read(f"{module}.codes"), grid.bits, columns)
-        if grid.symmetric:
-            import torch
+        return Quantized(codes, scales, self.zeros(module, scales), grid)
 
-            zeros = torch.full(scales.shape, grid.middle, dtype=torch.uint8)
-        else:
-            zeros = unpack(self.checkpoint.read(f"{module}.zeros"), grid.bits, scales.shape[1])
-        return Quantized(codes, scales, zeros, grid)
+    def zeros(self, module: str, scales: "Tensor") -> "Tensor":
+        """uint8 [rows, groups]: the code of zero in each group of a module with these scales."""
+        import torch
+
+        grid = self.grids[module]
+        if grid.symmetric:
+            return torch.full(scales.shape, grid.middle, dtype=torch.uint8)
+        return unpack(self.checkpoint.read(f"{module}.zeros"), grid.bits, scales.shape[1])
 
     def columns(self, module: str) -> int:
         """Inputs of a module on a grid: those of down_proj are the intermediate size, and so on."""

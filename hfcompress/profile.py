@@ -143,15 +143,10 @@ def stored_parts(folder: Path) -> list[tuple[str, int, int]]:
 
 def safetensors_parts(file: Path) -> list[tuple[str, int, int]]:
     import math
-    import struct
 
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    return [
-        (name, math.prod(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    ]
+    from hfcompress.checkpoint import header
+
+    return [(name, math.prod(place.shape), place.bytes) for name, place in header(file).items()]
 
 
 def onnx_parts(file: Path) -> list[tuple[str, int, int]]:

@@ -70,6 +70,17 @@ def test_parquet_of_the_same_columns_is_the_same_log(tmp_path: Path) -> None:
     assert read.rows == SMALL.data.rows
 
 
+def test_rows_of_a_request_are_brought_together(tmp_path: Path) -> None:
+    """Two requests whose items were shown one after another, in turn."""
+    write_logs(SMALL.data, tmp_path)
+    columns = {name: getattr(SMALL.data.logs["test"], name)[:4].copy() for name in COLUMNS}
+    columns |= {"request": np.array([7, 5, 7, 5]), "time": np.array([22.1, 22.2, 22.3, 22.4], np.float32)}
+    columns["item"] = np.array([0, 1, 2, 3])
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "test.parquet")
+    found = Clicks(dataset=str(tmp_path)).data.logs["test"]
+    assert (found.request.tolist(), found.item.tolist()) == ([7, 7, 5, 5], [0, 2, 1, 3])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -10,12 +10,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from hfcompress.click_graph import export_clicks, onnx_logits
+from hfcompress.click_graph import export_clicks
+from hfcompress.click_inputs import write_config
 from hfcompress.click_model import ClickModel, KnownIds
 from hfcompress.click_training import ClickTrain, fit, logits_of, new_click_model
 from hfcompress.embedding_graph import Lookup, known_ids, look_up
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import onnx_session
+from hfcompress.evaluation.click_predictor import ClickPredictor
 from hfcompress.onnx_graph import OPSET
 from hfcompress.ops import factorized, hashed, mixed_dimension, quotient_remainder, row_codes
 from hfcompress.ops.embedding_tables import describe_table, make_table
@@ -282,16 +283,15 @@ def test_a_ratio_that_cannot_be_reached_is_named(trained: ClickModel, task: Clic
 def exported_clicks(trained: ClickModel, task: Clicks, tmp_path: Path) -> tuple[ClickModel, Path]:
     network = compressed(trained, task, kind="hashed", ratio=8)
     export_clicks(network, tmp_path)
+    write_config(network.config, tmp_path)
     return network, tmp_path
 
 
 def test_a_whole_model_agrees_with_its_graph_at_any_batch(
     exported_clicks: tuple[ClickModel, Path], task: Clicks
 ) -> None:
-    from hfcompress.click_inputs import inputs_of
-
     network, folder = exported_clicks
-    session = onnx_session(folder / "model.onnx", 1)
+    predictor = ClickPredictor(folder, 1)
     for rows in (1, 2, 64):
         log = task.data.logs["test"].rows(slice(0, rows))
-        assert onnx_logits(session, inputs_of(log)) == pytest.approx(logits_of(network, log), abs=1e-5)
+        assert predictor.judge(log, batch=50) == pytest.approx(logits_of(network, log), abs=1e-5)

@@ -195,6 +195,7 @@ def test_a_connection_cut_amid_an_upload_is_tried_again(hub: Hub, finished: Path
     assert hub.commits(NAME) == 1
 
 
+@pytest.mark.slow
 def test_a_download_that_is_cut_is_one_line_and_the_next_one_proves_whole(
     hub: Hub, finished: Path, tiny_task: TextClassification
 ) -> None:

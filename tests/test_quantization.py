@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from hfcompress.ops import autoround as autoround_file
 from hfcompress.ops import awq as awq_file
+from hfcompress.ops import hessian as moments
 from hfcompress.ops import hqq as hqq_file
 from hfcompress.ops import rtn as rtn_file
 from hfcompress.ops.autoround import autoround
 from hfcompress.ops.awq import awq_scales, clip_search
 from hfcompress.ops.gptq import gptq
 from hfcompress.ops.grid import Grid, Quantized, encode, scales_and_zeros
-from hfcompress.ops.hessian import add_batch, output_error, relative_output_error
+from hfcompress.ops.hessian import SecondMoment, output_error, relative_output_error
 from hfcompress.ops.hqq import hqq
 from hfcompress.ops.rtn import rtn
 
@@ -39,9 +40,9 @@ CALIBRATED = {name: ALGORITHMS[name] for name in ("gptq", "autoround")}
 
 
 def second_moment(inputs: Tensor) -> Tensor:
-    hessian = torch.zeros(inputs.shape[1], inputs.shape[1])
-    add_batch(hessian, 0, inputs)
-    return hessian
+    moment = SecondMoment(inputs.shape[1])
+    moment.add(inputs)
+    return moment.finish().hessian
 
 
 def layer(rows: int = 96, columns: int = 256, tokens: int = 1024, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -60,13 +61,18 @@ def same(one: Quantized, other: Quantized) -> bool:
 # The second moment
 
 
-def test_batches_add_up_to_the_second_moment_of_all_inputs() -> None:
-    inputs = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-    hessian, count = torch.zeros(6, 6), 0
+@pytest.mark.parametrize("block", [3, 2048])
+def test_batches_add_up_to_the_second_moment_of_all_inputs(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(moments, "BLOCK", block)
+    inputs = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    moment = SecondMoment(8)
     for batch in inputs.split([20, 0, 30]):
-        count = add_batch(hessian, count, batch)
-    assert count == 50
-    assert torch.allclose(hessian, inputs.T @ inputs / 50, atol=1e-6)
+        moment.add(batch)
+    moment.finish()
+    assert moment.count == 50
+    assert torch.allclose(moment.hessian, inputs.T @ inputs / 50, atol=1e-6)
+    assert torch.equal(moment.hessian, moment.hessian.T)
+    assert torch.allclose(moment.mean_abs, inputs.abs().mean(0))
 
 
 def test_the_output_error_is_that_of_the_outputs_themselves() -> None:

@@ -162,6 +162,7 @@ print(made.record.measured["steps"])
 """
 
 
+@pytest.mark.slow
 def test_sigkill_in_training_loses_only_what_came_after_the_last_checkpoint(
     tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
 ) -> None:

@@ -95,20 +95,6 @@ def test_a_killed_run_goes_on_at_the_layer_and_ends_with_the_same_bytes(
         assert file.read_bytes() == (tmp_path / "cut" / file.name).read_bytes()
 
 
-def test_a_moment_is_that_of_all_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfcompress.stages import weight_only
-
-    monkeypatch.setattr(weight_only, "MOMENT_BLOCK", 3)
-    inputs = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
-    moment = weight_only.Moment(8)
-    for part in inputs.split(20):
-        moment.add(part)
-    moment.finish()
-    assert torch.allclose(moment.hessian, inputs.T @ inputs / 50, atol=1e-6)
-    assert torch.equal(moment.hessian, moment.hessian.T)
-    assert torch.allclose(moment.mean_abs, inputs.abs().mean(0))
-
-
 def test_the_head_stays_tied_or_is_quantized_by_itself(tmp_path: Path, task: CausalLM) -> None:
     for tied in (True, False):
         model = write_llama(tmp_path / f"model-{tied}", tied=tied)
@@ -245,6 +231,8 @@ def test_too_few_bytes_for_any_choice_are_refused(tmp_path: Path, trained: Path,
     made(Calibrate(windows=2), tmp_path / "calibration", model=trained, task=task)
     with pytest.raises(UserError, match="at the least"):
         made(Allot(bits_per_weight=1), tmp_path / "allotment", model=trained, calibration=tmp_path / "calibration")
+    with pytest.raises(UserError, match="bits-per-weight 0"):
+        Allot(bits_per_weight=0)
     with pytest.raises(UserError, match="take in memory"):
         made(Allot(), tmp_path / "memory", model=trained, calibration=tmp_path / "calibration", ram_gb=0.06)
 

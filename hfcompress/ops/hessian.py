@@ -9,21 +9,35 @@ from torch import Tensor
 
 from hfcompress.ops.grid import Quantized
 
+BLOCK = 2048  # columns of a moment that are computed at once
 
-def add_batch(hessian: Tensor, count: int, inputs: Tensor) -> int:
-    """Make H = X'X / n, of the `count` inputs seen so far, the moment of those and `inputs` together, in place.
 
-    Args:
-        hessian: float32 [columns, columns]; zeros before the first batch.
-        inputs: [tokens, columns].
+class SecondMoment:
+    """E[x x'] and E[|x|] of inputs [tokens, columns], added up batch by batch.
 
-    Returns: how many inputs have been seen now.
+    The moment is symmetric: only blocks on and below its diagonal are computed, half the work of a wide layer.
     """
-    inputs = inputs.detach().float()
-    total = count + inputs.shape[0]
-    if total > count:
-        hessian.addmm_(inputs.T, inputs, beta=count / total, alpha=1 / total)
-    return total
+
+    def __init__(self, columns: int) -> None:
+        self.hessian, self.mean_abs, self.count = torch.zeros(columns, columns), torch.zeros(columns), 0
+
+    def add(self, inputs: Tensor) -> None:
+        """inputs: [tokens, columns]."""
+        inputs = inputs.detach().float()
+        for start in range(0, inputs.shape[1], BLOCK):
+            block = slice(start, start + BLOCK)
+            self.hessian[start:, block].addmm_(inputs[:, start:].T, inputs[:, block])
+        self.mean_abs += inputs.abs().sum(0)
+        self.count += len(inputs)
+
+    def finish(self) -> "SecondMoment":
+        """Make sums means, and the upper half like the lower; to be called once, after the last batch."""
+        for start in range(0, len(self.hessian), BLOCK):
+            end = start + BLOCK
+            self.hessian[start:end, end:] = self.hessian[end:, start:end].T
+        self.hessian /= max(self.count, 1)
+        self.mean_abs /= max(self.count, 1)
+        return self
 
 
 def output_error(weight: Tensor, quantized: Quantized, hessian: Tensor) -> float:

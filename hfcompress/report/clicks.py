@@ -1,12 +1,9 @@
 """The page and the card of a click model's run."""
 
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from hfcompress.report import console, plots
-from hfcompress.report.html import ends
+from hfcompress.report.html import ends, template
 
 CARD = """---
 {metadata}
@@ -58,7 +55,7 @@ def clicks_html(report: dict[str, Any], details: dict[str, Any], records: list[d
     points = curve_points(report, reference)
     every = {row["name"]: row["accuracy"]["all"]["calibration"] for row in (reference, candidate)}
     rollout = details.get("rollout")
-    return environment().get_template("clicks.html.j2").render(
+    return template("clicks.html.j2").render(
         report=report,
         details=details,
         records=records,
@@ -79,19 +76,6 @@ def clicks_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         if rollout and rollout["ab"]["looks"]
         else None,
     )
-
-
-def environment() -> jinja2.Environment:
-    found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters["number"] = console.number
-    found.globals |= {"sentence": console.sentence, "outcome": console.outcome}
-    return found
 
 
 def curve_points(report: dict[str, Any], reference: dict[str, Any]) -> list[dict[str, Any]]:
@@ -123,7 +107,7 @@ def ab_html(outcome: dict[str, Any], metric: str, tolerance: str, text: str) -> 
         outcome: sequential.Outcome as a dict, its looks thinned.
     """
     picture = plots.confidence_sequence(outcome["looks"], outcome["decided"], metric) if outcome["looks"] else None
-    return environment().get_template("ab.html.j2").render(
+    return template("ab.html.j2").render(
         outcome=outcome, metric=metric, tolerance=tolerance, lines=text.split("\n"), picture=picture
     )
 

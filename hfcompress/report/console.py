@@ -151,10 +151,7 @@ def perplexity_sentence(verdict: dict[str, Any]) -> str:
         f"perplexity: {abs(change):.2f}% {'more' if change > 0 else 'less'} than {verdict['reference']} "
         f"(at worst {worst:+.2f}%, {verdict['confidence']:.0%} confidence), {allowed}: {verdict['verdict']}"
     )
-    if verdict["verdict"] == "cannot be shown":
-        wanted = verdict["n_needed"]
-        text += f" with {verdict['n']:,} tokens" + (f", some {wanted:,} would be needed" if wanted else "")
-    return text
+    return text + needed(verdict, "tokens")
 
 
 def ctr_sentence(verdict: dict[str, Any]) -> str:
@@ -166,10 +163,15 @@ def ctr_sentence(verdict: dict[str, Any]) -> str:
         f"ctr: {verdict['difference']:+.2%} of {verdict['reference']}'s clicks (at worst "
         f"{verdict['lower_bound']:+.2%}, {verdict['confidence']:.0%} confidence), {allowed}: {verdict['verdict']}"
     )
-    if verdict["verdict"] == "cannot be shown":
-        wanted = verdict["n_needed"]
-        text += f" with {verdict['n']:,} requests" + (f", some {wanted:,} would be needed" if wanted else "")
-    return text
+    return text + needed(verdict, "requests")
+
+
+def needed(verdict: dict[str, Any], what: str) -> str:
+    """Of what cannot be shown: with how much, and how much might do."""
+    if verdict["verdict"] != "cannot be shown":
+        return ""
+    more = f", some {verdict['n_needed']:,} would be needed" if verdict["n_needed"] else ""
+    return f" with {verdict['n']:,} {what}{more}"
 
 
 def points(difference: float) -> str:

@@ -18,17 +18,8 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
     """
     candidate, reference = ends(report, details)
     chain = chain_of(records, report, candidate["name"], reference["name"])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = console.number
-    environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}
     before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         report=report,
         details=details,
         records=records,
@@ -42,6 +33,20 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         flips=details["flips"].get(candidate["name"]),
         predictions=prediction_errors(report),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page beside this file; a name that it is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = console.number
+    environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}
+    return environment.get_template(name)
 
 
 def ends(report: dict[str, Any], details: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,12 +1,9 @@
 """The page and the card of a causal LM's run."""
 
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from hfcompress.report import console, plots
-from hfcompress.report.html import ends
+from hfcompress.report.html import ends, template
 
 CARD = """---
 {metadata}
@@ -59,7 +56,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
 """
 GGUF_USE = """
-And for llama.cpp: `llama-cli -hf {repository}`.
+And for llama.cpp: `hf download {repository} gguf/model.gguf --local-dir .`, then `llama-cli -m gguf/model.gguf`.
 """
 
 
@@ -70,17 +67,8 @@ def language_html(report: dict[str, Any], details: dict[str, Any], records: list
         report: report.json; details: measurements.json of the measure stage and more; records: of all stages.
     """
     candidate, reference = ends(report, details)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = console.number
-    environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}
     allotment = details.get("allotment")
-    return environment.get_template("language.html.j2").render(
+    return template("language.html.j2").render(
         report=report,
         details=details,
         records=records,

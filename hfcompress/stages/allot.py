@@ -28,8 +28,6 @@ class Allot:
     group_sizes: tuple[int, ...] = (32, 128, 256)
     """Columns that may share a scale; 0 is the whole row."""
     symmetric: bool = True
-    megabytes: float | None = None
-    """What all matrices may take, in MB; not given: what `bits_per_weight` says."""
     bits_per_weight: float = 4.25
     """Average bits a weight, scales included. A budget of memory may ask for less."""
 
@@ -39,8 +37,8 @@ class Allot:
         for name, value, known in (("bits", self.bits, BITS), ("group-sizes", self.group_sizes, GROUP_SIZES)):
             if not value or set(value) - set(known):
                 raise UserError(f"--allot.{name} {' '.join(map(str, value))}: choose from {' '.join(map(str, known))}")
-        if self.megabytes is not None and not self.megabytes > 0:
-            raise UserError(f"--allot.megabytes {self.megabytes:g}: must be above 0")
+        if not self.bits_per_weight > 0:
+            raise UserError(f"--allot.bits-per-weight {self.bits_per_weight:g}: must be above 0")
 
     def __call__(
         self,
@@ -72,7 +70,7 @@ class Allot:
         weights = sum(
             checkpoint.shape(f"{name}.weight")[0] * checkpoint.shape(f"{name}.weight")[1] for name in options
         )
-        allowed = self.megabytes * 1e6 if self.megabytes is not None else self.bits_per_weight * weights / 8
+        allowed = self.bits_per_weight * weights / 8
         limits = {"bytes": allowed}
         if ram_gb is not None:
             shape = replace(LanguageShape.read(model), kv_bits=kv_bits)
@@ -139,7 +137,7 @@ class Allot:
         self, model: LanguageShape, *, calibration: Any, ram_gb: float | None, context: int, kv_bits: int
     ) -> LanguageShape:
         matrices = model.parameters - model.plain_parameters
-        bits = self.bits_per_weight if self.megabytes is None else 8e6 * self.megabytes / matrices
+        bits = self.bits_per_weight
         if ram_gb is not None:
             found = replace(model, kv_bits=kv_bits)
             fitting = 8 * matrices_allowed(found, context, 1e9 * ram_gb) / matrices

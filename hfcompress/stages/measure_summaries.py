@@ -90,8 +90,8 @@ class MeasureSummaries:
         write_json(out / RESULT, found)
         return {"documents": len(rows.documents)}
 
-    def predict(self, **inputs: Any) -> Any:
-        return None
+    def predict(self, **inputs: Any) -> None:
+        """No model is made, so that there is no shape."""
 
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hfcompress.decoder_stack import DecoderStack, HiddenStates
     from hfcompress.language_shape import LanguageShape
     from hfcompress.ops.grid import Quantized
+    from hfcompress.ops.hessian import SecondMoment
 
 Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
 CALIBRATED = ("gptq", "awq", "autoround")
@@ -24,7 +25,6 @@ COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "LICEN
 # What a calibrated algorithm holds beside the process itself and a layer's second moments: float32 copies of the
 # layer, and of the largest second moment (GPTQ factors one in place; the others need no copy).
 LAYER_COPIES, MOMENT_COPIES = 1.0, 1.0
-MOMENT_BLOCK = 2048  # columns of a second moment that are computed at once
 PROCESS_BYTES = 0.6e9
 
 
@@ -166,6 +166,7 @@ class WeightOnly:
 
         from hfcompress.checkpoint import write_shard
         from hfcompress.decoder_stack import INPUT_GROUPS, LINEARS
+        from hfcompress.ops.hessian import relative_output_error
         from hfcompress.packed import packed_tensors
 
         prefix = f"model.layers.{index}."
@@ -185,7 +186,7 @@ class WeightOnly:
                 for name in group:
                     linear = layer.get_submodule(name)
                     quantized = self.calibrated(linear.weight, moment.hessian, of_layer[name])
-                    errors[prefix + name] = relative_error(linear.weight, quantized, moment.hessian)
+                    errors[prefix + name] = relative_output_error(linear.weight, quantized, moment.hessian)
                     linear.weight.copy_(quantized.dequantize())
                     tensors |= packed_tensors(prefix + name, quantized)
             states[index + 1].write(stack.run(layer, hidden) for hidden in states[index].batches())
@@ -206,6 +207,7 @@ class WeightOnly:
 
         from hfcompress.checkpoint import write_shard
         from hfcompress.decoder_stack import HEAD, NORM
+        from hfcompress.ops.hessian import SecondMoment, relative_output_error
         from hfcompress.packed import packed_tensors
 
         if file.is_file():
@@ -216,12 +218,12 @@ class WeightOnly:
         elif not stack.tied:
             with torch.inference_mode():
                 weight, norm = stack.head(), stack.norm()
-                moment = Moment(weight.shape[1])
+                moment = SecondMoment(weight.shape[1])
                 for hidden in states[-1].batches():
                     moment.add(norm(hidden).flatten(0, 1))
                 moment.finish()
                 quantized = self.calibrated(weight, moment.hessian, grids[HEAD])
-                errors[HEAD] = relative_error(weight, quantized, moment.hessian)
+                errors[HEAD] = relative_output_error(weight, quantized, moment.hessian)
                 tensors |= packed_tensors(HEAD, quantized)
         write_shard(file, tensors)
 
@@ -258,36 +260,12 @@ class WeightOnly:
         return replace(model, weight_bits=Grid(self.bits, self.group_size, self.symmetric).bits_per_weight(4096))
 
 
-class Moment:
-    """E[x x'] and E[|x|] of what a linear layer reads."""
-
-    def __init__(self, columns: int) -> None:
-        import torch
-
-        self.hessian, self.mean_abs, self.count = torch.zeros(columns, columns), torch.zeros(columns), 0
-
-    def add(self, inputs: "Tensor") -> None:
-        """inputs [tokens, columns]; of the symmetric moment only blocks on and below the diagonal are computed."""
-        for start in range(0, inputs.shape[1], MOMENT_BLOCK):
-            block = slice(start, start + MOMENT_BLOCK)
-            self.hessian[start:, block].addmm_(inputs[:, start:].T, inputs[:, block])
-        self.mean_abs += inputs.abs().sum(0)
-        self.count += len(inputs)
-
-    def finish(self) -> None:
-        """Mean of all that was added, the upper half as the lower."""
-        for start in range(0, len(self.hessian), MOMENT_BLOCK):
-            end = start + MOMENT_BLOCK
-            self.hessian[start:end, end:] = self.hessian[end:, start:end].T
-        self.hessian /= self.count
-        self.mean_abs /= self.count
-
-
-def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates") -> dict[str, Moment]:
+def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates") -> "dict[str, SecondMoment]":
     """The moments of each group of linears that read the same, by the group's first."""
     from hfcompress.decoder_stack import INPUT_GROUPS, unhook, watch_inputs
+    from hfcompress.ops.hessian import SecondMoment
 
-    moments = {group[0]: Moment(layer.get_submodule(group[0]).in_features) for group in INPUT_GROUPS}
+    moments = {group[0]: SecondMoment(layer.get_submodule(group[0]).in_features) for group in INPUT_GROUPS}
     hooks = watch_inputs(layer, lambda name, inputs: moments[name].add(inputs))
     for hidden in states.batches():
         stack.run(layer, hidden)
@@ -297,7 +275,7 @@ def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenSta
     return moments
 
 
-def fold_awq(layer: "nn.Module", moments: dict[str, Moment], grids: dict[str, Grid]) -> "dict[str, Tensor]":
+def fold_awq(layer: "nn.Module", moments: "dict[str, SecondMoment]", grids: dict[str, Grid]) -> "dict[str, Tensor]":
     """Scale the columns that read large inputs up, and what writes those inputs down (AWQ, section 3.2).
 
     The norm before q, k, v and before gate, up takes their scales; up_proj's rows take down_proj's. What o_proj reads
@@ -326,7 +304,7 @@ def fold_awq(layer: "nn.Module", moments: dict[str, Moment], grids: dict[str, Gr
     return folded
 
 
-def rescale(moment: Moment, scales: "Tensor") -> None:
+def rescale(moment: "SecondMoment", scales: "Tensor") -> None:
     """The moment of inputs that are divided by `scales`."""
     moment.hessian /= scales.unsqueeze(0)
     moment.hessian /= scales.unsqueeze(1)
@@ -387,12 +365,6 @@ def quantized_rows(shard: Path, grids: dict[str, Grid]) -> Any:
         return Quantized(codes, scales, zeros, grid).dequantize()[place]
 
     return look_up
-
-
-def relative_error(weight: "Tensor", quantized: "Quantized", hessian: "Tensor") -> float:
-    """Share of a layer's output that rounding changed: |X (W - Q)'|^2 / |X W'|^2."""
-    error = weight - quantized.dequantize()
-    return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum().clamp(min=1e-30))
 
 
 def plain(checkpoint: Any, prefix: str, written: "dict[str, Tensor]") -> "dict[str, Tensor]":

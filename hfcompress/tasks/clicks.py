@@ -111,7 +111,7 @@ def read_logs(folder: Path) -> ClickData:
 
 
 def read_log(file: Path) -> ClickLog:
-    """One parquet file, its rows in order of time, those of a request together."""
+    """One parquet file, its requests in the order in which they begin, the rows of each together."""
     import pyarrow.parquet
 
     try:
@@ -130,7 +130,10 @@ def read_log(file: Path) -> ClickLog:
     for name in ("time", "price"):
         if not np.isfinite(columns[name]).all():
             raise UserError(f"{file}: the column {name} must hold finite numbers")
-    order = np.lexsort((columns["request"], columns["time"]))
+    _, number = np.unique(columns["request"], return_inverse=True)
+    begun = np.full(number.max() + 1, np.inf)
+    np.minimum.at(begun, number, columns["time"])  # rows of a request may have times of their own
+    order = np.lexsort((columns["time"], number, begun[number]))
     kinds = {"time": np.float32, "price": np.float32, "click": np.int8, "conversion": np.int8}
     return ClickLog(**{name: columns[name][order].astype(kinds.get(name, np.int64)) for name in COLUMNS})
 
