@@ -138,10 +138,9 @@ def use(report: dict[str, Any], candidate: dict[str, Any], repository: str | Non
     if repository is None:
         return GENAI_USE.format(fetch="", path=f'"{candidate["path"]}"', name=candidate["path"])
     text = GENAI_USE.format(fetch=FETCH.format(repository=repository), path='f"{folder}/genai"', name=repository)
-    formats = {model["format"]: model["name"] for model in report["models"] if model["name"] in places.values()}
+    formats = {model["format"] for model in report["models"] if model["name"] in places.values()}
     if "transformers" in formats:
-        stock = STOCK_USE.format(name=repository)
-        text += f"\nThe same weights for transformers ({formats['transformers']}). {stock}"
+        text += "\nThe same weights for transformers. " + STOCK_USE.format(name=repository)
     return text + (GGUF_USE.format(repository=repository) if "gguf" in formats else "")
 
 
