@@ -136,11 +136,13 @@ def weighted(
     channel: int | None,
 ) -> Array:
     """A convolution or a linear layer: int32 sums and biases, one float32 factor a channel."""
-    assert numbers.weight is not None and numbers.weight_scale is not None and numbers.bias is not None
+    assert numbers.weight is not None  # a Conv or a Gemm has all three
+    assert numbers.weight_scale is not None
+    assert numbers.bias is not None
     part = slice(None) if channel is None else slice(channel, channel + 1)
     weight, scale = numbers.weight[part], np.float32(source.scale) * numbers.weight_scale[part]
-    centred = x.astype(np.float64) - source.zero_point
-    sums = convolved(operation, centred.reshape(*x.shape, *(1,) * (3 - x.ndim)), weight, is_depthwise(graph, operation))
+    centred = x.reshape(*x.shape, *(1,) * (3 - x.ndim)).astype(np.float64) - source.zero_point
+    sums = convolved(operation, centred, weight, is_depthwise(graph, operation))
     sums += np.rint(numbers.bias[part] / scale).astype(np.float64)[:, None, None]
     if x.ndim == 1 or operation.kind == "Gemm":
         sums = sums.reshape(-1)

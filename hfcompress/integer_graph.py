@@ -1,5 +1,6 @@
 """An int8 network as a list of operations: what a microcontroller runs, with shapes and, from ONNX, with numbers."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ class IntegerGraph:
     parameters: dict[str, Parameters] = field(default_factory=dict)
 
     def bytes(self, tensor: str) -> int:
-        return 0 if tensor in self.external else int(np.prod(self.shapes[tensor])) * self.widths.get(tensor, 1)
+        return 0 if tensor in self.external else math.prod(self.shapes[tensor]) * self.widths.get(tensor, 1)
 
     @property
     def flash(self) -> int:
@@ -100,7 +101,7 @@ class IntegerGraph:
     def values(self, operation: Operation) -> int:
         """How many values an operation computes."""
         channels, *size = self.shapes[operation.output]
-        return channels * int(np.prod(operation.place[2:] if operation.place else size))
+        return channels * math.prod(operation.place[2:] if operation.place else size)
 
 
 def read_onnx(path: Path, resolution: int | None = None) -> IntegerGraph:
@@ -108,10 +109,11 @@ def read_onnx(path: Path, resolution: int | None = None) -> IntegerGraph:
 
     Args:
         path: a model from pixel_values [batch, 3, height, width] to logits.
-        resolution: height and width, where the file leaves them open or for another size than its own.
+        resolution: height and width, where the file leaves them open.
 
     Raises:
-        UserError: an operator that is not known here, an operator that runs in float, an open height or width.
+        UserError: an operator that is not known here, an operator that runs in float, an open height or width, or a
+            resolution that is not the file's: its padding is made for its own.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give an int8 QDQ ONNX model")
@@ -279,7 +281,7 @@ def window_settings(node: NodeProto, file: str) -> dict[str, Any]:
     """kernel, stride, dilation, pads and group from a Conv's or a MaxPool's attributes."""
     found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if found.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or len(found["kernel_shape"]) != 2:
-        raise UserError(f"{file}: {node.op_type} ({node.name}): only two-dimensional windows with given pads are known")
+        raise UserError(f"{file}: {node.op_type} ({node.name}): only two-dimensional windows with pads are known")
     if found.get("ceil_mode"):
         raise UserError(f"{file}: {node.op_type} ({node.name}): ceil_mode is not known")
     return {
@@ -300,10 +302,11 @@ def with_sizes(model: ModelProto, resolution: int | None, file: str) -> ModelPro
         raise UserError(f"{file}: pixel_values must be [batch, channels, height, width]")
     dims[0].dim_value = 1
     for dim in dims[2:]:
-        if resolution is not None:
-            dim.dim_value = resolution
-        if dim.dim_value < 1:
+        if resolution is not None and dim.dim_value not in (0, resolution):
+            raise UserError(f"{file} was exported for {dim.dim_value} pixels; export it again for {resolution}")
+        if dim.dim_value < 1 and resolution is None:
             raise UserError(f"{file}: height and width are open; say for which resolution it is to be planned")
+        dim.dim_value = dim.dim_value or resolution
     del model.graph.value_info[:]  # inferred at another size
     for dim in model.graph.output[0].type.tensor_type.shape.dim[:1]:
         dim.dim_value = 1

@@ -6,6 +6,7 @@ halo that its receptive field needs, and only their small last output is kept wh
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from hfcompress.integer_graph import IntegerGraph, Operation, Window
 from hfcompress.tensor_lifetimes import MemoryPlan, lifetimes, peak_bytes, plan_memory
@@ -17,7 +18,7 @@ Region = tuple[int, int, int, int]  # top, left, bottom, right; bottom and right
 
 @dataclass(frozen=True)
 class Patched:
-    """The first `operations` run on `grid` x `grid` patches: the graph that says so, its memory, and its extra work."""
+    """The first `operations` run on `grid` x `grid` patches: graph, memory and extra work."""
 
     operations: int
     grid: int
@@ -87,8 +88,8 @@ def regions(shape: tuple[int, ...], grid: int) -> Iterator[Region]:
     _, height, width = shape
     rows = [height * i // grid for i in range(grid + 1)]
     columns = [width * i // grid for i in range(grid + 1)]
-    for top, bottom in zip(rows, rows[1:], strict=False):
-        for left, right in zip(columns, columns[1:], strict=False):
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
             yield top, left, bottom, right
 
 
@@ -142,31 +143,33 @@ def cuts(graph: IntegerGraph) -> list[int]:
     return ends
 
 
-def best_patches(
-    graph: IntegerGraph, limit: float | None = None, streamed: bool = False, in_place_depthwise: bool = False
+def fitting_patches(
+    graph: IntegerGraph, limit: float, streamed: bool = False, in_place_depthwise: bool = False
 ) -> Patched | None:
-    """The blocks and the grid with the smallest arena; with a limit, those that keep it with the least extra work.
+    """Of the ways whose arena keeps a limit (in bytes) the one with the least extra work; None where none does."""
+    found = candidates(graph, limit, streamed, in_place_depthwise)
+    for candidate in sorted(found, key=lambda c: (c.overhead, c.peak)):
+        if candidate.peak <= limit:
+            chosen = candidate.placed(graph, streamed, in_place_depthwise)
+            if chosen.memory.arena <= limit:
+                return chosen
+    return None
 
-    Patches that would more than double the work are left out.
 
-    Args:
-        limit: bytes of SRAM.
-
-    Returns: None where no patches need less than the whole tensors do.
-    """
-    found = sorted(candidates(graph, streamed, in_place_depthwise), key=lambda c: (c.overhead, c.peak))
-    for candidate in [c for c in found if limit is not None and c.peak <= limit]:
-        chosen = candidate.placed(graph, streamed, in_place_depthwise)
-        if limit is not None and chosen.memory.arena <= limit:
-            return chosen
-    whole = plan_memory(graph, in_place_depthwise).arena
+def smallest_patches(
+    graph: IntegerGraph, streamed: bool = False, in_place_depthwise: bool = False
+) -> Patched | None:
+    """The way with the smallest arena; None where no patches need less than the whole tensors do."""
+    smallest = plan_memory(graph, in_place_depthwise).arena
     best: Patched | None = None
-    for candidate in sorted(found, key=lambda c: (c.peak, c.overhead)):
-        if candidate.peak >= (best.memory.arena if best else whole):
+    for candidate in sorted(
+        candidates(graph, smallest, streamed, in_place_depthwise), key=lambda c: (c.peak, c.overhead)
+    ):
+        if candidate.peak >= smallest:
             break
         chosen = candidate.placed(graph, streamed, in_place_depthwise)
-        if chosen.memory.arena < (best.memory.arena if best else whole):
-            best = chosen
+        if chosen.memory.arena < smallest:
+            best, smallest = chosen, chosen.memory.arena
     return best
 
 
@@ -184,14 +187,24 @@ class Candidate:
         return Patched(self.operations, self.grid, split, plan_memory(split, in_place_depthwise), self.overhead)
 
 
-def candidates(graph: IntegerGraph, streamed: bool, in_place_depthwise: bool) -> Iterator[Candidate]:
-    """Every grid with every end of the stage, until the work has doubled."""
-    for grid in GRIDS:
-        for operations in cuts(graph):
-            if min(graph.shapes[graph.operations[operations - 1].output][1:]) < grid:
-                break
+def candidates(
+    graph: IntegerGraph, limit: float, streamed: bool, in_place_depthwise: bool
+) -> Iterator[Candidate]:
+    """Every end of the stage with every grid that does not double the work; what cannot keep the limit is left out."""
+    image = 0 if streamed else graph.bytes(graph.input)
+    for operations in cuts(graph):
+        end = graph.operations[operations - 1].output
+        if max(image + graph.bytes(end), peak_bytes(after(graph, operations), in_place_depthwise)) > limit:
+            continue
+        for grid in (grid for grid in GRIDS if grid <= min(graph.shapes[end][1:])):
             split = patched(graph, operations, grid, streamed)
             overhead = split.macs / graph.macs - 1
             if overhead > MOST_OVERHEAD:
                 break
             yield Candidate(operations, grid, peak_bytes(split, in_place_depthwise), overhead)
+
+
+def after(graph: IntegerGraph, operations: int) -> IntegerGraph:
+    """What is left of a network behind its first operations."""
+    end = graph.operations[operations - 1].output
+    return replace(graph, input=end, operations=graph.operations[operations:], external=frozenset())
