@@ -169,10 +169,8 @@ class Reader:
         name = node.name or node.output[0]
         weighted = node.op_type in ("Conv", "Gemm")
         found = self.weights(node) if weighted else Parameters()
-        if node.op_type in ("Relu", "Clip"):
-            found = replace(found, **self.bounds(node))
-        end, bounds = self.end(node)
-        self.parameters[name] = replace(found, **bounds)
+        end, (low, high) = self.end(node)
+        self.parameters[name] = replace(found, low=low, high=high)
         output = self.follow(end)
         settings: dict[str, Any] = {}
         if node.op_type in ("Conv", "MaxPool"):
@@ -225,20 +223,24 @@ class Reader:
             raise UserError(f"{self.file}: {node.input[0]} is an activation with a scale for each channel")
         return Quantization(float(scale.item()), int(zero_point.item()), zero_point.dtype)
 
-    def end(self, node: NodeProto) -> tuple[str, dict[str, float]]:
-        """The float tensor behind a fused ReLU or Clip, and its bounds."""
+    def end(self, node: NodeProto) -> tuple[str, tuple[float, float]]:
+        """The float tensor behind an operation and the ReLU or Clip that is fused to it, and their bounds."""
         readers = self.readers.get(node.output[0], [])
         if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and node.output[0] not in self.outputs:
             self.fused.add(readers[0].output[0])
             return readers[0].output[0], self.bounds(readers[0])
-        return node.output[0], self.bounds(node) if node.op_type in ("Relu", "Clip") else {}
+        return node.output[0], self.bounds(node)
 
-    def bounds(self, node: NodeProto) -> dict[str, float]:
+    def bounds(self, node: NodeProto) -> tuple[float, float]:
         if node.op_type == "Relu":
-            return {"low": 0.0}
-        given = [self.constants[name].item() if name else None for name in node.input[1:3]]
-        pairs = zip(("low", "high"), given, strict=False)
-        return {key: float(value) for key, value in pairs if value is not None}
+            return 0.0, np.inf
+        if node.op_type != "Clip":
+            return -np.inf, np.inf
+        low, high = ([*node.input[1:3], "", ""])[:2]
+        return (
+            float(self.constants[low].item()) if low else -np.inf,
+            float(self.constants[high].item()) if high else np.inf,
+        )
 
     def is_same_view(self, node: NodeProto, source: str) -> bool:
         """Whether a Flatten keeps scale and zero point; then it is no operation at all."""

@@ -7,13 +7,19 @@ more multiply-accumulates mean a better model. Accuracy itself cannot be predict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hfcompress.arena_interpreter import run
 from hfcompress.budget import ImageBudget
-from hfcompress.integer_graph import IntegerGraph
+from hfcompress.integer_graph import IntegerGraph, read_onnx
 from hfcompress.mobilenet_graph import mobilenet_graph
+from hfcompress.onnx_graph import Array
 from hfcompress.patch_inference import Patched, fitting_patches, smallest_patches
 from hfcompress.tensor_lifetimes import KB, plan_memory
+
+if TYPE_CHECKING:
+    from hfcompress.plan import Plan
 
 WIDTHS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
 RESOLUTIONS = (48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224)
@@ -66,15 +72,17 @@ class MicrocontrollerPlan:
 
     @property
     def best(self) -> Fit:
-        """The way in which the candidate needs the least SRAM with its image in it; what the budget is held against.
+        """What the budget is held against: whole where that fits, else in patches, with the image in the SRAM.
 
         A camera that streams the image piece by piece is the user's to know of, and only shown.
         """
-        return min((fit for fit in self.candidate if fit.way != STREAMED), key=lambda fit: fit.sram_kb)
+        inside = [fit for fit in self.candidate if fit.way != STREAMED]
+        keeping = [fit for fit in inside if fit.keeps(self.budget)]
+        return keeping[0] if keeping else min(inside, key=lambda fit: fit.sram_kb)
 
     @property
     def ok(self) -> bool:
-        return any(fit.keeps(self.budget) for fit in self.candidate if fit.way != STREAMED)
+        return self.best.keeps(self.budget)
 
     def predicted(self) -> dict[str, float]:
         """sram_kb and flash_kb of the candidate."""
@@ -153,6 +161,43 @@ def fit_at(graph: IntegerGraph, width: float, way: str, budget: ImageBudget) -> 
         return fit if fit.keeps(budget) else None
     patches = fitting_patches(graph, budget.sram_kb * KB, streamed=way == STREAMED)
     return None if patches is None else Fit.of(graph, width, way, patches)
+
+
+def add_to_plan(plan: "Plan", candidate: str, config: dict[str, Any], resolution: int, budget: ImageBudget) -> None:
+    """The candidate's SRAM and flash as predictions and verdicts of a plan, and what would fit as its advice."""
+    limits = {name: getattr(budget, name) for name in ("sram_kb", "flash_kb") if getattr(budget, name) is not None}
+    if not limits:
+        return
+    found = plan_microcontroller(config, resolution, budget)
+    predicted = found.predicted()
+    for row in plan.rows:
+        if row["name"] == candidate:
+            row |= predicted | {"microcontroller": found.as_dict()}
+    plan.verdicts += [
+        {"limit": n, "candidate": candidate, "allowed": v, "predicted": predicted[n], "ok": predicted[n] <= v}
+        for n, v in limits.items()
+    ]
+    plan.advice += found.lines()
+
+
+def count(model: Path, pixel_values: Array, sram_kb: float | None = None) -> dict[str, Any]:
+    """sram_kb and flash_kb of an int8 QDQ model, counted while the interpreter runs one image [3, height, width].
+
+    Run whole where that fits, else in the patches that fit with the least extra work, else in the smallest ones.
+    """
+    graph = read_onnx(model, pixel_values.shape[-1])
+    memory, patches = plan_memory(graph), None
+    if sram_kb is not None and memory.arena > sram_kb * KB:
+        patches = fitting_patches(graph, sram_kb * KB) or smallest_patches(graph)
+    if patches is not None:
+        graph, memory = patches.graph, patches.memory
+    counted = run(graph, memory, pixel_values)
+    return {
+        "sram_kb": counted.arena / KB,
+        "predicted_sram_kb": memory.arena / KB,
+        "flash_kb": graph.flash / KB,
+        "patches": None if patches is None else {"operations": patches.operations, "grid": patches.grid},
+    }
 
 
 def _all(values: tuple[Any, ...]) -> str:
