@@ -1,4 +1,4 @@
-"""Microcontrollers: predicted memory is what an interpreter counts, patches change no logit, and a wrong plan is caught."""
+"""Microcontrollers: what was predicted is counted, patches change no logit, and a wrong plan is caught."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +115,7 @@ def test_the_shape_alone_says_what_the_exported_graph_says(graph: IntegerGraph, 
     assert plan_memory(graph).arena == plan_memory(planned).arena
 
 
-def test_the_interpreter_counts_what_was_predicted_and_answers_as_onnxruntime(model: Path, graph: IntegerGraph) -> None:
+def test_the_interpreter_counts_the_prediction_and_answers_as_onnxruntime(model: Path, graph: IntegerGraph) -> None:
     plan = plan_memory(graph)
     for pixel_values in image_models.images(3):
         counted = run(graph, plan, pixel_values)
@@ -245,7 +245,7 @@ def test_nothing_that_fits_is_said_in_one_line(network, monkeypatch: pytest.Monk
     microcontroller.add_to_plan(plan, "int8", network.config.to_dict(), 32, ImageBudget(sram_kb=1))
     assert not plan.ok
     assert plan.advice[-1].endswith("fits 1 KB of SRAM: raise the limit.")
-    with pytest.raises(UserError, match="--budget.sram-kb -1"):
+    with pytest.raises(UserError, match=r"--budget\.sram-kb -1"):
         ImageBudget(sram_kb=-1)
     with pytest.raises(UserError, match="a bert cannot be planned"):
         mobilenet_graph({"model_type": "bert"}, 32)
