@@ -32,8 +32,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classifier(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("images") / "classifier"
     out.mkdir()
-    options = FinetuneImages(num_train_epochs=8, learning_rate=3e-3, per_device_train_batch_size=32, bf16="no", shift=0.0)
-    return out, options(out, model=base, task=TASK)
+    finetune = FinetuneImages(
+        num_train_epochs=8, learning_rate=3e-3, per_device_train_batch_size=32, bf16="no", shift=0.0
+    )
+    return out, finetune(out, model=base, task=TASK)
 
 
 def test_a_small_mobilenet_learns_digits(classifier: tuple[Path, dict[str, Any]]) -> None:
