@@ -17,7 +17,7 @@ from hfcompress.mobilenet_graph import mobilenet_graph
 from hfcompress.patch_inference import cuts, fitting_patches, input_region, patched, smallest_patches
 from hfcompress.plan import Plan
 from hfcompress.tensor_lifetimes import MemoryPlan, lifetimes, plan_memory
-from tests import image_models
+from tests import onnx_images
 
 
 def conv(name: str, source: str, **settings: object) -> Operation:
@@ -33,13 +33,13 @@ def residual() -> IntegerGraph:
 
 @pytest.fixture(scope="module")
 def network():
-    return image_models.mobilenet()
+    return onnx_images.mobilenet()
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, network) -> Path:
     folder = tmp_path_factory.mktemp("mobilenet")
-    return image_models.quantize(image_models.export(network, folder), folder / "int8.onnx")
+    return onnx_images.quantize(onnx_images.export(network, folder), folder / "int8.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_the_shape_alone_says_what_the_exported_graph_says(graph: IntegerGraph, 
 
 def test_the_interpreter_counts_the_prediction_and_answers_as_onnxruntime(model: Path, graph: IntegerGraph) -> None:
     plan = plan_memory(graph)
-    for pixel_values in image_models.images(3):
+    for pixel_values in onnx_images.images(3):
         counted = run(graph, plan, pixel_values)
         assert (counted.peak, counted.arena) == (plan.peak, plan.arena)
         expected = by_onnxruntime(model, pixel_values)
@@ -130,7 +130,7 @@ def test_patches_need_less_memory_and_change_no_logit(graph: IntegerGraph, strea
     found = smallest_patches(graph, streamed=streamed)
     assert found is not None
     assert found.overhead > 0
-    pixel_values = image_models.images(1)[0]
+    pixel_values = onnx_images.images(1)[0]
     counted, whole = run(found.graph, found.memory, pixel_values), run(graph, plan_memory(graph), pixel_values)
     assert np.array_equal(counted.logits, whole.logits)
     assert (counted.peak, counted.arena) == (found.memory.peak, found.memory.arena)
@@ -138,7 +138,7 @@ def test_patches_need_less_memory_and_change_no_logit(graph: IntegerGraph, strea
 
 
 def test_every_cut_and_grid_gives_the_same_logits(graph: IntegerGraph) -> None:
-    pixel_values = image_models.images(1)[0]
+    pixel_values = onnx_images.images(1)[0]
     expected = run(graph, plan_memory(graph), pixel_values).logits
     for operations, grid in ((cuts(graph)[0], 3), (cuts(graph)[2], 2), (cuts(graph)[2], 4)):
         split = patched(graph, operations, grid)
@@ -160,11 +160,11 @@ def test_all_operations_in_place_or_not_are_onnxruntimes(tmp_path: Path, symmetr
     import torch
 
     torch.manual_seed(0)
-    float_model = image_models.export(image_models.Mixed(), tmp_path)
-    model = image_models.quantize(float_model, tmp_path / "int8.onnx", symmetric=symmetric)
+    float_model = onnx_images.export(onnx_images.Mixed(), tmp_path)
+    model = onnx_images.quantize(float_model, tmp_path / "int8.onnx", symmetric=symmetric)
     graph = read_onnx(model)
     assert {o.kind for o in graph.operations} >= {"Conv", "MaxPool", "Add", "GlobalAveragePool", "Gemm"}
-    pixel_values = image_models.images(1)[0]
+    pixel_values = onnx_images.images(1)[0]
     expected = by_onnxruntime(model, pixel_values)
     step = graph.quantization[graph.output].scale
     for in_place in (False, True):
@@ -184,13 +184,13 @@ def test_a_residual_that_is_freed_too_early_is_caught(graph: IntegerGraph) -> No
     name, plan = residual_of(graph), plan_memory(graph)
     early = tuple(replace(t, last=t.last - 1) if t.tensor == name else t for t in plan.lifetimes)
     with pytest.raises(RuntimeError, match="read after its planned lifetime"):
-        run(graph, replace(plan, lifetimes=early), image_models.images(1)[0])
+        run(graph, replace(plan, lifetimes=early), onnx_images.images(1)[0])
 
 
 def test_a_place_that_is_taken_is_caught(graph: IntegerGraph) -> None:
     plan = plan_memory(graph)
     with pytest.raises(RuntimeError, match="would be written over"):
-        run(graph, replace(plan, offsets=dict.fromkeys(plan.offsets, 0)), image_models.images(1)[0])
+        run(graph, replace(plan, offsets=dict.fromkeys(plan.offsets, 0)), onnx_images.images(1)[0])
 
 
 def test_a_lifetime_that_is_too_long_shows_in_the_count(graph: IntegerGraph) -> None:
@@ -199,7 +199,7 @@ def test_a_lifetime_that_is_too_long_shows_in_the_count(graph: IntegerGraph) -> 
     from hfcompress.tensor_lifetimes import place
 
     wasteful = MemoryPlan(longer, place(longer), frozenset(), plan.operations)
-    assert run(graph, wasteful, image_models.images(1)[0]).peak > plan.peak
+    assert run(graph, wasteful, onnx_images.images(1)[0]).peak > plan.peak
     assert len(lifetimes(graph)) == len(plan.lifetimes)
 
 
@@ -212,7 +212,7 @@ def test_an_operator_that_is_not_known_is_named(model: Path, tmp_path: Path) -> 
 
 
 def test_a_float_model_is_refused(tmp_path: Path, network) -> None:
-    image_models.quant_pre_process(str(image_models.export(network, tmp_path)), str(tmp_path / "float.onnx"))
+    onnx_images.quant_pre_process(str(onnx_images.export(network, tmp_path)), str(tmp_path / "float.onnx"))
     with pytest.raises(UserError, match="is not quantized"):
         read_onnx(tmp_path / "float.onnx")
     with pytest.raises(UserError, match="no such file"):
@@ -252,7 +252,7 @@ def test_nothing_that_fits_is_said_in_one_line(network, monkeypatch: pytest.Monk
 
 
 def test_count_runs_the_file(model: Path, graph: IntegerGraph) -> None:
-    pixel_values = image_models.images(1)[0]
+    pixel_values = onnx_images.images(1)[0]
     whole = microcontroller.count(model, pixel_values)
     assert whole["sram_kb"] == whole["predicted_sram_kb"] == plan_memory(graph).arena / 1024
     assert whole["patches"] is None
