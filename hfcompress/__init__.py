@@ -5,5 +5,6 @@ from hfcompress.errors import UserError
 from hfcompress.record import Record
 from hfcompress.run import Run
 from hfcompress.stage import Artifact, Stage
+from hfcompress.surgery import load
 
-__all__ = ["Artifact", "Budget", "Record", "Run", "Stage", "UserError", "Verdict"]
+__all__ = ["Artifact", "Budget", "Record", "Run", "Stage", "UserError", "Verdict", "load"]

@@ -8,6 +8,7 @@ from hfcompress.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.image_processing_utils import BaseImageProcessor
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
 
@@ -49,31 +50,50 @@ def check_config(folder: Path) -> None:
 
 
 def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTrainedModel":
-    """`AutoModelForSequenceClassification` from a folder, in fp32 and in eval mode.
+    """The sequence or image classifier of a folder, with the edits of its surgery.json, in fp32 and in eval mode.
 
     With `labels`, a model without a classification head gets a new one (seeded by the caller), and a model with
     another set of labels is refused.
 
     Raises:
-        UserError: see `check_folder`; or the labels differ from the task's.
+        UserError: see `check_folder`; the labels differ from the task's; surgery.json does not fit the weights.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
+
+    from hfcompress.surgery import read_edits, rebuild
 
     check_folder(folder)
     changes: dict[str, Any] = {}
+    config = AutoConfig.from_pretrained(folder)
     if labels is not None:
-        config = AutoConfig.from_pretrained(folder)
-        heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
+        heads = [name for name in config.architectures or [] if name.endswith("Classification")]
         if heads and list(config.id2label.values()) != labels:
             raise UserError(
                 f"{folder} was made for the labels {_some(list(config.id2label.values()))}, the task has "
                 f"{_some(labels)}; give a teacher of this task, or none: one is then fine-tuned"
             )
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    auto = classifier_class(config.model_type)
+    if edits := read_edits(folder):
+        return rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits).eval()
     with quiet_new_head():
-        model = AutoModelForSequenceClassification.from_pretrained(folder, torch_dtype=torch.float32, **changes)
+        model = auto.from_pretrained(folder, torch_dtype=torch.float32, **changes)
     return model.eval()
+
+
+def classifier_class(model_type: str) -> Any:
+    """The Auto class of a kind of model: of images where transformers knows it as such, else of texts."""
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    return AutoModelForImageClassification if is_vision(model_type) else AutoModelForSequenceClassification
+
+
+def is_vision(model_type: str | None) -> bool:
+    """Whether transformers knows a kind of model as an image classifier."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 
 class quiet_new_head:
@@ -96,14 +116,31 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return AutoTokenizer.from_pretrained(folder)
 
 
-def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:
-    """Write what `from_pretrained` reads, weights as safetensors; of several processes only the main one writes."""
+def load_image_processor(folder: Path) -> "BaseImageProcessor":
+    """What turns images into pixel values, by preprocessor_config.json.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False)  # the fast ones need torchvision
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{folder} has no preprocessor_config.json that can be read; save one there") from error
+
+
+def save(model: "PreTrainedModel", processor: "PreTrainedTokenizerBase | BaseImageProcessor", out: Path) -> None:
+    """Write what `from_pretrained` reads (with edits: `hfcompress.load`); only the main process writes."""
     from accelerate import PartialState
+
+    from hfcompress.surgery import edits_of, write_edits
 
     if not PartialState().is_main_process:
         return
     model.save_pretrained(out, safe_serialization=True)
-    tokenizer.save_pretrained(out)
+    write_edits(out, edits_of(model))
+    processor.save_pretrained(out)
 
 
 def _some(labels: list[str]) -> str:

@@ -5,10 +5,10 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hfcompress.errors import UserError
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+    Examples: TypeAlias = "Dataset | torch.utils.data.Dataset[dict[str, Any]]"  # rows, or a dict an index
     Loss = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]
     ParameterGroups = Callable[[PreTrainedModel], list[dict[str, Any]]]
 
 BARRIER = timedelta(hours=12)
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 def train(
     model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerBase | None",
     work: Path,
     options: Train,
-    train_data: "Dataset",
-    validation: "Dataset | None" = None,
+    train_data: "Examples",
+    validation: "Examples | None" = None,
     *,
     compute_metrics: "Callable[[Any], dict[str, float]] | None" = None,
     best_metric: str | None = None,
@@ -126,9 +128,10 @@ def train(
     Args:
         model: any module the Trainer takes; after the call it holds the trained weights (the best ones by
             `best_metric` on `validation` when that is given, else the last).
+        tokenizer: what pads a batch of texts; None for examples that are stacked as they are, such as images.
         work: where checkpoints go; survives a kill.
-        train_data, validation: columns input_ids, attention_mask, labels and whatever else `loss` reads
-            (padded with the tokenizer; scalars become tensors).
+        train_data, validation: columns input_ids, attention_mask (or pixel_values), labels and whatever else `loss`
+            reads (scalars become tensors).
         loss: replaces the model's own loss; gets the wrapped model and the batch, returns a scalar.
         parameter_groups: optimizer groups for AdamW, when not every parameter has the same learning rate.
 
@@ -136,16 +139,18 @@ def train(
         UserError: the loss is not finite, or the launcher shards the weights.
     """
     import transformers
-    from transformers import DataCollatorWithPadding
+    from transformers import DataCollatorWithPadding, default_data_collator
 
     refuse_sharding()
     if validation is None or best_metric is None:
         validation, best_metric = None, None
+    if tokenizer is None:
+        options = replace(options, group_by_length=False)
     arguments = training_arguments(work, options, len(train_data), best_metric)
     trainer = _trainer_class()(
         model=model,
         args=arguments,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8) if tokenizer else default_data_collator,
         train_dataset=train_data,
         eval_dataset=validation,
         compute_metrics=compute_metrics,
@@ -235,7 +240,9 @@ def _progress(trainer: Any, result: Any, options: Train, resumed_at_step: int) -
 
 
 @contextmanager
-def masks_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", probability: float) -> Iterator[None]:
+def masks_tokens(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", probability: float
+) -> Iterator[None]:
     """While `model` is in train mode, replace that share of its input tokens by [MASK], special tokens left out.
 
     What else reads the batch, such as a teacher, sees the whole text.
@@ -248,8 +255,8 @@ def masks_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     if not probability:
         yield
         return
-    if tokenizer.mask_token_id is None:
-        raise UserError("--*.mask-probability: the tokenizer has no mask token; leave the option out")
+    if tokenizer is None or tokenizer.mask_token_id is None:
+        raise UserError("--*.mask-probability: there is no tokenizer with a mask token here; leave the option out")
     special, mask = torch.tensor(tokenizer.all_special_ids), tokenizer.mask_token_id
 
     def replace(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -327,13 +334,13 @@ def _trainer_class() -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             if self.own_loss is not None and model.training and not return_outputs:
                 return self.own_loss(model, inputs)
-            names = ("input_ids", "attention_mask", "token_type_ids", "labels")
-            inputs = {name: inputs[name] for name in names if name in inputs}
+            inputs = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
         def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            names = ("input_ids", "attention_mask", "token_type_ids", "labels")
-            return super().prediction_step(model, {n: inputs[n] for n in names if n in inputs}, *args, **kwargs)
+            return super().prediction_step(
+                model, {name: inputs[name] for name in MODEL_INPUTS if name in inputs}, *args, **kwargs
+            )
 
         def create_optimizer(self) -> Any:
             if self.own_groups is not None:

@@ -13,7 +13,7 @@ PACKAGE = Path(hfcompress.__file__).parent
 # What a package may import of hfcompress at all, at module level or inside functions.
 ALLOWED = {
     "ops": {"ops"},
-    "evaluation": {"evaluation", "click_inputs", "click_model", "errors", "models", "packed", "record"},
+    "evaluation": {"evaluation", "click_inputs", "click_model", "errors", "models", "packed", "record", "surgery"},
     "tasks": {"tasks", "errors"},
     "report": {"report"},
     "record": {"errors"},
@@ -78,7 +78,7 @@ def test_only_the_command_line_knows_tyro() -> None:
 
 
 def test_the_public_names_are_there() -> None:
-    assert hfcompress.__all__ == ["Artifact", "Budget", "Record", "Run", "Stage", "UserError", "Verdict"]
+    assert hfcompress.__all__ == ["Artifact", "Budget", "Record", "Run", "Stage", "UserError", "Verdict", "load"]
     assert all(hasattr(hfcompress, name) for name in hfcompress.__all__)
 
 

@@ -44,7 +44,7 @@ def test_masking_replaces_that_share_of_the_words_only_in_training(tiny_model: P
 def test_a_tokenizer_without_a_mask_is_refused(tiny_model: Path) -> None:
     network, tokenizer = load_classifier(tiny_model), load_tokenizer(tiny_model)
     tokenizer.mask_token = None
-    with pytest.raises(UserError, match="no mask token"), masks_tokens(network, tokenizer, 0.1):
+    with pytest.raises(UserError, match="no tokenizer with a mask token"), masks_tokens(network, tokenizer, 0.1):
         pass
 
 

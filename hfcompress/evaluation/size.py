@@ -68,7 +68,7 @@ def sizes(folder: Path) -> dict[str, Any]:
 def packed_bits(folder: Path) -> dict[str, int]:
     """Module -> bits of its packed integers, for a packed model (packed.py) or one in compressed-tensors' format."""
     if (folder / "surgery.json").is_file():
-        grids = json.loads((folder / "surgery.json").read_text(encoding="utf-8"))["grids"]
+        grids = json.loads((folder / "surgery.json").read_text(encoding="utf-8")).get("grids", {})
         return {name: grid["bits"] for name, grid in grids.items()}
     config = folder / "config.json"
     found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.text_classification import EMBEDDED, read_splits
+from hfcompress.tasks.splits import EMBEDDED, read_splits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.text_classification import READERS, SPLITS, _first_line, read_splits
+from hfcompress.tasks.splits import READERS, SPLITS, first_line, read_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -143,7 +143,7 @@ def read_folder(folder: Path, data_files: str | None) -> "dict[str, Dataset]":
             found[split] = load_dataset(READERS[Path(names[0]).suffix], data_files=names, split="train")
         except (DatasetGenerationError, UnicodeDecodeError, ValueError, OSError) as error:
             raise UserError(
-                f"--task.dataset: {names[0]} cannot be read ({_first_line(error.__cause__ or error)}); convert it to "
+                f"--task.dataset: {names[0]} cannot be read ({first_line(error.__cause__ or error)}); convert it to "
                 "UTF-8 parquet, json or csv"
             ) from error
     return found

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.tasks.splits import EMBEDDED, SPLITS, class_names, class_values, on_hub, read_splits, with_validation
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerBase
-
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-EMBEDDED = "licence-review"
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class TextClassification:
     @property
     def on_hub(self) -> bool:
         """Whether the data set's name is a Hub id."""
-        return self.dataset.count("/") == 1 and self.dataset[0] not in "./~" and not Path(self.dataset).is_dir()
+        return on_hub(self.dataset)
 
     @cached_property
     def data(self) -> TextData:
@@ -104,9 +101,9 @@ class TextClassification:
         raw = read_splits(self.dataset, self.config, self.data_files)
         for split, rows in raw.items():
             self._check_columns(split, rows)
-        splits = self._with_validation({s: self._columns(rows) for s, rows in raw.items()})
-        labels = self._labels(raw, splits)
-        return self._numbered(splits, labels)
+        splits = with_validation(self.dataset, {s: self._columns(rows) for s, rows in raw.items()})
+        values = class_values(self.label_column, splits)
+        return self._numbered(splits, values, class_names(raw["train"].features[self.label_column], values))
 
     def _check_columns(self, split: str, rows: "Dataset") -> None:
         wanted = {"--task.text-column": self.text_column, "--task.label-column": self.label_column}
@@ -134,45 +131,9 @@ class TextClassification:
             {"text": [str(v) for v in rows[self.text_column]], "label": rows[self.label_column], "group": groups}
         )
 
-    def _with_validation(self, splits: "dict[str, Dataset]") -> "dict[str, Dataset]":
-        """Without a validation split, a tenth of the training groups becomes one, by a hash of the group."""
-        if "validation" in splits:
-            return splits
-        rows = splits["train"]
-        held = [int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10 == 0 for group in rows["group"]]
-        if not any(held) or all(held):
-            raise UserError(
-                f"--task.dataset {self.dataset}: too few training groups to set a validation split aside; "
-                "give one as validation.parquet"
-            )
-        return {
-            "train": rows.select([i for i, h in enumerate(held) if not h]),
-            "validation": rows.select([i for i, h in enumerate(held) if h]),
-            "test": splits["test"],
-        }
-
-    def _labels(self, raw: "dict[str, Dataset]", splits: "dict[str, Dataset]") -> list[str]:
-        seen = sorted(set(splits["train"]["label"]), key=lambda value: (str(type(value)), value))
-        if len(seen) < 2:
-            raise UserError(
-                f"--task.label-column {self.label_column}: only one class in train ({seen[0]!r}); "
-                "a classifier needs two"
-            )
-        for split in ("validation", "test"):
-            unknown = sorted({str(v) for v in set(splits[split]["label"]) - set(seen)})
-            if unknown:
-                raise UserError(
-                    f"--task.label-column {self.label_column}: {', '.join(map(repr, unknown[:3]))} stands "
-                    f"only in {split}, never in train; drop these rows or add training texts"
-                )
-        feature = raw["train"].features[self.label_column]
-        names = getattr(feature, "names", None)
-        return [names[value] if names else str(value) for value in seen]
-
-    def _numbered(self, splits: "dict[str, Dataset]", labels: list[str]) -> TextData:
+    def _numbered(self, splits: "dict[str, Dataset]", values: list[Any], labels: list[str]) -> TextData:
         from datasets import Dataset, DatasetDict
 
-        values = sorted(set(splits["train"]["label"]), key=lambda value: (str(type(value)), value))
         number = {value: i for i, value in enumerate(values)}
         share = min(1.0, self.max_train_examples / len(splits["train"])) if self.max_train_examples else 1.0
         digest = hashlib.sha256(repr(labels).encode())
@@ -188,96 +149,3 @@ class TextClassification:
                 digest.update(repr(column).encode())
             numbered[split] = Dataset.from_dict(columns)
         return TextData(DatasetDict(numbered), labels, digest.hexdigest())
-
-
-def read_splits(dataset: str, config: str | None = None, data_files: str | None = None) -> "dict[str, Dataset]":
-    """Split -> rows of the embedded data set, a folder's files or a data set on the Hub.
-
-    Raises:
-        UserError: it is not there or cannot be read, or has no train or no test split.
-    """
-    if dataset == EMBEDDED:
-        from hfcompress.tasks import licence_review
-
-        return dict(licence_review.load())
-    folder = Path(dataset).expanduser()
-    if folder.is_dir():
-        return _read_files(dataset, folder, data_files)
-    if dataset.startswith((".", "/", "~")) or dataset.count("/") != 1:
-        raise UserError(f"--task.dataset {dataset}: no such folder; give a folder, a Hub id (org/name), or {EMBEDDED}")
-    return _read_hub(dataset, config)
-
-
-def _read_hub(dataset: str, config: str | None) -> "dict[str, Dataset]":
-    import requests
-    from datasets import load_dataset
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        repository, _, revision = dataset.partition("@")
-        loaded = load_dataset(repository, config, revision=revision or None)
-    except (
-        ConnectionError,
-        OfflineModeIsEnabled,
-        requests.RequestException,
-        HfHubHTTPError,
-        OSError,
-        ValueError,
-    ) as error:
-        raise UserError(
-            f"--task.dataset {dataset}: cannot be had from the Hub ({_first_line(error)}); check the name "
-            "and the network, or give a folder of parquet, json or csv files"
-        ) from error
-    named = {split: loaded[alias] for split, names in SPLITS.items() for alias in names if alias in loaded}
-    return _need_splits(dataset, named)
-
-
-def _read_files(dataset: str, folder: Path, data_files: str | None) -> "dict[str, Dataset]":
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    found: dict[str, Dataset] = {}
-    for split, names in SPLITS.items():
-        files = [
-            file
-            for file in sorted(folder.glob(data_files or "*"))
-            if file.suffix in READERS and any(name in file.stem.lower() for name in names)
-        ]
-        stems = {file.stem for file in files if not _is_shard(file)}
-        if len(stems) > 1:
-            raise UserError(
-                f"--task.dataset {folder}: {', '.join(sorted(f.name for f in files))} could all be {split}; "
-                'choose with --task.data-files, such as "review_*.parquet"'
-            )
-        if not files:
-            continue
-        if empty := next((file for file in files if file.stat().st_size == 0), None):
-            raise UserError(f"--task.dataset: {empty} is empty; the {split} split needs texts")
-        try:
-            found[split] = load_dataset(READERS[files[0].suffix], data_files=[str(f) for f in files], split="train")
-        except (DatasetGenerationError, UnicodeDecodeError, ValueError, OSError) as error:
-            cause = error.__cause__ or error
-            what = "is not UTF-8 text" if "codec can't decode" in f"{cause}{error}" else "cannot be read"
-            raise UserError(
-                f"--task.dataset: {files[0]} {what} ({_first_line(cause)}); convert it to UTF-8 parquet, json or csv"
-            ) from error
-    return _need_splits(dataset, found)
-
-
-def _need_splits(dataset: str, found: "dict[str, Dataset]") -> "dict[str, Dataset]":
-    for split in ("train", "test"):
-        if split not in found:
-            raise UserError(
-                f"--task.dataset {dataset}: no {split} split; name a file {split}.parquet, "
-                f"{split}.csv or {split}.jsonl"
-            )
-    return found
-
-
-def _is_shard(file: Path) -> bool:
-    """Hub shards are named train-00000-of-00002."""
-    return "-of-" in file.stem
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
