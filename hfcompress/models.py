@@ -76,10 +76,23 @@ def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTraine
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     auto = classifier_class(config.model_type)
     if edits := read_edits(folder):
-        return rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits).eval()
+        return torch_momentum(rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)).eval()
     with quiet_new_head():
         model = auto.from_pretrained(folder, torch_dtype=torch.float32, **changes)
-    return model.eval()
+    return torch_momentum(model).eval()
+
+
+def torch_momentum(model: Any) -> Any:
+    """Batch norms that would forget all but the last batch get torch's own momentum.
+
+    transformers' MobileNets pass TensorFlow's 0.997, the share that is kept, where torch means the share that is new.
+    """
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.momentum is not None and module.momentum > 0.5:
+            module.momentum = 0.1
+    return model
 
 
 def classifier_class(model_type: str) -> Any:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from hfcompress.shape import Shape
     from hfcompress.tasks.causal_lm import CausalLM
     from hfcompress.tasks.clicks import Clicks
+    from hfcompress.tasks.image_classification import ImageClassification
     from hfcompress.tasks.text_classification import TextClassification
 
-DIFFERENCE_TEXTS = 64
+DIFFERENCE_INPUTS = 64
 
 
 class Run:
@@ -177,7 +178,7 @@ class Run:
         reference: Artifact,
         candidate: Artifact,
         budget: Budget,
-        task: "TextClassification | CausalLM | Clicks",
+        task: "TextClassification | ImageClassification | CausalLM | Clicks",
         measure: Stage,
         latency_reference: Artifact | None = None,
         deliver: tuple[Artifact, ...] = (),
@@ -311,7 +312,7 @@ def baseline_notes(details: dict[str, Any]) -> list[str]:
 
 
 def parent_difference(child: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """How far the outputs moved from the parent's on the same validation texts; None without a comparable parent."""
+    """How far the outputs moved from the parent's on the same validation inputs; None without a comparable parent."""
     import json
 
     from hfcompress.evaluation.difference import difference
@@ -324,7 +325,7 @@ def parent_difference(child: Path, inputs: dict[str, Any]) -> dict[str, Any] | N
     ]
     if labels[0] is None or labels[0] != labels[1]:
         return None
-    return difference(parent, child, task.data.texts("validation")[:DIFFERENCE_TEXTS], task.max_length)
+    return difference(parent, child, task.data.inputs("validation", DIFFERENCE_INPUTS), task.max_length)
 
 
 def as_folders(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from sklearn.metrics import f1_score
 
 from hfcompress.evaluation import latency
 from hfcompress.evaluation.accuracy import evaluate_logits, load_metric
+from hfcompress.evaluation.classification import flips
 from hfcompress.evaluation.difference import difference
 from hfcompress.evaluation.memory import fresh_process
 from hfcompress.evaluation.predictor import Predictor
 from hfcompress.evaluation.size import safetensors_header, sizes
-from hfcompress.stages.measure import flips
 from hfcompress.tasks.text_classification import TextClassification
 
 
@@ -115,13 +115,15 @@ def test_a_machine_that_changed_is_noisy() -> None:
 def test_flips_are_counted_by_true_class_the_worst_first(tiny_task: TextClassification) -> None:
     labels = np.array(tiny_task.data.label_ids("test"))
     right = np.eye(3)[labels] * 5
-    assert flips(right, right, labels, tiny_task.data)["total"] == 0
+    data = tiny_task.data
+    shown = {"names": data.labels, "groups": data.groups("test"), "excerpts": data.texts("test")}
+    assert flips(right, right, labels, **shown)["total"] == 0
     broken = right.copy()
     metal = np.flatnonzero(labels == 1)[:7]
     broken[metal] = [0, 0, 9]
-    found = flips(right, broken, labels, tiny_task.data)
+    found = flips(right, broken, labels, **shown)
     assert (found["total"], found["lost"], found["gained"]) == (7, 7, 0)
     first = found["classes"][0]
     assert (first["label"], first["changed"], first["n"]) == ("metal", 7, 30)
     assert {(e["before"], e["after"]) for e in first["examples"]} == {("metal", "water")}
-    assert flips(broken, right, labels, tiny_task.data)["gained"] == 7
+    assert flips(broken, right, labels, **shown)["gained"] == 7

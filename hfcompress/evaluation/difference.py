@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from hfcompress.evaluation.predictor import Predictor
+from hfcompress.evaluation.predictor import open_predictor
 
 
-def difference(parent: Path, child: Path, texts: list[str], max_length: int) -> dict[str, Any]:
-    """Compare the logits of two classifier folders.
+def difference(parent: Path, child: Path, inputs: list[Any], max_length: int) -> dict[str, Any]:
+    """Compare the logits of two classifier folders on the same texts or images.
 
-    Returns: examples, mean_abs_logit_difference, label_agreement (share of texts with the same label), kl (mean
+    Returns: examples, mean_abs_logit_difference, label_agreement (share of inputs with the same label), kl (mean
         KL(parent || child) in nats).
     """
-    before, after = (Predictor(folder).logits(texts, max_length) for folder in (parent, child))
+    before, after = (open_predictor(folder).logits(inputs, max_length) for folder in (parent, child))
     p, q = log_softmax(before, axis=1), log_softmax(after, axis=1)
     return {
-        "examples": len(texts),
+        "examples": len(inputs),
         "mean_abs_logit_difference": float(np.abs(before - after).mean()),
         "label_agreement": float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
         "kl": float((np.exp(p) * (p - q)).sum(axis=1).mean()),

@@ -25,6 +25,16 @@ def interleaved(requests: dict[str, Callable[[], object]], runs: int) -> dict[st
     return times
 
 
+def side_by_side(
+    requests: dict[str, Callable[[], object]], runs: int
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """`interleaved`, and the machine before and after: before, after, noisy."""
+    before = probe()
+    times = interleaved(requests, runs)
+    after = probe()
+    return times, {"before": before, "after": after, "noisy": drifted(before, after)}
+
+
 def percentiles(times: Iterable[float]) -> dict[str, float]:
     """p50, p95 and p99 in ms."""
     return {f"p{p}": round(float(np.percentile(list(times), p)), 3) for p in (50, 95, 99)}

@@ -106,10 +106,49 @@ def serve_clicks(folder: Path, rows: int, threads: int) -> dict[str, float]:
     return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
 
 
+def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
+    """Load and run an image classifier: with onnxruntime alone where the folder holds a graph."""
+    import numpy as np
+
+    is_onnx = (folder / "model.onnx").is_file()
+    if is_onnx:
+        import onnxruntime  # noqa: F401  (part of the bare runtime)
+
+        from hfcompress.evaluation.predictor import onnx_session
+    else:
+        import torch
+        import transformers.models.auto.modeling_auto  # noqa: F401  (the same)
+
+        torch.set_num_threads(threads)
+        from hfcompress.models import load_classifier
+    bare = rss_mb()
+    begun = time.perf_counter()
+    model: Any = onnx_session(folder / "model.onnx", threads) if is_onnx else load_classifier(folder)
+    load_ms = (time.perf_counter() - begun) * 1e3
+    pixels = np.zeros((batch, 3, *image_size(folder)), dtype=np.float32)
+    for _ in range(3):
+        if is_onnx:
+            model.run(None, {"pixel_values": pixels})
+        else:
+            with torch.inference_mode():
+                model(torch.from_numpy(pixels))
+    return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
+
+
+def image_size(folder: Path) -> tuple[int, int]:
+    """Height and width that preprocessor_config.json makes of an image."""
+    found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    size: Any = found["crop_size"] if found.get("do_center_crop") else found["size"]
+    size = {"shortest_edge": size} if isinstance(size, int) else size
+    return size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))
+
+
 def server_of(folder: Path) -> Any:
     """Which of the functions above serves a folder."""
     if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clicks":
         return serve_clicks
+    if (folder / "preprocessor_config.json").is_file():
+        return serve_images
     return serve_onnx if (folder / "model.onnx").is_file() else serve_transformers
 
 

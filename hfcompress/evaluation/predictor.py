@@ -112,13 +112,16 @@ class Predictor:
 
 
 def open_predictor(folder: Path, threads: int | None = None) -> Any:
-    """What can be asked for labels of texts: a `Predictor`, or a `ClickPredictor` where config.json says so."""
+    """What can be asked for labels: a `Predictor` of texts, or what config.json says the folder is."""
     from hfcompress.evaluation.click_predictor import ClickPredictor
-    from hfcompress.models import check_config
+    from hfcompress.evaluation.image_predictor import ImagePredictor
+    from hfcompress.models import check_config, is_vision
 
     check_config(folder)
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    return (ClickPredictor if kind == "clicks" else Predictor)(folder, threads)
+    if kind == "clicks":
+        return ClickPredictor(folder, threads)
+    return (ImagePredictor if is_vision(kind) else Predictor)(folder, threads)
 
 
 def onnx_session(path: Path, threads: int) -> Any:

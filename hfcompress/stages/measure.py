@@ -1,7 +1,7 @@
 """measure: all models of a run side by side, in one go: accuracy, differences, flips, latency, memory, size."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from hfcompress.tasks.text_classification import TextClassification, TextData
 
 BASELINE = "tfidf-svm"
-EXAMPLES_A_CLASS = 5
 EXCERPT = 160
 
 
@@ -47,6 +46,8 @@ class Measure:
         """Write measurements.json and predictions.npz (logits of every model on the test split) into `out`."""
         import numpy as np
 
+        from hfcompress.evaluation import classification
+        from hfcompress.evaluation.memory import fresh_process
         from hfcompress.evaluation.predictor import Predictor
         from hfcompress.record import write_json
 
@@ -56,25 +57,39 @@ class Measure:
         del predictors
         logits = {name: self._logits(name, folder, task) for name, folder in models.items()}
         baseline_row, logits[BASELINE], timed[BASELINE] = self._baseline(data)
-        rows = [self._row(name, folder, timed[name]) for name, folder in models.items()] + [baseline_row]
-        labels = np.array(data.label_ids("test"))
-        confusions = self._confusions(logits, labels, data)
+        names, groups, labels = data.labels, data.groups("test"), np.array(data.label_ids("test"))
+        draws: dict[str, Any] = {"names": names, "resamples": self.resamples, "seed": self.seed}
+        confusions = classification.confusions(logits, labels, groups, len(names))
+        rows = [
+            model_row(name, folder, fresh_process(folder, self.sequence_length, self.threads))
+            for name, folder in models.items()
+        ] + [baseline_row]
         for row in rows:
-            row["accuracy"] = self._accuracy(logits[row["name"]], labels, confusions[row["name"]], task.metric, data)
-            row["latency_ms"] = timed[row["name"]]
+            name = row["name"]
+            row["accuracy"] = classification.accuracy_of(
+                logits[name], labels, confusions[name], metric=task.metric, groups=groups, **draws
+            )
+            row["latency_ms"] = timed[name]
         baseline_row["accuracy"]["all"]["ece"] = None  # a linear SVM's decision values are no probabilities
-        arrays: dict[str, Any] = {"labels": labels, "groups": np.array(data.groups("test")), **logits}
+        arrays: dict[str, Any] = {"labels": labels, "groups": np.array(groups), **logits}
         np.savez_compressed(out / "predictions.npz", **arrays)
+        excerpts = [text[:EXCERPT] for text in data.texts("test")]
         write_json(
             out / "measurements.json",
             {
-                "labels": data.labels,
+                "labels": names,
                 "n": len(labels),
-                "groups": len(set(data.groups("test"))),
+                "groups": len(set(groups)),
                 "reference": reference,
                 "models": rows,
-                "differences": self._differences(confusions, reference, confidence, data.labels),
-                "flips": {n: flips(logits[reference], logits[n], labels, data) for n in models if n != reference},
+                "differences": classification.differences(confusions, reference, confidence=confidence, **draws),
+                "flips": {
+                    name: classification.flips(
+                        logits[reference], logits[name], labels, names=names, groups=groups, excerpts=excerpts
+                    )
+                    for name in models
+                    if name != reference
+                },
                 "probe": probes,
             },
         )
@@ -96,13 +111,10 @@ class Measure:
         from hfcompress.evaluation import latency
 
         threads = self.threads
-        before = latency.probe()
         requests: dict[str, Any] = {
             n: partial(p.run, p.request(self.sequence_length, self.batch)) for n, p in predictors.items()
         }
-        times = latency.interleaved(requests, self.runs)
-        after = latency.probe()
-        probes = {"before": before, "after": after, "noisy": latency.drifted(before, after)}
+        times, probes = latency.side_by_side(requests, self.runs)
         return {
             name: latency.describe(
                 times[name],
@@ -113,26 +125,6 @@ class Measure:
             )
             for name, predictor in predictors.items()
         }, probes
-
-    def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:
-        """The part of a report's model that its files and a process of its own tell."""
-        from hfcompress.evaluation.memory import fresh_process
-        from hfcompress.evaluation.size import sizes
-        from hfcompress.stage import model_format
-
-        memory = fresh_process(folder, self.sequence_length, timed["threads"])
-        found = sizes(folder)
-        return {
-            "name": name,
-            "format": model_format(folder),
-            "parameters": found["parameters"],
-            "bytes": found["bytes"],
-            "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / found["parameters"], 2),
-            "dtypes": found["dtypes"],
-            "peak_rss_mb": memory["peak_rss_mb"],
-            "bare_rss_mb": memory["bare_rss_mb"],
-            "load_ms": memory["load_ms"],
-        }
 
     def _baseline(self, data: "TextData") -> "tuple[dict[str, Any], np.ndarray[Any, Any], dict[str, Any]]":
         """TF-IDF and a linear SVM on the same texts, whole ones."""
@@ -156,100 +148,19 @@ class Measure:
         }
         return row, scores, latency.describe(times, batch=1, sequence_length=None, threads=1, runtime="scikit-learn")
 
-    def _confusions(self, logits: dict[str, Any], labels: "np.ndarray[Any, Any]", data: "TextData") -> dict[str, Any]:
-        from hfcompress.evaluation.statistics import group_confusions
 
-        groups, classes = data.groups("test"), len(data.labels)
-        return {n: group_confusions(labels, values.argmax(axis=1), groups, classes) for n, values in logits.items()}
+def model_row(name: str, folder: Path, memory: dict[str, float]) -> dict[str, Any]:
+    """The part of a report's model that its files and a process of its own (`memory.fresh_process`) tell."""
+    from hfcompress.evaluation.size import sizes
+    from hfcompress.stage import model_format
 
-    def _accuracy(
-        self,
-        logits: "np.ndarray[Any, Any]",
-        labels: "np.ndarray[Any, Any]",
-        confusion: Any,
-        metric: str,
-        data: "TextData",
-    ) -> dict[str, Any]:
-        from scipy.special import softmax
-
-        from hfcompress.evaluation.accuracy import evaluate_logits
-        from hfcompress.evaluation.intervals import probability_intervals
-        from hfcompress.evaluation.statistics import METRICS, interval
-
-        every = evaluate_logits(logits, labels, data.labels)
-        intervals = {
-            name: list(interval(confusion, compute, self.resamples, self.seed)) for name, compute in METRICS.items()
-        }
-        probabilities = softmax(logits.astype("float64"), axis=1)
-        every["ci95"] = intervals | probability_intervals(
-            probabilities, labels, data.groups("test"), resamples=self.resamples, seed=self.seed
-        )
-        return {"metric": metric, "value": every[metric], "ci95": intervals[metric], "n": len(labels), "all": every}
-
-    def _differences(
-        self, confusions: dict[str, Any], reference: str, confidence: float, labels: list[str]
-    ) -> dict[str, Any]:
-        """Model -> metric -> paired difference to the reference; F1 of each class as f1:<class>."""
-        from hfcompress.evaluation.statistics import METRICS, class_f1, difference_of_draws, resampled
-
-        metrics = dict(METRICS) | {
-            f"f1:{label}": (lambda confusion, i=i: class_f1(confusion)[..., i]) for i, label in enumerate(labels)
-        }
-        before = resampled(confusions[reference], self.resamples, self.seed)
-        found: dict[str, Any] = {}
-        for name, confusion in confusions.items():
-            if name == reference:
-                continue
-            draws = (before, resampled(confusion, self.resamples, self.seed))
-            found[name] = {
-                metric: asdict(difference_of_draws(confusions[reference], confusion, draws, compute, confidence))
-                for metric, compute in metrics.items()
-            }
-        return found
-
-
-def flips(
-    before: "np.ndarray[Any, Any]", after: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", data: "TextData"
-) -> dict[str, Any]:
-    """Which texts changed their label between two models: by true class, the class with the worst net loss first.
-
-    Returns: total, lost (right before, wrong after), gained, and classes: label, n, lost, gained, examples
-        (index, group, text, before, after, and the probability that the new model gives its label).
-    """
-    from scipy.special import softmax
-
-    old, new = before.argmax(axis=1), after.argmax(axis=1)
-    sure = softmax(after.astype("float64"), axis=1).max(axis=1)
-    texts, groups = data.texts("test"), data.groups("test")
-    classes: list[dict[str, Any]] = []
-    for label, name in enumerate(data.labels):
-        rows = [int(i) for i in ((labels == label) & (old != new)).nonzero()[0]]
-        lost, gained = sum(int(old[i] == label) for i in rows), sum(int(new[i] == label) for i in rows)
-        shown = sorted(rows, key=lambda i: (old[i] != labels[i], -sure[i]))[:EXAMPLES_A_CLASS]
-        classes.append(
-            {
-                "label": name,
-                "n": int((labels == label).sum()),
-                "changed": len(rows),
-                "lost": lost,
-                "gained": gained,
-                "examples": [
-                    {
-                        "index": i,
-                        "group": groups[i],
-                        "text": texts[i][:EXCERPT],
-                        "before": data.labels[old[i]],
-                        "after": data.labels[new[i]],
-                        "score": round(float(sure[i]), 4),
-                    }
-                    for i in shown
-                ],
-            }
-        )
-    classes.sort(key=lambda entry: (entry["gained"] - entry["lost"], -entry["changed"]))
+    found = sizes(folder)
     return {
-        "total": int((old != new).sum()),
-        "lost": sum(c["lost"] for c in classes),
-        "gained": sum(c["gained"] for c in classes),
-        "classes": classes,
+        "name": name,
+        "format": model_format(folder),
+        "parameters": found["parameters"],
+        "bytes": found["bytes"],
+        "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / found["parameters"], 2),
+        "dtypes": found["dtypes"],
+        **memory,
     }

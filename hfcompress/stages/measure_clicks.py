@@ -38,7 +38,9 @@ class MeasureClicks:
         """Write measurements.json into `out`."""
         from hfcompress.evaluation import clicks
         from hfcompress.evaluation.click_predictor import ClickPredictor
+        from hfcompress.evaluation.memory import fresh_process
         from hfcompress.record import write_json
+        from hfcompress.stages.measure import model_row
 
         log = task.data.logs["test"]
         if not 0 < int(log.click.sum()) < len(log):
@@ -51,7 +53,11 @@ class MeasureClicks:
         timed, probes = self._latency(predictors, log, task)
         del predictors
         baseline, judged[BASELINE] = baseline_of(task, log)
-        rows = [self._row(name, folder, timed[name], len_of_slate(log)) for name, folder in models.items()]
+        rows = [
+            model_row(name, folder, fresh_process(folder, len_of_slate(log), self.threads))
+            | {"latency_ms": timed[name]}
+            for name, folder in models.items()
+        ]
         rows.append(baseline)
         for row in rows:
             row["accuracy"] = accuracy(clicks.summary(judged[row["name"]]), len(log))
@@ -87,9 +93,7 @@ class MeasureClicks:
         from hfcompress.evaluation import latency
 
         slate = inputs_of(log.rows(slice(0, len_of_slate(log))))
-        before = latency.probe()
-        times = latency.interleaved({n: partial(p.run, slate) for n, p in predictors.items()}, self.runs)
-        after = latency.probe()
+        times, probes = latency.side_by_side({n: partial(p.run, slate) for n, p in predictors.items()}, self.runs)
         return {
             name: latency.describe(
                 times[name],
@@ -99,25 +103,7 @@ class MeasureClicks:
                 runtime=predictor.runtime,
             )
             for name, predictor in predictors.items()
-        }, {"before": before, "after": after, "noisy": latency.drifted(before, after)}
-
-    def _row(self, name: str, folder: Path, timed: dict[str, Any], slate: int) -> dict[str, Any]:
-        """The part of a report's model that its files and a process of its own tell."""
-        from hfcompress.evaluation.memory import fresh_process
-        from hfcompress.evaluation.size import sizes
-        from hfcompress.stage import model_format
-
-        found, memory = sizes(folder), fresh_process(folder, slate, self.threads)
-        return {
-            "name": name,
-            "format": model_format(folder),
-            "parameters": found["parameters"],
-            "bytes": found["bytes"],
-            "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / found["parameters"], 2),
-            "dtypes": found["dtypes"],
-            "latency_ms": timed,
-            **memory,
-        }
+        }, probes
 
 
 def judged_of(logits: Any, log: "ClickLog") -> "Judged":

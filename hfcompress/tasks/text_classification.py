@@ -25,6 +25,10 @@ class TextData:
     def texts(self, split: str) -> list[str]:
         return list(self.splits[split]["text"])
 
+    def inputs(self, split: str, first: int) -> list[str]:
+        """The first so many texts, as a predictor takes them."""
+        return self.texts(split)[:first]
+
     def label_ids(self, split: str) -> list[int]:
         return list(self.splits[split]["label"])
 

@@ -1,0 +1,116 @@
+"""Several classifiers on one test split: accuracy with intervals, paired differences, and which labels flipped."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from hfcompress.evaluation.accuracy import evaluate_logits
+from hfcompress.evaluation.intervals import probability_intervals
+from hfcompress.evaluation.statistics import (
+    METRICS,
+    class_f1,
+    difference_of_draws,
+    group_confusions,
+    interval,
+    resampled,
+)
+
+Array = np.ndarray[Any, Any]
+EXAMPLES_A_CLASS = 5
+
+
+def confusions(logits: dict[str, Array], labels: Array, groups: list[str], classes: int) -> dict[str, Array]:
+    """Model -> a confusion matrix for each group (see `statistics.group_confusions`)."""
+    return {name: group_confusions(labels, values.argmax(axis=1), groups, classes) for name, values in logits.items()}
+
+
+def accuracy_of(
+    logits: Array,
+    labels: Array,
+    confusion: Array,
+    *,
+    metric: str,
+    names: list[str],
+    groups: list[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """report.json's `accuracy` of one model: `metric` with its interval, and all others under `all`."""
+    every = evaluate_logits(logits, labels, names)
+    intervals = {name: list(interval(confusion, compute, resamples, seed)) for name, compute in METRICS.items()}
+    probabilities = softmax(logits.astype("float64"), axis=1)
+    every["ci95"] = intervals | probability_intervals(probabilities, labels, groups, resamples=resamples, seed=seed)
+    return {"metric": metric, "value": every[metric], "ci95": intervals[metric], "n": len(labels), "all": every}
+
+
+def differences(
+    found: dict[str, Array], reference: str, *, confidence: float, names: list[str], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Model -> metric -> paired difference to the reference; F1 of each class as f1:<class>.
+
+    Args:
+        found: what `confusions` returned.
+    """
+    metrics = dict(METRICS) | {
+        f"f1:{label}": (lambda confusion, i=i: class_f1(confusion)[..., i]) for i, label in enumerate(names)
+    }
+    before = resampled(found[reference], resamples, seed)
+    result: dict[str, Any] = {}
+    for name, confusion in found.items():
+        if name == reference:
+            continue
+        draws = (before, resampled(confusion, resamples, seed))
+        result[name] = {
+            metric: asdict(difference_of_draws(found[reference], confusion, draws, compute, confidence))
+            for metric, compute in metrics.items()
+        }
+    return result
+
+
+def flips(
+    before: Array, after: Array, labels: Array, *, names: list[str], groups: list[str], excerpts: list[str]
+) -> dict[str, Any]:
+    """Which examples changed their label between two models: by true class, the class with the worst net loss first.
+
+    Args:
+        excerpts: what is shown of an example.
+
+    Returns: total, lost (right before, wrong after), gained, and classes: label, n, lost, gained, examples
+        (index, group, text, before, after, and the probability that the new model gives its label).
+    """
+    old, new = before.argmax(axis=1), after.argmax(axis=1)
+    sure = softmax(after.astype("float64"), axis=1).max(axis=1)
+    classes: list[dict[str, Any]] = []
+    for label, name in enumerate(names):
+        rows = [int(i) for i in ((labels == label) & (old != new)).nonzero()[0]]
+        lost, gained = sum(int(old[i] == label) for i in rows), sum(int(new[i] == label) for i in rows)
+        shown = sorted(rows, key=lambda i: (old[i] != labels[i], -sure[i]))[:EXAMPLES_A_CLASS]
+        classes.append(
+            {
+                "label": name,
+                "n": int((labels == label).sum()),
+                "changed": len(rows),
+                "lost": lost,
+                "gained": gained,
+                "examples": [
+                    {
+                        "index": i,
+                        "group": groups[i],
+                        "text": excerpts[i],
+                        "before": names[old[i]],
+                        "after": names[new[i]],
+                        "score": round(float(sure[i]), 4),
+                    }
+                    for i in shown
+                ],
+            }
+        )
+    classes.sort(key=lambda entry: (entry["gained"] - entry["lost"], -entry["changed"]))
+    return {
+        "total": int((old != new).sum()),
+        "lost": sum(c["lost"] for c in classes),
+        "gained": sum(c["gained"] for c in classes),
+        "classes": classes,
+    }
