@@ -30,7 +30,7 @@ ROWS = ("unpruned", "unpruned-finetuned", "l1", "taylor", "geometric_median", "r
 OPTIONS = Train(
     learning_rate=1e-3, per_device_train_batch_size=128, bf16="no", weight_decay=5e-4, saves_per_epoch=4
 )
-BETWEEN, LAST, ITERATIONS = 60, 300, 5  # steps of training after each cut but the last, after the last, and cuts
+BETWEEN, LAST, ITERATIONS = 30, 180, 5  # steps of training after each cut but the last, after the last, and cuts
 CONFIDENCE = 0.95
 
 
@@ -129,8 +129,8 @@ def show(work: Path, labels: Tensor) -> None:
         return group_confusions(truth, np.load(work / name / "logits.npy").argmax(axis=1), groups, 10)
 
     reference = work / "unpruned-finetuned"
-    print(f"{cpu_name()}\n{'network':28} {'FLOPs':>7} {'parameters':>11} {'top-1':>7} {'difference (one-sided 95%)':>30} {'train s':>8}")
-    for folder in sorted(work.iterdir(), key=lambda path: (path.name.startswith(("l1", "taylor")), path.name)):
+    print(f"{cpu_name()}\n{'network':28} {'FLOPs':>7} {'parameters':>11} {'top-1':>7} {'difference':>24} {'train s':>8}")
+    for folder in sorted(work.iterdir()):
         if not (folder / "result.json").is_file():
             continue
         found = json.loads((folder / "result.json").read_text())
@@ -138,12 +138,11 @@ def show(work: Path, labels: Tensor) -> None:
         top1 = (np.load(folder / "logits.npy").argmax(axis=1) == truth).mean()
         text = ""
         if (reference / "result.json").is_file() and folder != reference:
-            d = paired_difference(
-                confusion(reference.name), confusion(folder.name), accuracy, confidence=CONFIDENCE, resamples=1000, seed=0
-            )
+            pair = (confusion(reference.name), confusion(folder.name))
+            d = paired_difference(*pair, accuracy, confidence=CONFIDENCE, resamples=1000, seed=0)
             text = f"{100 * d.difference:+.2f} ({100 * d.lower_bound:+.2f} to {100 * d.upper_bound:+.2f})"
         seconds = sum(entry["seconds"] for entry in found.get("training", []))
-        print(f"{folder.name:28} {share:7.3f} {found['parameters']:11,} {100 * top1:7.2f} {text:>30} {seconds:8.0f}")
+        print(f"{folder.name:28} {share:7.3f} {found['parameters']:11,} {100 * top1:7.2f} {text:>24} {seconds:8.0f}")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def unit_size(network: nn.Module, root: str) -> int:
     """The outputs of a layer that go together: a head's in attention, else one."""
     parent = network.get_submodule(root.rpartition(".")[0])
     heads = getattr(parent, "num_attention_heads", None)
-    return network.get_submodule(root).out_features // heads if heads else 1  # type: ignore[operator,no-any-return]
+    return network.get_submodule(root).out_features // heads if heads else 1
 
 
 def traced(network: nn.Module, example: Batch) -> Any:

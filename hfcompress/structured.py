@@ -71,7 +71,8 @@ def unit_scores(
         for member in group.members:
             if member.writes and has_filters(network, member.layer):
                 total.index_add_(0, member.unit, filter_scores(member.layer).float().cpu()[member.index])
-        found[group.root] = total / total.mean().clamp(min=1e-30) if importance in ("l1", "geometric_median") else total
+        relative = importance in ("l1", "geometric_median")
+        found[group.root] = total / total.mean().clamp(min=1e-30) if relative else total
     return found
 
 
@@ -83,7 +84,7 @@ def taylor_of_batches(
     network.eval()
     for batch in batches:
         network.zero_grad()
-        loss(network, batch).backward()
+        loss(network, on_device(network, batch)).backward()
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.grad is not None:
                 score = channel_importance.taylor(module.weight.detach(), module.weight.grad)
@@ -159,7 +160,8 @@ def choose(
         middle = (low + high) // 2
         low, high = (low, middle) if cost(middle) <= limit else (middle + 1, high)
     kept = left(low)
-    removed = {g.root: sorted(ranked[i][: int(units[i] - kept[i])]) for i, g in enumerate(groups) if kept[i] < units[i]}
+    counts = [int(n) for n in units - kept]
+    removed = {g.root: sorted(ranked[i][: counts[i]]) for i, g in enumerate(groups) if counts[i]}
     return Choice(removed, [g.root for i, g in enumerate(groups) if units[i] - gone(low)[i] < least[i]])
 
 
@@ -187,9 +189,7 @@ def prune(
         UserError: the target cannot be met, or the network has nothing that can be cut.
         RuntimeError: a cut was not what had been chosen (see `coupling.cut_and_check`).
     """
-    inputs = {name: tensor for name, tensor in batches[0].items() if name not in ("labels", "index")}
-    example = {name: tensor[:1] for name, tensor in inputs.items()}
-    probe = {name: tensor[:PROBED] for name, tensor in inputs.items()}
+    example, probe = first_inputs(network, batches, 1), first_inputs(network, batches, PROBED)
     machine = machine or Machine()
     names = None if plan.roots is None else list(plan.roots)
     groups, left_alone = find_groups(network, example, names)
@@ -200,6 +200,7 @@ def prune(
     iterations: list[dict[str, Any]] = []
     for number in range(1, plan.iterations + 1):
         folder = work / f"iteration-{number}"
+        example, probe = first_inputs(network, batches, 1), first_inputs(network, batches, PROBED)
         groups, _ = find_groups(network, example, names)
         costs = Costs(network, example, groups, machine)
 
@@ -219,6 +220,18 @@ def prune(
         "left_alone": left_alone,
         "iterations": iterations,
     }
+
+
+def first_inputs(network: nn.Module, batches: list[Batch], count: int) -> Batch:
+    """The inputs of the first examples, without labels, where the network is: training may have moved it."""
+    inputs = on_device(network, batches[0])
+    return {name: tensor[:count] for name, tensor in inputs.items() if name not in ("labels", "index")}
+
+
+def on_device(network: nn.Module, batch: Batch) -> Batch:
+    """The batch on the network's device."""
+    device = next(network.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def wanted(measure: Measure, plan: Plan) -> bool:
@@ -281,7 +294,7 @@ def trained_once(network: nn.Module, folder: Path, train: Callable[[Path], Any])
     return json.loads(said.read_text(encoding="utf-8"))
 
 
-def shares_are_possible(keep: dict[Measure, float | None]) -> tuple[Measure, float]:
+def one_target(keep: dict[Measure, float | None]) -> tuple[Measure, float]:
     """The one target among several.
 
     Raises:

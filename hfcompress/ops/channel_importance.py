@@ -10,7 +10,7 @@ from hfcompress.ops import importance
 
 
 def l1_norm(weight: Tensor) -> Tensor:
-    """Sum of |w| over each filter: [outputs]. Source: Li et al. 2017, "Pruning filters for efficient ConvNets", 3.1."""
+    """Sum of |w| over each filter: [outputs]. Source: Li et al. 2017, section 3.1."""
     return importance.l1_norm(weight.flatten(1))
 
 
