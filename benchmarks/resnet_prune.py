@@ -129,7 +129,8 @@ def show(work: Path, labels: Tensor) -> None:
         return group_confusions(truth, np.load(work / name / "logits.npy").argmax(axis=1), groups, 10)
 
     reference = work / "unpruned-finetuned"
-    print(f"{cpu_name()}\n{'network':28} {'FLOPs':>7} {'parameters':>11} {'top-1':>7} {'difference':>24} {'train s':>8}")
+    print(cpu_name())
+    print(f"{'network':28} {'FLOPs':>7} {'parameters':>11} {'top-1':>7} {'difference':>24} {'train s':>8}")
     for folder in sorted(work.iterdir()):
         if not (folder / "result.json").is_file():
             continue

@@ -123,7 +123,9 @@ def choose(
 ) -> Choice:
     """The fewest units, lowest first, without which the network costs at most `limit`.
 
-    global: the lowest scores of all groups together. uniform: the lowest of each group, the same share of each.
+    global: the lowest scores of all groups together, Taylor's divided by what a unit saves of the plan's measure: it
+    is in terms of the loss, and the target is to be met at the least loss. uniform: the lowest of each group, the same
+    share of each.
 
     Raises:
         UserError: the limit is not met even when every group keeps no more than it must.
@@ -131,7 +133,8 @@ def choose(
     units = np.array([group.units for group in groups])
     least = np.minimum(units, np.maximum([group.least for group in groups], plan.round_to))
     ranked = [scores[group.root].argsort(stable=True).tolist() for group in groups]
-    lowest = np.concatenate([scores[group.root].sort(stable=True).values.numpy() for group in groups])
+    price = [saved_by_a_unit(plan, group, costs) if plan.importance == "taylor" else 1.0 for group in groups]
+    lowest = np.concatenate([np.sort(scores[g.root].numpy()) / price[i] for i, g in enumerate(groups)])
     owner = np.repeat(np.arange(len(groups)), units)[np.argsort(lowest, kind="stable")]
 
     def gone(step: int) -> Any:
@@ -163,6 +166,14 @@ def choose(
     counts = [int(n) for n in units - kept]
     removed = {g.root: sorted(ranked[i][: counts[i]]) for i, g in enumerate(groups) if counts[i]}
     return Choice(removed, [g.root for i, g in enumerate(groups) if units[i] - gone(low)[i] < least[i]])
+
+
+def saved_by_a_unit(plan: Plan, group: Group, costs: Costs) -> float:
+    """What a unit of a group costs of the plan's measure, the mean over those that can go."""
+    whole = costs.whole()
+    most = group.units - min(group.units, group.least)
+    saved = costs.total(plan.measure, whole) - costs.total(plan.measure, whole | {group.root: group.units - most})
+    return max(saved / max(most, 1), 1e-12)  # a timing can come out the other way round
 
 
 def prune(

@@ -134,7 +134,7 @@ def test_other_channels_than_the_chosen_ones_are_seen(
     parameters = int(costs.total("parameters", {g.root: g.units - len(removed[g.root]) for g in groups}))
     true_cut = coupling.cut
     others = {root: [unit + 1 for unit in units] for root, units in removed.items()}
-    monkeypatch.setattr(coupling, "cut", lambda network, example, groups, _: true_cut(network, example, groups, others))
+    monkeypatch.setattr(coupling, "cut", lambda network, example, found, _: true_cut(network, example, found, others))
     with pytest.raises(RuntimeError, match="differ by"):
         cut_and_check(network, batch, groups, removed, batch, parameters)
 
