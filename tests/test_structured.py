@@ -42,7 +42,10 @@ def two() -> tuple[list[Group], Costs]:
     return groups, Costs(network, example, groups, Machine(1))
 
 
-SCORES = {"first": torch.tensor([9.0, 1.0, 8.0, 7.0]), "second": torch.tensor([2.0, 3.0, 4.0, 5.0, 6.0, 10.0, 11.0, 12.0])}
+SCORES = {
+    "first": torch.tensor([9.0, 1.0, 8.0, 7.0]),
+    "second": torch.tensor([2.0, 3.0, 4.0, 5.0, 6.0, 10.0, 11.0, 12.0]),
+}
 
 
 def test_global_takes_the_lowest_of_all_layers(two: tuple[list[Group], Costs]) -> None:
