@@ -28,9 +28,9 @@ from hfcompress.training import Train, train
 
 ROWS = ("unpruned", "unpruned-finetuned", "l1", "taylor", "geometric_median", "random")
 OPTIONS = Train(
-    learning_rate=1e-3, per_device_train_batch_size=128, bf16="no", weight_decay=5e-4, saves_per_epoch=4
+    learning_rate=1e-3, per_device_train_batch_size=64, bf16="no", weight_decay=5e-4, saves_per_epoch=12
 )
-BETWEEN, LAST, ITERATIONS = 30, 180, 5  # steps of training after each cut but the last, after the last, and cuts
+BETWEEN, LAST, ITERATIONS = 15, 140, 5  # steps of training after each cut but the last, after the last, and cuts
 CONFIDENCE = 0.95
 
 
@@ -65,10 +65,10 @@ def make(row: str, out: Path, arguments: argparse.Namespace, options: Train, exa
         done = {"training": [timed(network, out, replace(options, max_steps=steps), examples, loss)]}
     elif row != "unpruned":
         plan = Plan("flops", arguments.keep, row, iterations=ITERATIONS)  # type: ignore[arg-type]
-        plain = Examples(*images(arguments.data, "train", 2048), varied=False)
+        plain = Examples(*images(arguments.data, "train", 256), varied=False)
         batches = [
-            {"pixel_values": plain.pixels[i : i + 128], "labels": plain.labels[i : i + 128]}
-            for i in range(0, len(plain), 128)
+            {"pixel_values": plain.pixels[i : i + 64], "labels": plain.labels[i : i + 64]}
+            for i in range(0, len(plain), 64)
         ]
 
         def finetune(model: nn.Module, place: Path, number: int) -> dict[str, Any]:
