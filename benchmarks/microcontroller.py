@@ -2,7 +2,8 @@
 
 `python -m benchmarks.microcontroller FOLDER IMAGES` takes a trained MobileNetV2 and a parquet file of images (columns
 image, label), quantizes it at several resolutions (its widths cannot be changed without training), runs the int8 graph
-in the interpreter that counts live bytes, whole and in patches, and holds the logits against onnxruntime's.
+in the interpreter that counts live bytes, whole and in patches, and holds the logits against onnxruntime's. Then it
+prints which widths and resolutions fit the limits, with another number of labels perhaps.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import onnx
 import pyarrow.parquet as parquet
 
 from hfcompress.arena_interpreter import run
+from hfcompress.budget import ImageBudget
 from hfcompress.delivery import spread
 from hfcompress.evaluation.predictor import onnx_session
 from hfcompress.image_onnx import export_images
 from hfcompress.integer_graph import read_onnx
+from hfcompress.microcontroller import plan_microcontroller
 from hfcompress.models import load_classifier, load_image_processor
 from hfcompress.patch_inference import smallest_patches
-from hfcompress.record import cpu_name
+from hfcompress.record import cpu_name, read_json
 from hfcompress.tasks.image_data import decode, pixel_values
 from hfcompress.tensor_lifetimes import KB, plan_memory
 from hfcompress.tensorrt_onnx import static_qdq
@@ -34,6 +37,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--resolutions", type=int, nargs="+", default=[224, 160, 128, 96])
+    parser.add_argument("--sram-kb", type=float, default=256)
+    parser.add_argument("--flash-kb", type=float, default=1024)
+    parser.add_argument("--labels", type=int, default=2)
     arguments = parser.parse_args()
     table = parquet.read_table(arguments.images).to_pydict()
     print(f"{cpu_name()}; {len(table['label'])} images; KB = 1024 bytes")
@@ -43,6 +49,11 @@ def main() -> None:
     )
     for resolution in arguments.resolutions:
         show(arguments.folder, table, resolution)
+    config = read_json(arguments.folder / "config.json")
+    names = [str(i) for i in range(arguments.labels)]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: int(name) for name in names}}
+    budget = ImageBudget(sram_kb=arguments.sram_kb, flash_kb=arguments.flash_kb)
+    print("\n".join(plan_microcontroller(config, 224, budget).lines()))
 
 
 def show(folder: Path, table: dict[str, Any], resolution: int) -> None:
