@@ -84,7 +84,8 @@ def make(row: str, out: Path, arguments: argparse.Namespace, options: Train, exa
         done["training"] = [entry["training"] for entry in done["iterations"]]
     pixels, _ = images(arguments.data, "test")
     np.save(out / "logits.npy", evaluated(network, pixels).numpy())
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, out / "weights.safetensors")
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, out / "weights.safetensors")
     write_json(out / "result.json", done | {"parameters": sum(p.numel() for p in network.parameters())})
 
 
