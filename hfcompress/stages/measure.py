@@ -60,7 +60,7 @@ class Measure:
         labels = np.array(data.label_ids("test"))
         confusions = self._confusions(logits, labels, data)
         for row in rows:
-            row["accuracy"] = self._accuracy(logits[row["name"]], labels, confusions[row["name"]], task.metric, data)
+            row["accuracy"] = self._accuracy(logits[row["name"]], labels, task.metric, data)
             row["latency_ms"] = timed[row["name"]]
         baseline_row["accuracy"]["all"]["ece"] = None  # a linear SVM's decision values are no probabilities
         arrays: dict[str, Any] = {"labels": labels, "groups": np.array(data.groups("test")), **logits}
@@ -163,28 +163,20 @@ class Measure:
         return {n: group_confusions(labels, values.argmax(axis=1), groups, classes) for n, values in logits.items()}
 
     def _accuracy(
-        self,
-        logits: "np.ndarray[Any, Any]",
-        labels: "np.ndarray[Any, Any]",
-        confusion: Any,
-        metric: str,
-        data: "TextData",
+        self, logits: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", metric: str, data: "TextData"
     ) -> dict[str, Any]:
-        from scipy.special import softmax
+        from hfcompress.evaluation.intervals import scored
 
-        from hfcompress.evaluation.accuracy import evaluate_logits
-        from hfcompress.evaluation.intervals import probability_intervals
-        from hfcompress.evaluation.statistics import METRICS, interval
-
-        every = evaluate_logits(logits, labels, data.labels)
-        intervals = {
-            name: list(interval(confusion, compute, self.resamples, self.seed)) for name, compute in METRICS.items()
-        }
-        probabilities = softmax(logits.astype("float64"), axis=1)
-        every["ci95"] = intervals | probability_intervals(
-            probabilities, labels, data.groups("test"), resamples=self.resamples, seed=self.seed
+        every = scored(
+            logits, labels, data.labels, data.groups("test"), resamples=self.resamples, seed=self.seed
         )
-        return {"metric": metric, "value": every[metric], "ci95": intervals[metric], "n": len(labels), "all": every}
+        return {
+            "metric": metric,
+            "value": every[metric],
+            "ci95": every["ci95"][metric],
+            "n": len(labels),
+            "all": every,
+        }
 
     def _differences(
         self, confusions: dict[str, Any], reference: str, confidence: float, labels: list[str]
