@@ -21,7 +21,7 @@ OURS = ("onnx/", "genai/", "gguf/", "records/", "plot.svg", "bits.svg")  # what 
 
 REFUSALS = {
     401: "the Hub does not know you or your token: `hf auth login` with a token that may write",
-    403: "your token may not write there: give one that may, or another --hub-model-id",
+    403: "your token may not read or write there: give one that may, or another name",
     404: "no such repository, or you may not see it: check the name, and `hf auth login`",
     409: "the name is taken, or somebody else pushed at the same moment: look there, then run the same command again",
     429: "the Hub asks you to slow down: run the same command again in some minutes; what has arrived is kept",
@@ -200,7 +200,7 @@ def pinned(name: str, kind: str) -> str:
     Args:
         kind: "model" or "dataset".
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     repository, _, revision = name.partition("@")
@@ -209,12 +209,23 @@ def pinned(name: str, kind: str) -> str:
     except HFValidationError:
         return name
     except (HfHubHTTPError, OSError):  # OSError: no network, or HF_HUB_OFFLINE
-        try:
-            kept = snapshot_download(repository, revision=revision or None, repo_type=kind, local_files_only=True)
-        except OSError:  # of the client: not in the cache
-            return name
-        commit = Path(kept).name
+        kept = cached(name, kind)
+        commit = kept.name if kept else None
     return f"{repository}@{commit}" if commit else name
+
+
+def cached(name: str, kind: str) -> Path | None:
+    """What the Hub's cache has of a repository, without asking the Hub; None when it has nothing of this revision."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(repository, revision=revision or None, repo_type=kind, local_files_only=True)
+        )
+    except (OSError, HFValidationError):  # OSError: of the client, nothing is there
+        return None
 
 
 @contextmanager
@@ -247,23 +258,30 @@ def told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: no such revision; see its page for those it has") from None
     except OfflineModeIsEnabled:
         raise UserError(f"{what}: HF_HUB_OFFLINE is set, and this needs the Hub: unset it") from None
-    except LocalEntryNotFoundError:
-        why = "HF_HUB_OFFLINE is set: unset it" if HF_HUB_OFFLINE else "the Hub cannot be reached: connect, try again"
-        raise UserError(f"{what}: not in the cache, and {why}") from None
+    except LocalEntryNotFoundError as error:
+        offline = "HF_HUB_OFFLINE is set: unset it" if HF_HUB_OFFLINE else None
+        why = offline or answered(error) or "the Hub cannot be reached: connect, try again"
+        raise UserError(f"{what}: not in the cache, and {why}") from error
     except ValueError as error:  # of the card's metadata, which the Hub checks before anything is sent
         raise UserError(f"{what}: the Hub refuses this: {str(error).strip().splitlines()[-1]}") from error
     except (RuntimeError, OSError) as error:  # the client wraps the errors of large files
-        responses = [e.response for e in causes(error) if getattr(e, "response", None) is not None]
-        if responses:
-            status = responses[0].status_code
-            answered = f"the Hub answered {status}; what has arrived is kept, run the same command again"
-            waits = responses[0].headers.get("Retry-After")
-            refusal = REFUSALS.get(status, answered) + (f" (it says: in {waits} s)" if waits else "")
+        if refusal := answered(error):
+            pass
         elif any(isinstance(e, requests.RequestException | ConnectionError) for e in causes(error)):
             refusal = "the Hub cannot be reached; what has arrived is kept, run the same command again"
         else:
             raise
         raise UserError(f"{what}: {refusal}") from error
+
+
+def answered(error: BaseException) -> str | None:
+    """What the Hub's answer behind an error says to do; None when it did not answer."""
+    responses = [e.response for e in causes(error) if getattr(e, "response", None) is not None]
+    if not responses:
+        return None
+    status, waits = responses[0].status_code, responses[0].headers.get("Retry-After")
+    other = f"the Hub answered {status}; what has arrived is kept, run the same command again"
+    return REFUSALS.get(status, other) + (f" (it says: in {waits} s)" if waits else "")
 
 
 def causes(error: BaseException | None) -> Iterator[Any]:

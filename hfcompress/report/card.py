@@ -24,7 +24,7 @@ TEXT = """
 |---|---|---|---|---|---|---|---|
 {rows}
 
-{plot}Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.
+{plot}Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.{noise}
 
 ## The budget
 
@@ -120,6 +120,7 @@ def render_card(
         tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
         threads="1 thread" if threads == 1 else f"{threads} threads",
         cpu=report["environment"]["cpu"],
+        noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         classes="\n".join(class_rows(reference, candidate)),
@@ -202,8 +203,10 @@ def against(report: dict[str, Any], candidate: dict[str, Any], reference: dict[s
     ratio = slow["p50"] / fast["p50"]
     pace = f"{ratio:.1f} times faster than" if ratio >= 1 else f"{1 / ratio:.1f} times slower than"
     runtime = f" in {slow['runtime']}" if slow["runtime"] != fast["runtime"] else ""
-    smaller = f"{reference['bytes'] / candidate['bytes']:.1f} times smaller than `{reference['name']}`"
-    return f"{smaller}, {pace} `{timed}`{runtime}"
+    smaller = f"{reference['bytes'] / candidate['bytes']:.1f} times smaller"
+    if timed != reference["name"] or runtime:
+        smaller += f" than `{reference['name']}`"
+    return f"{smaller} and {pace} `{timed}`{runtime}"
 
 
 def row(model: dict[str, Any]) -> str:
@@ -219,6 +222,13 @@ def row(model: dict[str, Any]) -> str:
 def verdict_line(verdict: dict[str, Any]) -> str:
     said = outcome(verdict)
     return f"- {said if said == 'holds' else f'**{said}**'}: {markdown(sentence(verdict))}"
+
+
+def noise(details: dict[str, Any]) -> str:
+    """A sentence where the machine was not quiet."""
+    if not details.get("probe", {}).get("noisy"):
+        return ""
+    return " The machine's speed changed by more than 15% while it measured: the times are noisy."
 
 
 def costs(chain: list[dict[str, Any]]) -> str:

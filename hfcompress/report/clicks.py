@@ -20,7 +20,7 @@ CARD = """---
 {rows}
 
 {plot}Measured on {n} rows of {requests} requests by {groups} users; observed click-through rate {observed:.4f}.
-A request of {batch} items is timed, {threads}, {cpu}.
+A request of {batch} items is timed, {threads}, {cpu}.{noise}
 
 ## The budget
 
@@ -135,7 +135,7 @@ def clicks_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import EVIDENCE, against, markdown, metadata, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, markdown, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     rollout, threads = details.get("rollout"), candidate["latency_ms"]["threads"]
@@ -168,6 +168,7 @@ def clicks_card(
         batch=candidate["latency_ms"]["batch"],
         threads="1 thread" if threads == 1 else f"{threads} threads",
         cpu=report["environment"]["cpu"],
+        noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(report, details, candidate, reference),
         cold=cold(details, candidate, reference),

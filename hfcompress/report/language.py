@@ -20,7 +20,7 @@ CARD = """---
 {rows}
 
 {plot}Measured on {n} test tokens of {groups} documents; time and memory at {tokens} tokens of context,
-{threads} threads, {cpu}. KL and top-1 agreement are against {reference}, on the same tokens.
+{threads} threads, {cpu}.{noise} KL and top-1 agreement are against {reference}, on the same tokens.
 
 ## The budget
 
@@ -110,7 +110,7 @@ def language_card(
     Args:
         repository: org/name, when the card is for the Hub; places: what lies there, with the name of its model.
     """
-    from hfcompress.report.card import EVIDENCE, against, costs, markdown, metadata, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, costs, markdown, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     tokens = candidate["accuracy"]["all"]["tokens"]
@@ -140,6 +140,7 @@ def language_card(
         tokens=candidate["latency_ms"]["sequence_length"],
         threads=candidate["latency_ms"]["threads"],
         cpu=report["environment"]["cpu"],
+        noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         plot="![size, latency and perplexity of every model](plot.svg)\n\n" if repository else "",
         bits_plot="\n![bits of every matrix, by layer](bits.svg)\n" if repository and "allotment" in details else "",
