@@ -134,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         for method, pattern, call in ROUTES:
             match = re.fullmatch(pattern, path)
             if method == self.command and match:
-                if method in ("POST", "PUT") and not self.may_write():
+                if method in ("POST", "PUT") and call is not Handler.paths_info and not self.may_write():
                     return self.answer({"error": "Invalid credentials"}, 401)
                 return call(self, match, body, fault)
         return self.answer({"error": "no such endpoint"}, 404)
@@ -200,6 +200,13 @@ class Handler(BaseHTTPRequestHandler):
     def tree(self, match: Any, body: bytes, fault: Fault | None) -> None:
         if asked := self.asked(match):
             self.answer(self.entries(*asked))
+
+    def paths_info(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        """Of the files that a form or a JSON object names."""
+        if asked := self.asked(match):
+            text = body.decode()
+            wanted = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
+            self.answer([entry for entry in self.entries(*asked) if entry["path"] in wanted])
 
     def information(self, match: Any, body: bytes, fault: Fault | None) -> None:
         if asked := self.asked(match):
@@ -305,7 +312,9 @@ ROUTES = [
     ("POST", "/api/repos/create", Handler.create),
     ("POST", f"/api/models/{NAME}/branch/(.+)", Handler.branch),
     ("GET", f"/api/{KIND}/{NAME}/tree/([^/]+)(?:/.*)?", Handler.tree),
+    ("POST", f"/api/{KIND}/{NAME}/paths-info/(.+)", Handler.paths_info),
     ("GET", f"/api/{KIND}/{NAME}(?:/revision/(.+))?", Handler.information),
+    ("HEAD", f"/api/{KIND}/{NAME}(?:/revision/(.+))?", Handler.information),
     ("POST", "/api/validate-yaml", Handler.validate),
     ("POST", f"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
     ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
@@ -324,7 +333,7 @@ def key(match: Any) -> str:
 
 def other_bytes(content: bytes) -> bytes:
     """As many, the last one another."""
-    return content[:-1] + bytes([content[-1] ^ 1])
+    return content[:-1] + bytes([content[-1] ^ 1]) if content else content
 
 
 def what_is_wrong(metadata: dict[str, Any]) -> list[str]:
