@@ -186,9 +186,9 @@ def test_a_mirror_that_others_wrote_reads_what_was_pushed(
     tiny_task: TextClassification,
     tmp_path: Path,
 ) -> None:
-    """The one Hub-compatible server of the package index that could be started, olah, only reads: between both here."""
+    """olah, the one Hub-compatible server of the package index that starts, only reads: it stands between here."""
     if not (python := os.environ.get("OLAH_PYTHON")):
-        pytest.skip("OLAH_PYTHON names no python with olah==0.5.4; it cannot share ours, whose huggingface_hub is older")
+        pytest.skip("OLAH_PYTHON names no python with olah==0.5.4; its huggingface_hub is newer than ours")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
