@@ -130,6 +130,25 @@ def test_data_is_read_at_its_revision_and_offline_never_at_another(hub: Hub, dat
 
 
 @pytest.mark.slow
+def test_a_click_log_is_read_by_name_and_revision(hub: Hub, tmp_path: Path) -> None:  # noqa: F811
+    from hfcompress.tasks.clicks import Clicks, write_logs
+
+    small = Clicks(users=50, items=50, categories=5, requests=100)
+    write_logs(small.data, tmp_path / "log")
+    put(hub, "datasets/org/log", tmp_path / "log", "draft")
+    code = """
+from hfcompress import cli
+from hfcompress.tasks.clicks import Clicks
+cli.dispatch = lambda arguments: print(len(Clicks(dataset=arguments[0]).data.logs["train"])) or 0
+cli.main()
+"""
+    assert asked(hub, code, "org/log@draft").stdout.strip() == str(len(small.data.logs["train"]))
+    assert asked(hub, code, "org/log@draft", HF_HUB_OFFLINE="1").stdout.strip() == str(len(small.data.logs["train"]))
+    assert "has no train.parquet" in refused(asked(hub, code, "org/log@main"))
+    assert "is not in the cache" in refused(asked(hub, code, "org/none", HF_HUB_OFFLINE="1"))
+
+
+@pytest.mark.slow
 def test_a_teacher_is_planned_with_by_name_and_revision(hub: Hub, tiny_teacher: Path) -> None:  # noqa: F811
     put(hub, "org/teacher", tiny_teacher, "draft")
     asked = ("plan", "legal_bert", "--teacher", "org/teacher@draft", "--distill.num-hidden-layers", "2")
@@ -169,7 +188,7 @@ def test_a_run_from_names_carries_licence_and_data_over_and_is_repeated_offline_
     assert (card.license, card.language, card.datasets) == ("apache-2.0", "en", [data])
     assert (card.base_model, card.base_model_relation) == (model, "quantized")
 
-    verified = command(hub, "verify", "org/small")
+    verified = command(hub, "verify", f"org/small@{hub.commit_of('org/small', 'main')}")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     lock = tmp_path / "lock.json"
     lock.write_bytes(hub.files("org/small")["recipe.lock.json"])

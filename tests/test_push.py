@@ -286,7 +286,8 @@ def test_a_name_that_is_no_hub_id_is_refused(hub: Hub, finished: Path) -> None:
 def test_dry_run_prints_files_and_card_and_sends_nothing(hub: Hub, finished: Path) -> None:
     done = push(hub, finished, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "onnx/model_quantized.onnx" in done.stdout
+    int8 = (next(finished.glob("int8-*")) / "model.onnx").stat().st_size
+    assert f"{int8:>12,}  onnx/model_quantized.onnx" in done.stdout
     assert "# legal_bert-small-int8" in done.stdout
     assert not hub.log
 
