@@ -195,7 +195,9 @@ def parts(folder: Path, files: list[str] | None) -> list[str]:
 
 
 def pinned(name: str, kind: str) -> str:
-    """`org/name@commit` for a Hub id: what its revision means now; the id as it is where neither Hub nor cache knows.
+    """`org/name@commit` for a Hub id: what its revision meant when it was fetched, which the cache knows.
+
+    Where it was not fetched, what the Hub says now; the id as it is where neither knows it.
 
     Args:
         kind: "model" or "dataset".
@@ -204,14 +206,13 @@ def pinned(name: str, kind: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     repository, _, revision = name.partition("@")
+    if kept := cached(name, kind):
+        return f"{repository}@{kept.name}"
     try:
         commit = HfApi().repo_info(repository, revision=revision or None, repo_type=kind).sha
-    except HFValidationError:
+    except (HFValidationError, HfHubHTTPError, OSError):  # OSError: no network, or HF_HUB_OFFLINE
         return name
-    except (HfHubHTTPError, OSError):  # OSError: no network, or HF_HUB_OFFLINE
-        kept = cached(name, kind)
-        commit = kept.name if kept else None
-    return f"{repository}@{commit}" if commit else name
+    return f"{repository}@{commit}"
 
 
 def cached(name: str, kind: str) -> Path | None:
@@ -221,11 +222,10 @@ def cached(name: str, kind: str) -> Path | None:
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(
-            snapshot_download(repository, revision=revision or None, repo_type=kind, local_files_only=True)
-        )
+        kept = snapshot_download(repository, revision=revision or None, repo_type=kind, local_files_only=True)
     except (OSError, HFValidationError):  # OSError: of the client, nothing is there
         return None
+    return Path(kept)
 
 
 @contextmanager

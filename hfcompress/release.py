@@ -167,7 +167,7 @@ def agreed_licence(origin: dict[str, Any], stated: str | None) -> str:
     Raises:
         UserError: there is neither, they differ, or it forbids derivatives.
     """
-    known = origin["licence"]
+    known = None if origin["licence"] == "unknown" else origin["licence"]
     named = f"{origin['name']} is under {origin.get('licence_name') or known}"
     licence: str | None = known or stated
     if licence is None:

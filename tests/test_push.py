@@ -429,6 +429,11 @@ def test_a_lock_says_which_commit_a_name_meant(hub: Hub, finished: Path) -> None
         return done.stdout.strip()
 
     assert locked() == f"{NAME}@{commit}"
+    hub.repositories[NAME].branches["main"].append(dict(hub.repositories[NAME].branches["main"][-1]))
+    asked = f"from hfcompress.hub import pinned; print(pinned({NAME!r}, 'model'))"
+    moved = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env=settings(hub))
+    assert moved.stdout.strip() == f"{NAME}@{commit}", "what was fetched, and not what has been pushed since"
+    del hub.repositories[NAME].branches["main"][-1]
     assert locked(HF_HUB_OFFLINE="1") == f"{NAME}@{commit}", "from the cache"
     assert command(hub, "predict", f"{NAME}@{commit}", "--text", "the river").returncode == 0
 

@@ -152,6 +152,13 @@ def test_a_licence_that_forbids_derivatives_is_refused_by_its_name(licence: str,
         agreed_licence({"name": "org/base", "licence": licence, "licence_name": name}, None)
 
 
+def test_a_licence_that_the_base_calls_unknown_must_be_stated() -> None:
+    base = {"name": "org/base", "licence": "unknown"}
+    with pytest.raises(UserError, match="names no licence"):
+        agreed_licence(base, None)
+    assert agreed_licence(base, "mit") == "mit"
+
+
 @pytest.mark.slow
 def test_a_run_of_an_older_version_says_what_to_do(copied: Path) -> None:  # noqa: F811
     details = read_json(copied / "details.json")
