@@ -2,13 +2,18 @@
 
 import io
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from hfcompress import click_checkpoint
 from hfcompress.cli import dispatch
 from hfcompress.click_model import load_click_model, save_click_model
 from hfcompress.errors import UserError
@@ -16,6 +21,7 @@ from hfcompress.evaluation.traffic import read
 from hfcompress.stages import click_onnx
 from hfcompress.stages.click_onnx import ExportClicks
 from hfcompress.stages.embedding_codes import CompressEmbeddings
+from hfcompress.stages.quantize_towers import QuantizeTowers
 from hfcompress.stages.rollout import Rollout, request_lines
 from hfcompress.stages.train_clicks import TrainClicks
 from hfcompress.tasks.clicks import Clicks
@@ -196,3 +202,45 @@ def test_options_that_are_wrong_are_named() -> None:
         TrainClicks(unknown="drop")
     with pytest.raises(UserError, match=r"--tolerance"):
         Rollout(tolerance="much")
+
+
+def killed_at_the_second_checkpoint(stage: Any, out: Path, inputs: dict[str, Any]) -> None:
+    """A process that ends by SIGKILL as soon as its second checkpoint is there."""
+    save, seen = click_checkpoint.save_checkpoint, []
+
+    def then_die(*arguments: Any) -> None:
+        save(*arguments)
+        seen.append(1)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    click_checkpoint.save_checkpoint = then_die
+    stage(out, **inputs)
+
+
+@pytest.mark.parametrize("name", ["train", "compress", "towers"])
+def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_model(
+    name: str, run: Path, task: Clicks, tmp_path: Path
+) -> None:
+    short: dict[str, Any] = {"train_batch_size": 256, "num_train_epochs": 0.3}
+    stage, inputs = {
+        "train": (TrainClicks(**short), {}),
+        "compress": (CompressEmbeddings(**short), {"model": artifact(run, "baseline")}),
+        "towers": (
+            QuantizeTowers(**short),
+            {"model": artifact(run, "compressed-torch"), "teacher": artifact(run, "baseline")},
+        ),
+    }[name]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    assert stage(whole, task=task, **inputs)["resumed_at_step"] == 0
+    process = multiprocessing.get_context("fork").Process(
+        target=killed_at_the_second_checkpoint, args=(stage, cut, {"task": task, **inputs})
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (cut / "model.safetensors").exists()
+    resumed = stage(cut, task=task, **inputs)
+    assert 0 < resumed["resumed_at_step"] < resumed["steps"]
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

@@ -252,7 +252,7 @@ def test_fine_tuning_brings_it_nearer_to_the_whole_model(kind: str, trained: Cli
     log = task.data.logs["train"]
     said = logits_of(trained, log)
     before = divergence(said, logits_of(network, log))
-    fit(network, log, gentle, said, 1.0)
+    fit(network, log, gentle, None, said, 1.0)
     assert divergence(said, logits_of(network, log)) < 0.95 * before
 
 

@@ -62,7 +62,7 @@ class CompressEmbeddings(ClickTrain):
         said = logits_of(before, log)
         reference = logits_of(before, test)
         start = logits_of(network, test)
-        measured = fit(network, log, self, said, self.soft_share)
+        measured = fit(network, log, self, out / "work", said, self.soft_share)
         save_click_model(network, out)
         return measured | {
             "tables": network.config["tables"],
