@@ -115,7 +115,8 @@ class Batches:
     def __init__(self, rows: int, options: ClickTrain) -> None:
         self.count, self.options = rows, options
         self.an_epoch = max(1, rows // options.train_batch_size)
-        self.epoch, self.order = -1, None
+        self.epoch = -1
+        self.order: torch.Tensor | None = None
 
     def rows(self, step: int) -> "torch.Tensor":
         """[batch]; every epoch has an order of its own, and leaves out the rows that fill no batch."""

@@ -117,7 +117,7 @@ class Measure:
     def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:
         """The part of a report's model that its files and a process of its own tell."""
         from hfcompress.evaluation.memory import fresh_process
-        from hfcompress.evaluation.size import sizes
+        from hfcompress.evaluation.size import embedding_bytes, sizes
         from hfcompress.stage import model_format
 
         memory = fresh_process(folder, self.sequence_length, timed["threads"])
@@ -129,6 +129,7 @@ class Measure:
             "bytes": found["bytes"],
             "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / found["parameters"], 2),
             "dtypes": found["dtypes"],
+            "embedding_bytes": embedding_bytes(folder),
             "peak_rss_mb": memory["peak_rss_mb"],
             "bare_rss_mb": memory["bare_rss_mb"],
             "load_ms": memory["load_ms"],
