@@ -117,20 +117,27 @@ def write_base(folder: Path, texts: list[str]) -> dict[str, int]:
     fresh = new_pieces(texts, tokenizer, set(vocabulary), PIECES - len(vocabulary))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in vocabulary + fresh), encoding="utf-8")
-    old = network.get_input_embeddings().weight.detach()
-    spelled = tokenizer([piece.removeprefix("##") for piece in fresh], add_special_tokens=False)["input_ids"]
-    generator = torch.Generator().manual_seed(0)
-    unknown, rows = 0, []
-    for ids in spelled:
-        known = [i for i in ids if i != tokenizer.unk_token_id]
-        unknown += not known
-        rows.append(old[known].mean(0) if known else old.std(0) * torch.randn(old.shape[1], generator=generator))
-    network.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.cat([old, torch.stack(rows)]), freeze=False))
+    rows, unknown = spelled_vectors(network.get_input_embeddings().weight.detach(), tokenizer, fresh)
+    network.set_input_embeddings(torch.nn.Embedding.from_pretrained(rows, freeze=False))
     network.config.vocab_size = PIECES
     network.save_pretrained(folder)
     BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=tokenizer.model_max_length).save_pretrained(folder)
     shutil.copytree(source / "1_Pooling", folder / "1_Pooling", dirs_exist_ok=True)
     return {"kept": len(vocabulary), "spelled": len(fresh) - unknown, "drawn": unknown}
+
+
+def spelled_vectors(old: Any, tokenizer: Any, fresh: list[str]) -> tuple[Any, int]:
+    """The old rows [pieces, dim] and behind them the new pieces' means; and how many of these had to be drawn."""
+    import torch
+
+    generator, unknown, special = torch.Generator().manual_seed(0), tokenizer.unk_token_id, 0
+    rows, spread = [old], old.std(0)
+    for encoding in tokenizer._tokenizer.encode_batch([p.removeprefix("##") for p in fresh], add_special_tokens=False):
+        known = [i for i in encoding.ids if i != unknown]
+        special += not known
+        drawn = spread * torch.randn(old.shape[1], generator=generator) if not known else None
+        rows.append((old[known].mean(0) if drawn is None else drawn).unsqueeze(0))
+    return torch.cat(rows), special
 
 
 def main(manuals: Path, out: Path) -> None:
