@@ -189,7 +189,7 @@ class Plan:
         if self.on != HERE:
             raise UserError(f"--device {self.on}: only causal LMs can be planned for another device; leave it out")
         if isinstance(candidate.shape, ClickShape):
-            return self._compare_clicks(models, candidate, budget)
+            return self._compare_clicks(models, candidate, latency_reference or reference, budget, measure, task)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(
             serving,
@@ -224,11 +224,23 @@ class Plan:
         self.advice = language_plan.lines(candidate.name, self.memory)
         return {"ok": self.ok}
 
-    def _compare_clicks(self, models: tuple[Planned, ...], candidate: Planned, budget: Budget) -> dict[str, Any]:
-        """The same for click models: bytes from the shape; what they earn cannot be predicted."""
+    def _compare_clicks(
+        self,
+        models: tuple[Planned, ...],
+        candidate: Planned,
+        reference: Planned,
+        budget: Budget,
+        measure: Any,
+        task: Any,
+    ) -> dict[str, Any]:
+        """The same for click models: bytes and memory from the shape, time from the same graph with fewer rows."""
+        from hfcompress.click_latency import slates_ms
+
+        graphs = {model.name: model.shape.config for model in models if model.shape.format == "onnx"}
+        times = slates_ms(graphs, task.slate, measure.threads)
         self.rows = [
             {"name": model.name, "stage": model.stage, "format": model.shape.format}
-            | model.shape.predicted()
+            | model.shape.predicted(times.get(model.name), times.get(reference.name))
             | {"shape": model.shape.config}
             for model in models
         ]

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from hfcompress import click_checkpoint
+from hfcompress import click_checkpoint, click_latency
 from hfcompress.cli import dispatch
-from hfcompress.click_model import load_click_model, save_click_model
+from hfcompress.click_graph import export_clicks
+from hfcompress.click_inputs import read_config
+from hfcompress.click_model import ClickModel, load_click_model, save_click_model
 from hfcompress.errors import UserError
 from hfcompress.evaluation.traffic import read
 from hfcompress.stages import click_onnx
@@ -67,10 +69,32 @@ def test_the_delivered_bytes_are_a_tenth(run: Path) -> None:
     assert delivered["integer_kernels"] >= 3
 
 
-def test_the_plan_predicts_the_sizes(run: Path) -> None:
+def test_the_plan_predicts_the_sizes_and_the_memory(run: Path) -> None:
     for row in json.loads((run / "report.json").read_text())["models"]:
-        if row["predicted"]:
-            assert row["bytes"] / 1e6 == pytest.approx(row["predicted"]["disk_mb"], rel=0.05, abs=0.02), row["name"]
+        predicted = row["predicted"]
+        if predicted:
+            assert row["bytes"] / 1e6 == pytest.approx(predicted["disk_mb"], rel=0.05, abs=0.02), row["name"]
+        if predicted and row["format"] == "onnx":
+            assert row["peak_rss_mb"] == pytest.approx(predicted["ram_mb"], rel=0.05), row["name"]
+            assert predicted["latency_ms"] > 0
+            assert predicted["latency_ratio"] > 0
+
+
+def test_what_is_timed_for_the_plan_is_the_models_own_graph_with_fewer_rows(run: Path, tmp_path: Path) -> None:
+    """Node for node: the kinds, the order and the number are those of the model that is delivered."""
+    import onnx
+
+    for name in ("baseline-onnx", "compressed", "int8", "hashed-8-20x", "quotient_remainder-8-20x"):
+        whole = onnx.load(artifact(run, name) / "model.onnx")
+        config = read_config(artifact(run, name))
+        fewer = click_latency.with_few_rows(config, 1_100)
+        network = ClickModel(fewer)
+        for parameter in network.tables.parameters():
+            torch.nn.init.normal_(parameter)
+        export_clicks(network, tmp_path)
+        small = onnx.load(tmp_path / "model.onnx")
+        assert [node.op_type for node in small.graph.node] == [node.op_type for node in whole.graph.node], name
+        assert max(fewer["columns"].values()) == 1_100
 
 
 def test_a_model_with_swapped_rows_fails_the_budget(run: Path, task: Clicks, tmp_path: Path) -> None:
