@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,13 +97,18 @@ def light_weights(network: Any) -> Iterator[None]:
 
 
 def export(
-    network: Any, out: Path, integers: dict[str, Array] | None = None, scales: dict[str, Array] | None = None
+    network: Any,
+    out: Path,
+    integers: dict[str, Array] | None = None,
+    scales: dict[str, Array] | None = None,
+    rewrite: Callable[[ModelProto], None] | None = None,
 ) -> None:
     """Write model.onnx for a classifier; with `integers`, weights that are fake-quantized become int8 for good.
 
     Args:
         network: a BERT-like classifier in fp32 on the CPU.
         integers, scales: by parameter name, the int8 rows of fake-quantized weights and their scales.
+        rewrite: changes the traced graph before the weights that it still reads are added.
     """
     model = trace(network)
     state = {f"network.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
@@ -117,6 +122,8 @@ def export(
         )
         fold_casts(model)
         merge_equal_quantizers(model)
+    if rewrite is not None:
+        rewrite(model)
     transposed = fold_transposes(model, parameters)
     used = {name for node in model.graph.node for name in node.input}
     weights = {name: (state[name], name in transposed) for name in sorted(parameters & used)}

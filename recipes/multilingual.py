@@ -13,8 +13,10 @@ from hfcompress.stages.finetune import Finetune
 from hfcompress.stages.measure import Measure
 from hfcompress.stages.onnx import ExportOnnx
 from hfcompress.stages.qat import QAT
+from hfcompress.stages.word_table import WordTable
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import licence_teacher
+from recipes.ctr_embeddings import point_of
 from recipes.legal_bert import made_for_mean
 
 SCALES = ("small", "full")
@@ -35,6 +37,8 @@ def recipe(
     factorize: Factorize = Factorize(embedding_size=128),
     qat: QAT = QAT(),
     measure: Measure = Measure(),
+    words: WordTable = WordTable(),
+    curve: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Fine-tune an encoder with its whole vocabulary, then trim, factorize and quantize its embeddings.
 
@@ -47,6 +51,8 @@ def recipe(
         factorize: how the embeddings are factorized, and distilled.
         qat: how the factorized model learns to compute in int8.
         measure: how the models are measured.
+        words: how the word tables of the curve are distilled.
+        curve: word tables that are measured beside it, as KIND-BITS-RATIO (rows-4-7 hashed-8-10); not planned.
     """
     encoder = run.base(base, KNOWN_SHAPES.get(base))
     if not made_for_mean(encoder):
@@ -55,12 +61,16 @@ def recipe(
     trimmed = run(trim, model=teacher, task=task, name="trimmed")
     factorized = run(factorize, model=trimmed, task=task, name="factorized")
     int8 = run(qat, model=factorized, teacher=trimmed, task=task, name="int8")
+    others = [
+        run(replace(words, **point_of(point)), model=trimmed, task=task, name=f"{point}x") for point in curve
+    ]
     whole_onnx = run(ExportOnnx(), model=teacher, task=task, name="teacher-onnx")
     return run.compare(
         teacher,
         whole_onnx,
         trimmed,
         factorized,
+        *others,
         int8,
         reference=teacher,
         candidate=int8,
@@ -83,6 +93,7 @@ def small(folder: Path) -> dict[str, Any]:
     return {
         "finetune": replace(licence_teacher.FINETUNE, num_train_epochs=3),
         "factorize": Factorize(embedding_size=128, num_train_epochs=2, learning_rate=1e-4),
+        "words": WordTable(num_train_epochs=2, learning_rate=1e-4),
         "qat": QAT(num_train_epochs=1, learning_rate=2e-5, per_device_train_batch_size=8),
     }
 
@@ -107,4 +118,5 @@ def smoke(folder: Path) -> dict[str, Any]:
     return {name: tiny[name] for name in ("base", "task", "finetune", "qat", "measure")} | {
         "budget": EmbeddingBudget(embedding_ratio=EIGHT_TIMES, drop={"accuracy": 0.5}),
         "factorize": Factorize(embedding_size=8, num_train_epochs=2, **quick),
+        "words": WordTable(num_train_epochs=1, **quick),
     }

@@ -220,8 +220,13 @@ def test_embeddings_that_are_the_output_too_are_factorized_without_the_head(
 
 @pytest.mark.slow
 def test_the_recipe_ends_with_its_verdicts(tmp_path: Path) -> None:
-    assert dispatch(["run", "multilingual", "--smoke", "--run-dir", str(tmp_path / "run")]) == 0
+    words = ["run", "multilingual", "--smoke", "--run-dir", str(tmp_path / "run"), "--curve", "rows-4-7", "mixed-8-4"]
+    assert dispatch(words) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert {verdict["limit"] for verdict in report["verdicts"]} == {"embedding_ratio", "drop:accuracy"}
     assert report["ok"] is True
+    found = {model["name"]: model for model in report["models"]}
+    whole = found["teacher"]["embedding_bytes"]
+    assert found["int8"]["embedding_bytes"] * 8 <= whole
+    assert found["rows-4-7x"]["embedding_bytes"] < found["mixed-8-4x"]["embedding_bytes"] < whole
     assert "embedding bytes" in (tmp_path / "run" / "report.html").read_text()
