@@ -13,7 +13,15 @@ from hfcompress.devices import HERE, device, known_device
 from hfcompress.errors import UserError
 from hfcompress.language_shape import LanguageShape
 from hfcompress.machine import Machine
-from hfcompress.shape import Shape
+from hfcompress.shape import (
+    Shape,
+    embedding_bytes,
+    embedding_parameters,
+    embedding_rows,
+    linear_parameters,
+    other_parameters,
+    parameters,
+)
 from hfcompress.stage import Stage
 from hfcompress.vocabulary import tokenizer_bytes
 
@@ -26,7 +34,7 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
-LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio", "first_token_ms")  # the last of a causal LM alone
+LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio", "embedding_ratio", "first_token_ms")
 PREDICTED = ("parameters", *LIMITS)
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
 SHOWN_STUDENTS = 4
@@ -34,27 +42,6 @@ SHOWN_STUDENTS = 4
 RUNTIME_MB = 78.0  # onnxruntime, tokenizers and numpy, imported, with a tokenizer loaded
 LOADED_COPIES = 1.65  # of the file: while it is parsed, beside the weights made from it
 SCORE_COPIES = 4  # of one layer's attention scores
-
-
-def linear_parameters(shape: Shape) -> int:
-    """Weights of the Linear layers, biases left out."""
-    h, i = shape.hidden_size, shape.intermediate_size
-    return shape.num_hidden_layers * (4 * h * h + 2 * h * i) + h * h + h * shape.num_labels
-
-
-def embedding_parameters(shape: Shape) -> int:
-    return (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size) * shape.hidden_size
-
-
-def other_parameters(shape: Shape) -> int:
-    """Biases and LayerNorms."""
-    h, i = shape.hidden_size, shape.intermediate_size
-    return 2 * h + shape.num_hidden_layers * (4 * h + i + h + 4 * h) + h + shape.num_labels
-
-
-def parameters(shape: Shape) -> int:
-    """All parameters of a BertForSequenceClassification of this shape."""
-    return linear_parameters(shape) + embedding_parameters(shape) + other_parameters(shape)
 
 
 def disk_bytes(shape: Shape) -> int:
@@ -71,7 +58,7 @@ def disk_bytes(shape: Shape) -> int:
     if shape.weight_bits < 32:  # a scale and a zero point for each row
         rows = shape.num_hidden_layers * (5 * shape.hidden_size + shape.intermediate_size) + shape.hidden_size
         graph += QDQ_GRAPH_BYTES + QDQ_LAYER_BYTES * shape.num_hidden_layers + 5 * rows
-        graph += 4 * (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size)
+        graph += 4 * embedding_rows(shape)
     return round(weights + files + graph)
 
 
@@ -97,6 +84,8 @@ class Serving:
     batch: int
     tokens: int
     reference_ms: float | None = None
+    reference_embeddings: int | None = None
+    """Their bytes, which `embedding_ratio` is counted from."""
 
     def latency_ms(self, shape: Shape) -> float | None:
         """None for a model that onnxruntime does not serve."""
@@ -104,7 +93,7 @@ class Serving:
 
 
 def prediction(shape: Shape, serving: Serving) -> dict[str, Any]:
-    """parameters, disk_mb, ram_mb, latency_ms and latency_ratio; the last three None for a model not in ONNX."""
+    """parameters, disk_mb, ram_mb, latency_ms and the ratios; all of time and memory None for a model not in ONNX."""
     milliseconds = serving.latency_ms(shape)
     return {
         "parameters": parameters(shape),
@@ -112,6 +101,9 @@ def prediction(shape: Shape, serving: Serving) -> dict[str, Any]:
         "ram_mb": ram_mb(shape, serving.batch, serving.tokens) if shape.format == "onnx" else None,
         "latency_ms": milliseconds,
         "latency_ratio": milliseconds / serving.reference_ms if milliseconds and serving.reference_ms else None,
+        "embedding_ratio": embedding_bytes(shape) / serving.reference_embeddings
+        if serving.reference_embeddings
+        else None,
     }
 
 
@@ -203,9 +195,13 @@ class Plan:
         if self.on != HERE:
             raise UserError(f"--device {self.on}: only causal LMs can be planned for another device; leave it out")
         if isinstance(candidate.shape, ClickShape):
-            return self._compare_clicks(models, candidate, budget)
+            return self._compare_clicks(models, candidate, latency_reference or reference, budget, measure, task)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
-        serving = replace(serving, reference_ms=serving.latency_ms((latency_reference or reference).shape))
+        serving = replace(
+            serving,
+            reference_ms=serving.latency_ms((latency_reference or reference).shape),
+            reference_embeddings=round(embedding_bytes(reference.shape)),
+        )
         self.rows = [
             {"name": model.name, "stage": model.stage, "format": model.shape.format}
             | prediction(model.shape, serving)
@@ -234,11 +230,23 @@ class Plan:
         self.advice = language_plan.lines(candidate.name, self.memory)
         return {"ok": self.ok}
 
-    def _compare_clicks(self, models: tuple[Planned, ...], candidate: Planned, budget: Budget) -> dict[str, Any]:
-        """The same for click models: bytes from the shape; what they earn cannot be predicted."""
+    def _compare_clicks(
+        self,
+        models: tuple[Planned, ...],
+        candidate: Planned,
+        reference: Planned,
+        budget: Budget,
+        measure: Any,
+        task: Any,
+    ) -> dict[str, Any]:
+        """The same for click models: bytes and memory from the shape, time from the same graph with fewer rows."""
+        from hfcompress.click_latency import slates_ms
+
+        graphs = {model.name: model.shape.config for model in models if model.shape.format == "onnx"}
+        times = slates_ms(graphs, task.slate, measure.threads)
         self.rows = [
             {"name": model.name, "stage": model.stage, "format": model.shape.format}
-            | model.shape.predicted()
+            | model.shape.predicted(times.get(model.name), times.get(reference.name))
             | {"shape": model.shape.config}
             for model in models
         ]

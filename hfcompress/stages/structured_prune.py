@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
-from hfcompress.shape import Shape
+from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.structured import Importance, Plan, Ranking, one_target
 from hfcompress.tasks.image_classification import ImageClassification
@@ -232,8 +232,6 @@ def fewer_neurons(model: Shape, plan: Plan) -> Shape:
 
     Which heads and neurons go is decided by the data; a model that meets the target with heads costs the same.
     """
-    from hfcompress.plan import linear_parameters, parameters
-
     cost = parameters if plan.measure in ("parameters", "bytes") else linear_parameters
     sizes = range(model.intermediate_size, 0, -1)
     limit = plan.keep * cost(model)
