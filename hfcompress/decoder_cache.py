@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hfcompress.decoder_graph import K_SCALE, MICROSOFT, MODEL, V_SCALE
+from hfcompress.decoder_graph import K_SCALE, V_SCALE
+from hfcompress.graph_writer import MICROSOFT, MODEL
 
 Array = np.ndarray[Any, Any]
 LARGEST_CODE = 127

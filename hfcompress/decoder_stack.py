@@ -10,22 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.decoder_kind import ARCHITECTURES, kind_of
 from hfcompress.errors import UserError
+from hfcompress.packed import without_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hfcompress.checkpoint import Checkpoint
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-# What feeds each linear layer: those of a group read the same input.
-INPUT_GROUPS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-LINEARS = tuple(name for group in INPUT_GROUPS for name in group)
 BATCH_TOKENS = 4096
 EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 
@@ -43,13 +36,14 @@ class DecoderStack:
 
         self.checkpoint = checkpoint
         require_supported(checkpoint.folder, checkpoint.config)
-        config = AutoConfig.from_pretrained(checkpoint.folder, attn_implementation="sdpa")
+        self.kind = kind_of(checkpoint.config)
+        attention = "eager" if self.kind.attention_softcap else "sdpa"
+        config = AutoConfig.from_pretrained(checkpoint.folder, attn_implementation=attention)
         with torch.device("meta"):
             self.skeleton = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32).eval()
         self.skeleton.requires_grad_(False)
-        self.rotary = type(self.skeleton.model.rotary_emb)(config=config)
+        self.buffers = without_weights(config)
         self.layers = len(self.skeleton.model.layers)
-        self.sliding_window = getattr(config, "sliding_window", None)
         self.tied = f"{HEAD}.weight" not in checkpoint
 
     def embed(self, ids: "np.ndarray[Any, Any]") -> "Tensor":
@@ -59,7 +53,7 @@ class DecoderStack:
         wanted, place = np.unique(ids, return_inverse=True)
         name = f"{EMBEDDING}.weight"
         rows = torch.stack([self.checkpoint.read(name, slice(int(i), int(i) + 1))[0].float() for i in wanted])
-        return rows[torch.from_numpy(place.reshape(ids.shape))]
+        return rows[torch.from_numpy(place.reshape(ids.shape))] * self.kind.embedding_scale
 
     def layer(self, index: int) -> "nn.Module":
         """Decoder layer `index` with its weights in float32.
@@ -95,12 +89,26 @@ class DecoderStack:
         """
         import torch
 
-        if self.sliding_window and hidden.shape[1] > self.sliding_window:
-            raise UserError(f"--task.window {hidden.shape[1]}: the model's sliding window is {self.sliding_window}")
+        window = self.kind.smallest_window
+        if window and hidden.shape[1] > window:
+            raise UserError(f"--task.window {hidden.shape[1]}: the model's sliding window is {window}")
         positions = torch.arange(hidden.shape[1]).unsqueeze(0)
-        cos_sin = self.rotary(hidden, positions)
-        found = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=cos_sin)
+        turned = {"position_embeddings": self.buffers.rotary_emb(hidden, positions)}
+        if hasattr(self.buffers, "rotary_emb_local"):
+            turned = {
+                "position_embeddings_global": turned["position_embeddings"],
+                "position_embeddings_local": self.buffers.rotary_emb_local(hidden, positions),
+            }
+        mask = None  # causal by itself, but for eager attention
+        if self.kind.attention_softcap:
+            mask = torch.full((1, 1, hidden.shape[1], hidden.shape[1]), -torch.inf).triu(1)
+        found = layer(hidden, attention_mask=mask, position_ids=positions, **turned)
         return found[0] if isinstance(found, tuple) else found
+
+    def capped(self, logits: "Tensor") -> "Tensor":
+        """What the model makes of lm_head's products."""
+        cap = self.kind.logit_softcap
+        return cap * (logits / cap).tanh() if cap else logits
 
 
 def require_supported(folder: Path, config: dict[str, Any]) -> None:
@@ -165,7 +173,9 @@ class HiddenStates:
         part.replace(self.file)
 
 
-def watch_inputs(layer: "nn.Module", see: "Callable[[str, Tensor], None]") -> "list[Any]":
+def watch_inputs(
+    layer: "nn.Module", groups: tuple[tuple[str, ...], ...], see: "Callable[[str, Tensor], None]"
+) -> "list[Any]":
     """Call `see(first linear of the group, its input [tokens, columns])` at every forward; returns the hooks."""
 
     def hook(name: str) -> Any:
@@ -174,7 +184,7 @@ def watch_inputs(layer: "nn.Module", see: "Callable[[str, Tensor], None]") -> "l
 
         return call
 
-    return [layer.get_submodule(group[0]).register_forward_pre_hook(hook(group[0])) for group in INPUT_GROUPS]
+    return [layer.get_submodule(group[0]).register_forward_pre_hook(hook(group[0])) for group in groups]
 
 
 def unhook(hooks: "list[Any]") -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.checkpoint import Checkpoint
+from hfcompress.checkpoint import Checkpoint, read_config
+from hfcompress.decoder_kind import attention_softcap
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid, Quantized
 from hfcompress.ops.packing import pack, unpack
@@ -98,20 +99,44 @@ def load_simulated(folder: Path) -> "PreTrainedModel":
     from transformers import AutoConfig, AutoModelForCausalLM
 
     packed = PackedModel(folder)
+    config = AutoConfig.from_pretrained(folder, **attention_option(folder))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), torch_dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
     state = {name: packed.tensor(name).float() for name in packed.plain_names()}
     state |= {f"{module}.weight": packed.quantized(module).dequantize() for module in packed.grids}
     if packed.tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, strict=True, assign=True)
-    rebuild_buffers(model)
+    fill_buffers(model)
     if packed.tied:
         model.tie_weights()
     return model.eval()
 
 
-def rebuild_buffers(model: "PreTrainedModel") -> None:
-    """Buffers that no checkpoint holds (rotary frequencies) are made anew from the config."""
-    rotary = model.model.rotary_emb
-    model.model.rotary_emb = type(rotary)(config=model.config)
+def attention_option(folder: Path) -> dict[str, str]:
+    """What transformers must be told to compute a folder's attention: only eager knows Gemma 2's cap."""
+    return {"attn_implementation": "eager"} if attention_softcap(read_config(folder)) else {}
+
+
+def without_weights(config: Any) -> Any:
+    """A stock model's inner module without layers and words: what it has are the buffers that no checkpoint holds.
+
+    config: a transformers config, left as it is. Rotary frequencies (`rotary_emb`) and the like are made from it.
+    """
+    import copy
+
+    from transformers import AutoModelForCausalLM
+
+    small = copy.deepcopy(config)
+    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 0, 1, None
+    return AutoModelForCausalLM.from_config(small).model
+
+
+def fill_buffers(model: "PreTrainedModel") -> None:
+    """Buffers that no checkpoint holds are made anew from the config."""
+    inner, made = model.model, without_weights(model.config)
+    for name, module in made.named_children():
+        if name.startswith("rotary_emb"):
+            setattr(inner, name, module)
+    for name, buffer in made.embed_tokens.named_buffers():
+        setattr(inner.embed_tokens, name, buffer)

@@ -41,6 +41,10 @@ def real(config: dict[str, Any]) -> Any:
         TINY | {"model_type": "mistral", "sliding_window": 32},
         TINY | {"model_type": "qwen2", "tie_word_embeddings": True},
         TINY | {"model_type": "qwen3", "head_dim": 32},
+        TINY | {"model_type": "phi3", "pad_token_id": 0},
+        TINY | {"model_type": "gemma"},
+        TINY | {"model_type": "gemma2", "head_dim": 32, "sliding_window": 32},
+        TINY | {"model_type": "gemma3_text", "head_dim": 32, "sliding_window": 32},
     ],
 )
 def test_parameters_are_the_real_models(config: dict[str, Any]):

@@ -45,8 +45,9 @@ class ExportGenai:
             UserError: an architecture or a grid that the format cannot express.
         """
         from hfcompress.decoder_cache import cache_scales, to_int8
-        from hfcompress.decoder_graph import DATA, MODEL, write_decoder
+        from hfcompress.decoder_graph import write_decoder
         from hfcompress.evaluation.simulation import check, small_enough
+        from hfcompress.graph_writer import DATA, MODEL
         from hfcompress.models import load_tokenizer
         from hfcompress.packed import PackedModel
         from hfcompress.record import write_json

@@ -114,9 +114,9 @@ class WeightOnly:
 
     def needed_bytes(self, stack: "DecoderStack") -> float:
         """What the largest step will hold."""
-        from hfcompress.decoder_stack import BATCH_TOKENS, LINEARS
+        from hfcompress.decoder_stack import BATCH_TOKENS
 
-        shapes = [stack.checkpoint.shape(f"model.layers.0.{name}.weight") for name in LINEARS]
+        shapes = [stack.checkpoint.shape(f"model.layers.0.{name}.weight") for name in stack.kind.linears]
         largest = max(rows * columns for rows, columns in shapes)
         if self.algorithm not in CALIBRATED:
             return PROCESS_BYTES + 4.0 * 3 * largest
@@ -148,8 +148,8 @@ class WeightOnly:
         shape = (*ids.shape, int(stack.checkpoint.config["hidden_size"]))
         states = [HiddenStates(out / "work" / f"hidden-{i}", shape) for i in range(stack.layers + 1)]
         if not any(state.whole() for state in states):
-            look_up = quantized_rows(first, grids)
-            states[0].write(look_up(part) for part in parts(ids, states[0].windows_a_batch))
+            look_up, scale = quantized_rows(first, grids), stack.kind.embedding_scale
+            states[0].write(look_up(part) * scale for part in parts(ids, states[0].windows_a_batch))
         return states
 
     def _layer(
@@ -164,13 +164,13 @@ class WeightOnly:
         """Quantize one layer and write its shard; hand its quantized outputs on as the next one's inputs."""
         import torch
 
+        from hfcompress.awq_folding import fold_awq
         from hfcompress.checkpoint import write_shard
-        from hfcompress.decoder_stack import INPUT_GROUPS, LINEARS
         from hfcompress.ops.hessian import relative_output_error
         from hfcompress.packed import packed_tensors
 
         prefix = f"model.layers.{index}."
-        of_layer = {name: grids[prefix + name] for name in LINEARS}
+        of_layer = {name: grids[prefix + name] for name in stack.kind.linears}
         tensors: dict[str, Tensor] = {}
         if self.algorithm not in CALIBRATED:
             for name, grid in of_layer.items():
@@ -180,8 +180,8 @@ class WeightOnly:
         layer = stack.layer(index)
         with torch.inference_mode():
             moments = second_moments(stack, layer, states[index])
-            folded = fold_awq(layer, moments, of_layer) if self.algorithm == "awq" else {}
-            for group in INPUT_GROUPS:
+            folded = fold_awq(layer, moments, of_layer, stack.kind) if self.algorithm == "awq" else {}
+            for group in stack.kind.groups:
                 moment = moments.pop(group[0])
                 for name in group:
                     linear = layer.get_submodule(name)
@@ -262,53 +262,18 @@ class WeightOnly:
 
 def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates") -> "dict[str, SecondMoment]":
     """The moments of each group of linears that read the same, by the group's first."""
-    from hfcompress.decoder_stack import INPUT_GROUPS, unhook, watch_inputs
+    from hfcompress.decoder_stack import unhook, watch_inputs
     from hfcompress.ops.hessian import SecondMoment
 
-    moments = {group[0]: SecondMoment(layer.get_submodule(group[0]).in_features) for group in INPUT_GROUPS}
-    hooks = watch_inputs(layer, lambda name, inputs: moments[name].add(inputs))
+    groups = stack.kind.groups
+    moments = {group[0]: SecondMoment(layer.get_submodule(group[0]).in_features) for group in groups}
+    hooks = watch_inputs(layer, groups, lambda name, inputs: moments[name].add(inputs))
     for hidden in states.batches():
         stack.run(layer, hidden)
     unhook(hooks)
     for moment in moments.values():
         moment.finish()
     return moments
-
-
-def fold_awq(layer: "nn.Module", moments: "dict[str, SecondMoment]", grids: dict[str, Grid]) -> "dict[str, Tensor]":
-    """Scale the columns that read large inputs up, and what writes those inputs down (AWQ, section 3.2).
-
-    The norm before q, k, v and before gate, up takes their scales; up_proj's rows take down_proj's. What o_proj reads
-    is shared by the heads of a group, and is left alone. The moments follow. Returns the norms' new weights.
-    """
-    from hfcompress.ops.awq import awq_scales
-
-    before = {"self_attn.q_proj": "input_layernorm", "mlp.gate_proj": "post_attention_layernorm"}
-    readers = {"self_attn.q_proj": ("q_proj", "k_proj", "v_proj"), "mlp.gate_proj": ("gate_proj", "up_proj")}
-    folded = {}
-    for first, norm in before.items():
-        linears = [layer.get_submodule(f"{first.partition('.')[0]}.{name}") for name in readers[first]]
-        scales = awq_scales([linear.weight for linear in linears], moments[first].hessian, moments[first].mean_abs,
-                            grids[first])  # fmt: skip
-        for linear in linears:
-            linear.weight.mul_(scales)
-        layer.get_submodule(norm).weight.div_(scales)
-        rescale(moments[first], scales)
-        folded[f"{norm}.weight"] = layer.get_submodule(norm).weight
-    up, down = layer.get_submodule("mlp.up_proj"), layer.get_submodule("mlp.down_proj")
-    moment = moments["mlp.down_proj"]
-    scales = awq_scales([down.weight], moment.hessian, moment.mean_abs, grids["mlp.down_proj"])
-    down.weight.mul_(scales)
-    up.weight.div_(scales.unsqueeze(1))
-    rescale(moment, scales)
-    return folded
-
-
-def rescale(moment: "SecondMoment", scales: "Tensor") -> None:
-    """The moment of inputs that are divided by `scales`."""
-    moment.hessian /= scales.unsqueeze(0)
-    moment.hessian /= scales.unsqueeze(1)
-    moment.mean_abs /= scales
 
 
 def nearest(checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
