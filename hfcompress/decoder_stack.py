@@ -167,7 +167,7 @@ class HiddenStates:
         part = self.file.with_name(self.file.name + ".part")
         with part.open("wb") as stream:
             for batch in batches:
-                batch.detach().contiguous().numpy().tofile(stream)
+                stream.write(batch.detach().contiguous().numpy().data)  # tofile would hide why a write failed
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(self.file)

@@ -212,7 +212,7 @@ class WeightOnly:
 
         if file.is_file():
             return
-        tensors: dict[str, Tensor] = {f"{NORM}.weight": stack.checkpoint.read(f"{NORM}.weight")}
+        tensors: dict[str, Tensor] = {f"{NORM}.weight": as_stored(stack.checkpoint, f"{NORM}.weight")}
         if not stack.tied and self.algorithm not in CALIBRATED:
             tensors |= nearest(stack.checkpoint, HEAD, grids[HEAD])
         elif not stack.tied:
@@ -336,10 +336,22 @@ def plain(checkpoint: Any, prefix: str, written: "dict[str, Tensor]") -> "dict[s
     """The tensors of a layer that are on no grid (norms, biases), as they are stored."""
     matrices = {name.rpartition(".")[0] for name in written if name.endswith(".codes")}
     return {
-        name: checkpoint.read(name)
+        name: as_stored(checkpoint, name)
         for name in checkpoint.places
         if name.startswith(prefix) and name not in written and name.removesuffix(".weight") not in matrices
     }
+
+
+def as_stored(checkpoint: Any, name: str) -> "Tensor":
+    """A tensor in its own type.
+
+    Raises:
+        UserError: it holds NaN or Inf.
+    """
+    from hfcompress.decoder_stack import finite
+
+    stored: Tensor = checkpoint.read(name)
+    return finite(checkpoint, name).to(stored.dtype)
 
 
 def require_room(out: Path, checkpoint: Any, grids: dict[str, Grid]) -> None:
