@@ -46,21 +46,21 @@ def neural_compressor(model: Path, algorithm: str, grid: Grid, ids: torch.Tensor
 
     network = loaded(model)
 
-    def config(of: Grid) -> Any:
+    def config(of: Grid, columns: int) -> Any:
         common = {"bits": of.bits, "use_sym": of.symmetric, "group_size": of.group_size or -1}
         configs: dict[str, Callable[[], Any]] = {
             "rtn": lambda: RTNConfig(**common, use_layer_wise=False),
-            "hqq": lambda: HQQConfig(bits=of.bits, group_size=of.group_size, quant_zero=False),
+            "hqq": lambda: HQQConfig(bits=of.bits, group_size=of.group_size or columns, quant_zero=False),
             "gptq": lambda: GPTQConfig(**common, act_order=True),
             "awq": lambda: AWQConfig(**common),
             "autoround": lambda: AutoRoundConfig(**common, iters=200, seqlen=ids.shape[1], use_layer_wise=False),
         }
         return configs[algorithm]()
 
-    wanted = config(grid)
+    wanted = config(grid, 64)
     for name, module in linears(network).items():
-        if (fitting := grid.fitting(module.in_features)) != grid:
-            wanted.set_local(name, config(fitting))
+        if not (fitting := grid.fitting(module.in_features)).group_size:
+            wanted.set_local(name, config(fitting, module.in_features))
     prepared = prepare(network, wanted, example_inputs=ids[:1])
     if algorithm in ("gptq", "awq", "autoround"):
         with torch.no_grad():
