@@ -81,8 +81,10 @@ class DecoderStack:
         """lm_head's weight [vocab, hidden], which may be the embedding's."""
         return finite(self.checkpoint, f"{EMBEDDING if self.tied else HEAD}.weight")
 
-    def run(self, layer: "nn.Module", hidden: "Tensor") -> "Tensor":
+    def run(self, layer: "nn.Module", hidden: "Tensor", bf16: bool = False) -> "Tensor":
         """A layer on hidden states [windows, tokens, hidden]; attention is causal.
+
+        bf16: whether products are computed in it; the residual stream stays float32.
 
         Raises:
             UserError: the windows are longer than the model's sliding window, which is not modelled here.
@@ -102,7 +104,8 @@ class DecoderStack:
         mask = None  # causal by itself, but for eager attention
         if self.kind.attention_softcap:
             mask = torch.full((1, 1, hidden.shape[1], hidden.shape[1]), -torch.inf).triu(1)
-        found = layer(hidden, attention_mask=mask, position_ids=positions, **turned)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found = layer(hidden, attention_mask=mask, position_ids=positions, **turned)
         return found[0] if isinstance(found, tuple) else found
 
     def capped(self, logits: "Tensor") -> "Tensor":

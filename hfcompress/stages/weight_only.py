@@ -45,6 +45,8 @@ class WeightOnly:
     """gptq: share of the mean diagonal that is added to it; raised until the matrix can be factored."""
     steps: int = 200
     """autoround: steps of signed gradient descent."""
+    bf16: Literal["auto", "yes", "no"] = "auto"
+    """gptq, awq, autoround: calibration text runs through the layers in bf16; auto where the CPU computes in it."""
     max_memory_gb: float | None = None
     """Resident memory (10^9 bytes) that this stage may take; it refuses before it begins when a layer cannot fit."""
     seed: int = 0
@@ -168,6 +170,7 @@ class WeightOnly:
         from hfcompress.checkpoint import write_shard
         from hfcompress.ops.hessian import relative_output_error
         from hfcompress.packed import packed_tensors
+        from hfcompress.training import use_bf16
 
         prefix = f"model.layers.{index}."
         of_layer = {name: grids[prefix + name] for name in stack.kind.linears}
@@ -179,7 +182,8 @@ class WeightOnly:
             return
         layer = stack.layer(index)
         with torch.inference_mode():
-            moments = second_moments(stack, layer, states[index])
+            bf16 = use_bf16(self.bf16)
+            moments = second_moments(stack, layer, states[index], bf16)
             folded = fold_awq(layer, moments, of_layer, stack.kind) if self.algorithm == "awq" else {}
             for group in stack.kind.groups:
                 moment = moments.pop(group[0])
@@ -189,7 +193,7 @@ class WeightOnly:
                     errors[prefix + name] = relative_output_error(linear.weight, quantized, moment.hessian)
                     linear.weight.copy_(quantized.dequantize())
                     tensors |= packed_tensors(prefix + name, quantized)
-            states[index + 1].write(stack.run(layer, hidden) for hidden in states[index].batches())
+            states[index + 1].write(stack.run(layer, hidden, bf16) for hidden in states[index].batches())
         tensors |= {prefix + name: values for name, values in folded.items()}
         write_shard(file, tensors | plain(stack.checkpoint, prefix, tensors))
         states[index].file.unlink(missing_ok=True)
@@ -260,7 +264,9 @@ class WeightOnly:
         return replace(model, weight_bits=Grid(self.bits, self.group_size, self.symmetric).bits_per_weight(4096))
 
 
-def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates") -> "dict[str, SecondMoment]":
+def second_moments(
+    stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates", bf16: bool
+) -> "dict[str, SecondMoment]":
     """The moments of each group of linears that read the same, by the group's first."""
     from hfcompress.decoder_stack import unhook, watch_inputs
     from hfcompress.ops.hessian import SecondMoment
@@ -269,7 +275,7 @@ def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenSta
     moments = {group[0]: SecondMoment(layer.get_submodule(group[0]).in_features) for group in groups}
     hooks = watch_inputs(layer, groups, lambda name, inputs: moments[name].add(inputs))
     for hidden in states.batches():
-        stack.run(layer, hidden)
+        stack.run(layer, hidden, bf16)
     unhook(hooks)
     for moment in moments.values():
         moment.finish()
