@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hfcompress.checkpoint import Checkpoint
+    from hfcompress.packed import Dequantized
 
 BATCH_TOKENS = 4096
 EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
@@ -26,11 +27,13 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 class DecoderStack:
     """The embedding, each layer, and the head of a model folder, loaded when asked for, in float32.
 
+    checkpoint: of a stock model, or what a packed one stands for (packed.py, Dequantized).
+
     Raises:
         UserError: an architecture that is not one of ARCHITECTURES, or see `Checkpoint`.
     """
 
-    def __init__(self, checkpoint: "Checkpoint") -> None:
+    def __init__(self, checkpoint: "Checkpoint | Dequantized") -> None:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -81,19 +84,15 @@ class DecoderStack:
         """lm_head's weight [vocab, hidden], which may be the embedding's."""
         return finite(self.checkpoint, f"{EMBEDDING if self.tied else HEAD}.weight")
 
-    def run(self, layer: "nn.Module", hidden: "Tensor", bf16: bool = False) -> "Tensor":
-        """A layer on hidden states [windows, tokens, hidden]; attention is causal.
+    def run(self, layer: "nn.Module", hidden: "Tensor", bf16: bool = False, cache: Any = None) -> "Tensor":
+        """A layer on hidden states [windows, tokens, hidden]; attention is causal, and looks back as far as it may.
 
-        bf16: whether products are computed in it; the residual stream stays float32.
-
-        Raises:
-            UserError: the windows are longer than the model's sliding window, which is not modelled here.
+        Args:
+            bf16: whether products are computed in it; the residual stream stays float32.
+            cache: what is handed the layer's keys and values, as transformers' caches are (`update`).
         """
         import torch
 
-        window = self.kind.smallest_window
-        if window and hidden.shape[1] > window:
-            raise UserError(f"--task.window {hidden.shape[1]}: the model's sliding window is {window}")
         positions = torch.arange(hidden.shape[1]).unsqueeze(0)
         turned = {"position_embeddings": self.buffers.rotary_emb(hidden, positions)}
         if hasattr(self.buffers, "rotary_emb_local"):
@@ -101,12 +100,22 @@ class DecoderStack:
                 "position_embeddings_global": turned["position_embeddings"],
                 "position_embeddings_local": self.buffers.rotary_emb_local(hidden, positions),
             }
-        mask = None  # causal by itself, but for eager attention
-        if self.kind.attention_softcap:
-            mask = torch.full((1, 1, hidden.shape[1], hidden.shape[1]), -torch.inf).triu(1)
+        mask = self.mask(hidden.shape[1], layer.self_attn.layer_idx)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            found = layer(hidden, attention_mask=mask, position_ids=positions, **turned)
+            found = layer(hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, **turned)
         return found[0] if isinstance(found, tuple) else found
+
+    def mask(self, tokens: int, index: int) -> "Tensor | None":
+        """What is added to a layer's attention, [1, 1, tokens, tokens]; None where it is causal by itself."""
+        import torch
+
+        window = self.kind.windows[index]
+        if not self.kind.attention_softcap and not (window and tokens > window):
+            return None
+        mask = torch.full((tokens, tokens), -torch.inf).triu(1)
+        if window:
+            mask += torch.full((tokens, tokens), -torch.inf).tril(-window)
+        return mask[None, None]
 
     def capped(self, logits: "Tensor") -> "Tensor":
         """What the model makes of lm_head's products."""
@@ -128,7 +137,7 @@ def require_supported(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def finite(checkpoint: "Checkpoint", name: str, rows: slice | None = None) -> "Tensor":
+def finite(checkpoint: "Checkpoint | Dequantized", name: str, rows: slice | None = None) -> "Tensor":
     """A tensor in float32.
 
     Raises:

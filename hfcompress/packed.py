@@ -45,22 +45,22 @@ class PackedModel:
         """Whether lm_head is the embedding: then only the embedding is stored."""
         return "lm_head.codes" not in self.checkpoint and "lm_head.weight" not in self.checkpoint
 
-    def quantized(self, module: str) -> Quantized:
-        """The matrix of a module that is on a grid."""
+    def quantized(self, module: str, rows: slice | None = None) -> Quantized:
+        """The matrix of a module that is on a grid, or some of its rows."""
         grid = self.grids[module]
-        scales = self.checkpoint.read(f"{module}.scales")
+        scales = self.checkpoint.read(f"{module}.scales", rows)
         columns = self.columns(module)
-        codes = unpack(self.checkpoint.read(f"{module}.codes"), grid.bits, columns)
-        return Quantized(codes, scales, self.zeros(module, scales), grid)
+        codes = unpack(self.checkpoint.read(f"{module}.codes", rows), grid.bits, columns)
+        return Quantized(codes, scales, self.zeros(module, scales, rows), grid)
 
-    def zeros(self, module: str, scales: "Tensor") -> "Tensor":
+    def zeros(self, module: str, scales: "Tensor", rows: slice | None = None) -> "Tensor":
         """uint8 [rows, groups]: the code of zero in each group of a module with these scales."""
         import torch
 
         grid = self.grids[module]
         if grid.symmetric:
             return torch.full(scales.shape, grid.middle, dtype=torch.uint8)
-        return unpack(self.checkpoint.read(f"{module}.zeros"), grid.bits, scales.shape[1])
+        return unpack(self.checkpoint.read(f"{module}.zeros", rows), grid.bits, scales.shape[1])
 
     def columns(self, module: str) -> int:
         """Inputs of a module on a grid: those of down_proj are the intermediate size, and so on."""
@@ -78,6 +78,23 @@ class PackedModel:
         """Names of the tensors that are on no grid."""
         parts = {f"{module}.{part}" for module in self.grids for part in ("codes", "scales", "zeros")}
         return (name for name in self.checkpoint.places if name not in parts)
+
+
+class Dequantized:
+    """A packed model under the stock model's names, read as a Checkpoint is: matrices as the values they stand for."""
+
+    def __init__(self, packed: PackedModel) -> None:
+        self.packed, self.folder, self.config = packed, packed.folder, packed.config
+
+    def __contains__(self, name: str) -> bool:
+        return name.removesuffix(".weight") in self.packed.grids or name in self.packed.checkpoint
+
+    def read(self, name: str, rows: slice | None = None) -> "Tensor":
+        """A tensor or some of its rows: float32, or what is on no grid in its own type."""
+        module = name.removesuffix(".weight")
+        if module in self.packed.grids:
+            return self.packed.quantized(module, rows).dequantize()
+        return self.packed.checkpoint.read(name, rows)
 
 
 def head_size(config: dict[str, Any]) -> int:

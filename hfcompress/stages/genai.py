@@ -51,6 +51,7 @@ class ExportGenai:
         from hfcompress.models import load_tokenizer
         from hfcompress.packed import PackedModel
         from hfcompress.record import write_json
+        from hfcompress.training import use_bf16
 
         packed = PackedModel(model)
         context = min(self.context, int(packed.config["max_position_embeddings"]))
@@ -65,7 +66,7 @@ class ExportGenai:
         needs_text = small or self.kv_cache == "int8"
         windows = task.calibration(tokenizer)[: self.windows, :context] if needs_text else None
         if windows is not None and self.kv_cache == "int8":
-            to_int8(out, cache_scales(out, windows))
+            to_int8(out, cache_scales(packed, windows, use_bf16("auto")))
         counted = count_matrices(out / MODEL)
         if counted["float_matrices"] or counted["matrices"] != len(packed.grids) + (1 if packed.tied else 0):
             raise RuntimeError(f"{out / MODEL} claims packed integers and holds {counted}")
