@@ -89,6 +89,12 @@ class Dequantized:
     def __contains__(self, name: str) -> bool:
         return name.removesuffix(".weight") in self.packed.grids or name in self.packed.checkpoint
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        module = name.removesuffix(".weight")
+        if module in self.packed.grids:
+            return self.packed.checkpoint.shape(f"{module}.codes")[0], self.packed.columns(module)
+        return self.packed.checkpoint.shape(name)
+
     def read(self, name: str, rows: slice | None = None) -> "Tensor":
         """A tensor or some of its rows: float32, or what is on no grid in its own type."""
         module = name.removesuffix(".weight")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hfcompress.checkpoint import Checkpoint
+from hfcompress.cli import dispatch
 from hfcompress.decoder_kind import kind_of, layer_windows
 from hfcompress.decoder_stack import DecoderStack
 from hfcompress.errors import UserError
@@ -222,3 +223,20 @@ def test_windows_are_those_that_transformers_makes_of_a_config(tmp_path: Path) -
         kinds = AutoConfig.from_pretrained(tmp_path).layer_types
         wanted = tuple(40 if kind == "sliding_attention" else None for kind in kinds)
         assert layer_windows(config | layers) == wanted, config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["phi3", "gemma2", "gemma3"])
+def test_the_recipe_takes_each_to_its_verdicts(tmp_path: Path, task: CausalLM, name: str) -> None:
+    model = write(tmp_path / "base", name)
+    options = ["--task.window", "32", "--task.stride", "16", "--task.calibration-windows", "8",
+               "--calibrate.windows", "4", "--task.test-tokens", "400", "--allot.group-sizes", "32", "--budget.context", "64",
+               "--measure.new-tokens", "4", "--measure.runs", "2", "--measure.resamples", "200"]  # fmt: skip
+    folder = tmp_path / "run"
+    code = dispatch(["run", "summarize_7b", "--base", str(model), "--task.dataset", task.dataset,
+                     "--run-dir", str(folder), *options])  # fmt: skip
+    report = json.loads((folder / "report.json").read_text())
+    assert code == (0 if report["ok"] else 1)
+    assert [row["format"] for row in report["models"]][-2:] == ["onnx-genai", "transformers"]
+    runtimes = json.loads((folder / "details.json").read_text())["runtimes"]
+    assert all(found["agreement"] >= 0.97 for found in runtimes.values()), runtimes
