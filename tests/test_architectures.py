@@ -229,9 +229,10 @@ def test_windows_are_those_that_transformers_makes_of_a_config(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["phi3", "gemma2", "gemma3"])
 def test_the_recipe_takes_each_to_its_verdicts(tmp_path: Path, task: CausalLM, name: str) -> None:
     model = write(tmp_path / "base", name)
-    options = ["--task.window", "32", "--task.stride", "16", "--task.calibration-windows", "8",
-               "--calibrate.windows", "4", "--task.test-tokens", "400", "--allot.group-sizes", "32", "--budget.context", "64",
-               "--measure.new-tokens", "4", "--measure.runs", "2", "--measure.resamples", "200"]  # fmt: skip
+    options = (
+        "--task.window 32 --task.stride 16 --task.calibration-windows 8 --task.test-tokens 400 --calibrate.windows 4 "
+        "--allot.group-sizes 32 --budget.context 64 --measure.new-tokens 4 --measure.runs 2 --measure.resamples 200"
+    ).split()
     folder = tmp_path / "run"
     code = dispatch(["run", "summarize_7b", "--base", str(model), "--task.dataset", task.dataset,
                      "--run-dir", str(folder), *options])  # fmt: skip
@@ -239,4 +240,7 @@ def test_the_recipe_takes_each_to_its_verdicts(tmp_path: Path, task: CausalLM, n
     assert code == (0 if report["ok"] else 1)
     assert [row["format"] for row in report["models"]][-2:] == ["onnx-genai", "transformers"]
     runtimes = json.loads((folder / "details.json").read_text())["runtimes"]
-    assert all(found["agreement"] >= 0.97 for found in runtimes.values()), runtimes
+    assert runtimes["transformers"]["agreement"] >= 0.99
+    # Random weights: many tokens are nearly as likely, and rounded inputs decide between them.
+    assert runtimes["onnx"]["agreement"] >= 0.9
+    assert runtimes["onnx"]["kl"] < 0.02
