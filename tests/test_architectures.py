@@ -149,6 +149,8 @@ def test_genai_generates_what_plain_onnxruntime_does(tmp_path: Path, packed: Pat
 def test_stock_classes_load_the_transformers_folder(tmp_path: Path, packed: Path, task: CausalLM) -> None:
     out = made(ExportTransformers(), tmp_path / "transformers", model=packed, task=task)
     assert off(logits(load(out), IDS), logits(load_simulated(packed), IDS)) < 2e-3
+    config = json.loads((out / "config.json").read_text())
+    assert config["dtype"] == ("float32" if "gemma" in config["model_type"] else "float16")
 
 
 @pytest.mark.parametrize("algorithm", ["gptq", "awq"])
@@ -229,13 +231,14 @@ def test_windows_are_those_that_transformers_makes_of_a_config(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["phi3", "gemma2", "gemma3"])
 def test_the_recipe_takes_each_to_its_verdicts(tmp_path: Path, task: CausalLM, name: str) -> None:
     model = write(tmp_path / "base", name)
-    options = (
-        "--task.window 32 --task.stride 16 --task.calibration-windows 8 --task.test-tokens 400 --calibrate.windows 4 "
-        "--allot.group-sizes 32 --budget.context 64 --measure.new-tokens 4 --measure.runs 2 --measure.resamples 200"
-    ).split()
+    options = {
+        "task.window": 32, "task.stride": 16, "task.calibration-windows": 8, "task.test-tokens": 400,
+        "calibrate.windows": 4, "allot.group-sizes": 32, "budget.context": 64, "measure.new-tokens": 4,
+        "measure.runs": 2, "measure.resamples": 200, "base": model, "task.dataset": task.dataset,
+    }  # fmt: skip
     folder = tmp_path / "run"
-    code = dispatch(["run", "summarize_7b", "--base", str(model), "--task.dataset", task.dataset,
-                     "--run-dir", str(folder), *options])  # fmt: skip
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    code = dispatch(["run", "summarize_7b", "--run-dir", str(folder), *given])
     report = json.loads((folder / "report.json").read_text())
     assert code == (0 if report["ok"] else 1)
     assert [row["format"] for row in report["models"]][-2:] == ["onnx-genai", "transformers"]
