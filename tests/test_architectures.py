@@ -28,9 +28,8 @@ from tests.language_models import pack_model, rewrite, write_llama, write_task
 
 LONGROPE = {"type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [4.0] * 8}
 KINDS: dict[str, dict[str, Any]] = {
-    "phi3": {"kind": "Phi3", "tied": False},
+    "phi3": {"kind": "Phi3", "tied": False, "sliding_window": 40},
     "phi3-partial": {"kind": "Phi3", "tied": True, "partial_rotary_factor": 0.5, "hidden_size": 128},
-    "phi3-window": {"kind": "Phi3", "tied": False, "sliding_window": 40},
     "phi3-longrope": {
         "kind": "Phi3", "tied": False, "rope_scaling": LONGROPE,
         "max_position_embeddings": 512, "original_max_position_embeddings": 128,

@@ -69,6 +69,7 @@ def sharded(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_process_killed_within_a_layer_ends_with_the_same_bytes(
     tmp_path: Path, model: Path, task: CausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
