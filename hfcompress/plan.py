@@ -260,7 +260,7 @@ class Plan:
 
 def is_bert(file: Path) -> bool:
     """Whether a config.json is of an encoder; a damaged one is left to `read_shape`, which says so."""
-    from hfcompress.language_shape import MODEL_TYPES
+    from hfcompress.decoder_kind import MODEL_TYPES
 
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
