@@ -39,11 +39,13 @@ SCORE_COPIES = 4  # of one layer's attention scores
 def linear_parameters(shape: Shape) -> int:
     """Weights of the Linear layers, biases left out."""
     h, i = shape.hidden_size, shape.intermediate_size
-    return shape.num_hidden_layers * (4 * h * h + 2 * h * i) + h * h + h * shape.num_labels
+    factorable = shape.num_hidden_layers * (4 * h * h + 2 * h * i) + h * h
+    return round(shape.linear_share * factorable) + h * shape.num_labels
 
 
 def embedding_parameters(shape: Shape) -> int:
-    return (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size) * shape.hidden_size
+    words = shape.vocab_size * shape.hidden_size if shape.word_weights is None else shape.word_weights
+    return words + (shape.max_position_embeddings + shape.type_vocab_size) * shape.hidden_size
 
 
 def other_parameters(shape: Shape) -> int:
@@ -62,10 +64,10 @@ def disk_bytes(shape: Shape) -> int:
     classifier = shape.hidden_size * shape.num_labels  # stays in fp32
     weights = (
         (linear_parameters(shape) - classifier) * shape.weight_bits
-        + embedding_parameters(shape) * shape.embedding_bits
-    ) / 8 + 4 * (classifier + other_parameters(shape))
+        + (embedding_parameters(shape) - (shape.word_weights or 0)) * shape.embedding_bits
+    ) / 8 + 4 * (classifier + other_parameters(shape) + (shape.word_weights or 0))
     files = CONFIG_BYTES + (TOKENIZER_BYTES if shape.tokenizer_bytes is None else shape.tokenizer_bytes)
-    if shape.format == "transformers":
+    if shape.format != "onnx":
         return round(weights + files + TENSOR_HEADER * (16 * shape.num_hidden_layers + 9))
     graph = GRAPH_BYTES + LAYER_BYTES * shape.num_hidden_layers
     if shape.weight_bits < 32:  # a scale and a zero point for each row
@@ -84,7 +86,13 @@ def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
 def latency_ms(shape: Shape, machine: Machine, batch: int, tokens: int) -> float:
     """Milliseconds of one request [batch, tokens] in onnxruntime on this machine: its embeddings and its layers."""
     layer = machine.layer_ms(
-        batch, tokens, shape.hidden_size, shape.num_attention_heads, shape.intermediate_size, shape.weight_bits
+        batch,
+        tokens,
+        shape.hidden_size,
+        shape.num_attention_heads,
+        shape.intermediate_size,
+        shape.weight_bits,
+        shape.linear_share,
     )
     return machine.embeddings_ms(batch, tokens, shape.hidden_size) + shape.num_hidden_layers * layer
 

@@ -88,12 +88,15 @@ class QAT(Train):
 
 def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> None:
     """Replace the encoder's and the pooler's Linear layers and all embeddings by their fake-quantized forms."""
+    import torch
+
     from hfcompress import bert
     from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantEmbedding, FakeQuantLinear
 
     body: Any = network.bert
     for name in bert.EMBEDDINGS:
-        setattr(body.embeddings, name, FakeQuantEmbedding(getattr(body.embeddings, name)))
+        if isinstance(table := getattr(body.embeddings, name), torch.nn.Embedding):  # a tensor train stays as it is
+            setattr(body.embeddings, name, FakeQuantEmbedding(table))
     for parents in bert.linear_groups(network):
         quantizer = ActivationQuantizer(symmetric, learned)
         for i, (parent, name) in enumerate(parents):
@@ -133,9 +136,7 @@ def deliver(
     distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
     if not distance <= PARITY * largest:
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
-    linears = bert.LINEARS_A_LAYER * len(
-        bert.layers(network)
-    )  # the pooler's one vector runs in float, from int8 weights
+    linears = len(bert.encoder_linears(network))  # the pooler's one vector runs in float, from int8 weights
     kernels = onnx_graph.integer_kernels(out / "model.onnx")
     if kernels < linears:
         raise RuntimeError(f"only {kernels} of {linears} linear layers run in integer kernels")
