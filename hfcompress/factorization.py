@@ -158,7 +158,7 @@ def layer_options(network: nn.Module, name: str, kind: Kind, seen: Seen) -> Laye
     """All ways to keep a layer that do not make it larger.
 
     Raises:
-        ValueError: calibration data that says nothing of the layer's inputs.
+        ValueError: calibration data says nothing of the layer's inputs.
     """
     module: Any = network.get_submodule(name)
     kind = kind_of(module, kind)

@@ -26,6 +26,7 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
+FACTOR_BYTES, QDQ_FACTOR_BYTES = 375, 1_650  # of a linear layer that became two
 LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio", "first_token_ms")  # the last of a causal LM alone
 PREDICTED = ("parameters", *LIMITS)
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
@@ -74,7 +75,18 @@ def disk_bytes(shape: Shape) -> int:
         rows = shape.num_hidden_layers * (5 * shape.hidden_size + shape.intermediate_size) + shape.hidden_size
         graph += QDQ_GRAPH_BYTES + QDQ_LAYER_BYTES * shape.num_hidden_layers + 5 * rows
         graph += 4 * (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size)
-    return round(weights + files + graph)
+    return round(weights + files + graph + factor_bytes(shape))
+
+
+def factor_bytes(shape: Shape) -> int:
+    """What the graph has more of where every linear layer became two: nodes and, in int8, a scale for each rank."""
+    if shape.linear_share == 1:
+        return 0
+    layers, h, i = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
+    if shape.weight_bits == 32:
+        return FACTOR_BYTES * (6 * layers + 1)
+    ranks = shape.linear_share * (layers * (2 * h + 2 * h * i / (h + i)) + h / 2)
+    return round((FACTOR_BYTES + QDQ_FACTOR_BYTES) * (6 * layers + 1) + 5 * ranks)
 
 
 def ram_mb(shape: Shape, batch: int, tokens: int) -> float:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # rows between two entries of the journal
 BATCH = 64
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 Array = np.ndarray[Any, Any]
 
 
@@ -56,7 +56,7 @@ class LiveTeacher:
         self.in_bf16 = use_bf16(bf16)
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        device = batch["input_ids"].device
+        device = next(batch[name] for name in INPUTS if name in batch).device
         if self.network.device != device:
             self.network.to(device)
         autocast = torch.autocast(device.type, torch.bfloat16) if self.in_bf16 else nullcontext()
@@ -77,10 +77,10 @@ def forward(model: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted) 
             )
             hooks.append(hook)
     try:
+        more = {"output_hidden_states": wanted.hidden_layers, "output_attentions": wanted.attention_layers}
         result = model(
             **{name: batch[name] for name in INPUTS if name in batch},
-            output_hidden_states=bool(wanted.hidden_layers),
-            output_attentions=bool(wanted.attention_layers),
+            **{name: True for name, layers in more.items() if layers},
         )
     finally:
         for hook in hooks:

@@ -54,13 +54,13 @@ def root_of_moment(moment: Tensor | None, columns: int) -> tuple[Tensor, Tensor]
     The symmetric root by eigenvalues: unlike Cholesky's factor it is there for a moment of few examples, too.
 
     Raises:
-        ValueError: the moment is not finite, or of inputs that were always 0.
+        ValueError: the inputs were always 0, or not finite.
     """
     if moment is None:
         return torch.eye(columns, dtype=torch.float64), torch.eye(columns, dtype=torch.float64)
     mean_square = float(moment.diagonal().double().mean())
     if not 0 < mean_square < float("inf") or not bool(moment.isfinite().all()):
-        raise ValueError("the second moment of the inputs is 0 or not finite")
+        raise ValueError("its inputs on calibration data are all 0, or not finite")
     values, vectors = torch.linalg.eigh(moment.double())
     roots = (values.clamp(min=0) + DAMPING * mean_square).sqrt()
     return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T

@@ -141,10 +141,8 @@ class Factorize(TrainImages):
         for name in found:
             try:
                 layers.append(layer_options(network, name, self.kind, seen[name]))
-            except ValueError as error:
-                raise UserError(
-                    f"--factorize.calibration-examples: {name}: {error}; give other or more data"
-                ) from None
+            except ValueError as error:  # a layer that no example reaches
+                left_alone[name] = str(error)
         chosen, edits = self.choose(layers), []
         for layer, option in zip(layers, chosen, strict=True):
             done.append(described(layer, option))
