@@ -23,7 +23,7 @@ class Seen:
     """What a layer was given on calibration data."""
 
     moment: SecondMoment | None
-    """E[x x'] of its inputs: a token's, an unfolded patch's (svd) or a pixel's channels (tucker2, cp), if asked for."""
+    """E[x x'] of its inputs, if asked for: a token's, an unfolded patch's (svd), a pixel's channels (tucker2, cp)."""
     inputs: float = 0.0
     """Tokens or pixels that it read, and (`outputs`) wrote, an example."""
     outputs: float = 0.0

@@ -169,5 +169,5 @@ def fill(module: Factored, layer: nn.Module, factors: list[Tensor]) -> None:
         for parameter, factor in zip((p for p in module.parameters() if p.ndim > 1), factors, strict=True):
             parameter.copy_(factor)
         if isinstance(bias := getattr(layer, "bias", None), Tensor):
-            last: Any = module[-1]  # type: ignore[index]
+            last: Any = module[-1]
             last.bias.copy_(bias)

@@ -141,7 +141,7 @@ def test_a_killed_training_ends_in_the_same_model(
 ) -> None:
     from transformers import Trainer
 
-    stage = Factorize(keep_bytes=0.4, num_train_epochs=1, saves_per_epoch=3, calibration_examples=32, **QUICK)
+    stage = Factorize(keep_bytes=0.4, max_steps=6, saves_per_epoch=5, calibration_examples=32, **QUICK)
     inputs: dict[str, Any] = {"model": tiny_teacher, "teacher": tiny_teacher, "task": tiny_task}
     made(stage, tmp_path / "whole", **inputs)
     step = Trainer.training_step
@@ -149,14 +149,14 @@ def test_a_killed_training_ends_in_the_same_model(
 
     def dies(self: Any, *arguments: Any, **more: Any) -> Any:
         steps.append(self.state.global_step)
-        if len(steps) == 8:
+        if len(steps) == 5:
             raise KilledError
         return step(self, *arguments, **more)
 
     monkeypatch.setattr(Trainer, "training_step", dies)
     with pytest.raises(KilledError):
         made(stage, tmp_path / "cut", **inputs)
-    assert made(stage, tmp_path / "cut", **inputs)["resumed_at_step"] == 5
+    assert made(stage, tmp_path / "cut", **inputs)["resumed_at_step"] == 3
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -184,7 +184,6 @@ def test_word_embeddings_as_a_tensor_train(tmp_path: Path, tiny_teacher: Path, t
     assert isinstance(table, TTEmbedding)
     assert sum(p.numel() for p in table.parameters()) < 0.5 * table.num_embeddings * table.embedding_dim
     assert accuracy(tmp_path / "tt", tiny_task) >= 0.8
-    made(ExportOnnx(), tmp_path / "onnx", model=tmp_path / "tt", task=tiny_task)
     qat = QAT(max_steps=2, cache=False, **QUICK)
     made(qat, tmp_path / "int8", model=tmp_path / "tt", teacher=tmp_path / "tt", task=tiny_task)
     wanted = logits(tmp_path / "tt", tiny_task)

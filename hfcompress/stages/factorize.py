@@ -36,7 +36,7 @@ class Factorize(TrainImages):
     keep_flops: float | None = None
     """The same of their FLOPs for one example."""
     kind: Literal["svd", "tucker2", "cp"] = "tucker2"
-    """What becomes of convolutions larger than 1x1; 1x1 convolutions and linear layers are always two factors (svd)."""
+    """What becomes of convolutions larger than 1x1; 1x1 ones and linear layers are always two factors (svd)."""
     weighted: bool = True
     """Errors count at a layer's output, for the inputs of calibration data; without it, plain decompositions of the
     weights."""
@@ -125,6 +125,8 @@ class Factorize(TrainImages):
         Raises:
             UserError: it has factors already, it has nothing to factor, or no ranks meet the target.
         """
+        from accelerate.utils import broadcast_object_list
+
         from hfcompress import bert
         from hfcompress.factorization import find_layers, is_factored, layer_options, put, put_tensor_train, watch
         from hfcompress.surgery import edits_of
@@ -143,7 +145,7 @@ class Factorize(TrainImages):
                 layers.append(layer_options(network, name, self.kind, seen[name]))
             except ValueError as error:  # a layer that no example reaches
                 left_alone[name] = str(error)
-        chosen, edits = self.choose(layers), []
+        chosen, edits = broadcast_object_list(self.choose(layers)), []  # of unlike machines the main one's
         for layer, option in zip(layers, chosen, strict=True):
             done.append(described(layer, option))
             if option.ranks is not None:
