@@ -5,12 +5,13 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup legal-bert summarize-7b ctr teacher smoke push test test-slow check cards check-cards format bench clean
+.PHONY: help setup legal-bert summarize-7b ctr resnet-prune teacher smoke push test test-slow check cards check-cards format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
 	@echo "make summarize-7b [SCALE=small|full] [ARGS=\"--base FOLDER\"]   4 bits for a causal LM"
 	@echo "make ctr [SCALE=small|full]   a click model's embeddings, ten times smaller, and its A/B test"
+	@echo "make resnet-prune [SCALE=small|full]   half of a ResNet's FLOPs, by four rankings"
 	@echo "make teacher      train the shipped teacher of the small scale anew"
 	@echo "make smoke        the same on tiny models, in a minute"
 	@echo "make push RECIPE=legal_bert HUB_MODEL_ID=org/name [SCALE=small]   upload a run with its evidence"
@@ -40,6 +41,9 @@ summarize-7b: $(READY)
 
 ctr: $(READY)
 	$(BIN)/hfcompress run ctr_embeddings --scale $(SCALE) $(ARGS)
+
+resnet-prune: $(READY)
+	$(BIN)/hfcompress run resnet_prune --scale $(SCALE) $(ARGS)
 
 teacher: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m recipes.licence_teacher

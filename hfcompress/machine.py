@@ -5,7 +5,7 @@ onnxruntime itself. So a prediction needs no model of the processor.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,6 +65,10 @@ class Machine:
             lambda: self._seconds(embeddings_graph(hidden_size), (batch, tokens)),
         )
         return 1e3 * seconds
+
+    def graph_ms(self, key: Hashable, graph: "Graph", shape: tuple[int, ...]) -> float:
+        """Any graph on an input of this shape; `key` says which it is, so that it is measured once."""
+        return max(0.0, 1e3 * (self._once((key,), lambda: self._seconds(graph, shape)) - self._call_seconds))
 
     @cached_property
     def _call_seconds(self) -> float:

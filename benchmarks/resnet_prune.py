@@ -1,0 +1,150 @@
+"""ResNet-56 on CIFAR-10 with half of its FLOPs: L1, Taylor, geometric median and random ranking, side by side.
+
+`python -m benchmarks.resnet_prune DATA WORK` takes the trained network and the images of the real data, fine-tunes
+the unpruned network and each pruned one on the same images for the same steps, and prints top-1 on all test images
+with paired differences to the unpruned fine-tuned one. Everything lies in WORK: a run that was cut off goes on there.
+`--rows` does some of the rows only; the table shows those that are there.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
+from hfcompress.coupling import Batch
+from hfcompress.evaluation.statistics import accuracy, group_confusions, paired_difference
+from hfcompress.ops.losses import soft_cross_entropy
+from hfcompress.record import cpu_name, write_json
+from hfcompress.structured import Plan, prune
+from hfcompress.training import Train, train
+
+ROWS = ("unpruned", "unpruned-finetuned", "l1", "taylor", "geometric_median", "random")
+OPTIONS = Train(
+    learning_rate=1e-3, per_device_train_batch_size=64, bf16="no", weight_decay=5e-4, saves_per_epoch=12
+)
+BETWEEN, LAST, ITERATIONS = 15, 140, 5  # steps of training after each cut but the last, after the last, and cuts
+CONFIDENCE = 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--keep", type=float, default=0.5, help="share of the FLOPs")
+    parser.add_argument("--distill", action="store_true", help="soft labels of the unpruned fine-tuned network")
+    parser.add_argument("--learning-rate", type=float, default=OPTIONS.learning_rate)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    options = replace(OPTIONS, learning_rate=arguments.learning_rate)
+    examples = Examples(*images(arguments.data, "train"), varied=True)
+    for row in arguments.rows:
+        out = arguments.work / (f"{row}-distilled" if arguments.distill else row)
+        if not (out / "result.json").is_file():
+            make(row, out, arguments, options, examples)
+    show(arguments.work, images(arguments.data, "test")[1])
+
+
+def make(row: str, out: Path, arguments: argparse.Namespace, options: Train, examples: Examples) -> None:
+    """One row: its network's logits on the test images, and what was done to it."""
+    out.mkdir(parents=True, exist_ok=True)
+    network = trained(arguments.data, 56)
+    loss = hard_loss if not arguments.distill else soft_loss(arguments.work / "unpruned-finetuned", network)
+    done: dict[str, Any] = {}
+    if row == "unpruned-finetuned":
+        steps = (ITERATIONS - 1) * BETWEEN + LAST
+        done = {"training": [timed(network, out, replace(options, max_steps=steps), examples, loss)]}
+    elif row != "unpruned":
+        plan = Plan("flops", arguments.keep, row, iterations=ITERATIONS)  # type: ignore[arg-type]
+        plain = Examples(*images(arguments.data, "train", 256), varied=False)
+        batches = [
+            {"pixel_values": plain.pixels[i : i + 64], "labels": plain.labels[i : i + 64]}
+            for i in range(0, len(plain), 64)
+        ]
+
+        def finetune(model: nn.Module, place: Path, number: int) -> dict[str, Any]:
+            steps = LAST if number == ITERATIONS else BETWEEN
+            return timed(model, place, replace(options, max_steps=steps), examples, loss)
+
+        done = prune(network, plan, out / "work", batches, hard_loss, finetune)
+        done["training"] = [entry["training"] for entry in done["iterations"]]
+    pixels, _ = images(arguments.data, "test")
+    np.save(out / "logits.npy", evaluated(network, pixels).numpy())
+    torch.save(network.state_dict(), out / "weights.pt")
+    write_json(out / "result.json", done | {"parameters": sum(p.numel() for p in network.parameters())})
+
+
+def timed(model: nn.Module, place: Path, options: Train, examples: Examples, loss: Any) -> dict[str, Any]:
+    begun = time.monotonic()
+    found = train(model, None, place, options, examples, loss=loss).as_dict()  # type: ignore[arg-type]
+    return {"steps": found["steps"], "seconds": round(time.monotonic() - begun, 1), "loss": found["final_loss"]}
+
+
+def hard_loss(model: nn.Module, batch: Batch) -> Tensor:
+    return F.cross_entropy(model(batch["pixel_values"]), batch["labels"])
+
+
+def soft_loss(folder: Path, network: CifarResNet) -> Any:
+    """Half of it cross-entropy with the labels, half with the unpruned fine-tuned network's answers."""
+    teacher = trained_copy(folder, network)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            wanted = teacher(batch["pixel_values"])
+        found = model(batch["pixel_values"])
+        return 0.5 * F.cross_entropy(found, batch["labels"]) + 0.5 * soft_cross_entropy(found, wanted, 2.0)
+
+    return loss
+
+
+def trained_copy(folder: Path, network: CifarResNet) -> CifarResNet:
+    import copy
+
+    teacher = copy.deepcopy(network)
+    teacher.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    return teacher.eval()
+
+
+def evaluated(network: nn.Module, pixels: Tensor) -> Tensor:
+    network.eval()
+    with torch.inference_mode():
+        return torch.cat([network(part) for part in pixels.split(500)])
+
+
+def show(work: Path, labels: Tensor) -> None:
+    """The table of all rows that are in `work`."""
+    truth = labels.numpy()
+    groups = [f"{i:05d}" for i in range(len(truth))]
+
+    def confusion(name: str) -> Any:
+        return group_confusions(truth, np.load(work / name / "logits.npy").argmax(axis=1), groups, 10)
+
+    reference = work / "unpruned-finetuned"
+    print(cpu_name())
+    print(f"{'network':28} {'FLOPs':>7} {'parameters':>11} {'top-1':>7} {'difference':>24} {'train s':>8}")
+    for folder in sorted(work.iterdir()):
+        if not (folder / "result.json").is_file():
+            continue
+        found = json.loads((folder / "result.json").read_text())
+        share = found["after"]["flops"] / found["before"]["flops"] if "after" in found else 1.0
+        top1 = (np.load(folder / "logits.npy").argmax(axis=1) == truth).mean()
+        text = ""
+        if (reference / "result.json").is_file() and folder != reference:
+            pair = (confusion(reference.name), confusion(folder.name))
+            d = paired_difference(*pair, accuracy, confidence=CONFIDENCE, resamples=1000, seed=0)
+            text = f"{100 * d.difference:+.2f} ({100 * d.lower_bound:+.2f} to {100 * d.upper_bound:+.2f})"
+        seconds = sum(entry["seconds"] for entry in found.get("training", []))
+        print(f"{folder.name:28} {share:7.3f} {found['parameters']:11,} {100 * top1:7.2f} {text:>24} {seconds:8.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""structured_prune: channels, heads and neurons cut a little, trained, cut again; the result is really smaller."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfcompress.errors import UserError
+from hfcompress.shape import Shape
+from hfcompress.stages.finetune_images import TrainImages
+from hfcompress.structured import Importance, Plan, Ranking, one_target
+from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.tasks.text_classification import TextClassification
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from hfcompress.coupling import Batch
+    from hfcompress.training import Examples, Loss
+
+
+@dataclass(frozen=True)
+class StructuredPrune(TrainImages):
+    """Cut the least important units, train, and repeat until the target is met (Li et al. 2017, section 3.4).
+
+    Units are the channels of an image classifier, and the heads and feed-forward neurons of a BERT. Exactly one of the
+    four keep options says what is to be left. The training options are those after the last cut.
+    """
+
+    keep_flops: float | None = None
+    """Share of the FLOPs for one example that is to be left."""
+    keep_parameters: float | None = None
+    """Share of the parameters."""
+    keep_bytes: float | None = None
+    """Share of the bytes that weights and statistics take in fp32."""
+    keep_latency: float | None = None
+    """Share of the milliseconds of the layers, each measured alone in onnxruntime on this machine."""
+    importance: Importance = "taylor"
+    """What a unit is worth: the loss's first-order change, the L1 norm of its filters, their distance from the
+    geometric median, or a random number."""
+    ranking: Ranking = "global"
+    """global: the lowest of all layers go; uniform: the same share of every layer."""
+    iterations: int = 5
+    """Cuts; each leaves the same share of what it finds."""
+    epochs_between: float = 0.5
+    """Passes over the training data after each cut but the last."""
+    heads: bool = True
+    """Of a BERT: cut attention heads."""
+    neurons: bool = True
+    """Of a BERT: cut feed-forward neurons."""
+    round_to: int = 1
+    """Every layer keeps a multiple of so many units, and at least so many."""
+    scored_batches: int = 8
+    """Training batches that Taylor's gradients are taken from."""
+    temperature: float = 2.0
+    logits_weight: float = 1.0
+    """Of the soft labels, where there is a teacher."""
+    hard_weight: float = 1.0
+    """Of the labels, where there is a teacher."""
+    cache: bool = True
+    """A text teacher's outputs are computed once, on disk; an image teacher sees the varied images and runs along."""
+    threads: int = 1
+    """Threads that latency is measured with."""
+
+    training: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("iterations", "round_to", "scored_batches", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--prune.{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        if not self.epochs_between > 0:
+            raise UserError(f"--prune.epochs-between {self.epochs_between:g}: above 0")
+        if self.temperature <= 0:
+            raise UserError(f"--prune.temperature {self.temperature:g}: above 0")
+        if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
+            raise UserError("--prune.logits-weight and --prune.hard-weight: not negative, and not both 0")
+        if not self.heads and not self.neurons:
+            raise UserError("--prune.heads and --prune.neurons: one of them at least")
+
+    def __call__(
+        self,
+        out: Path,
+        *,
+        model: Path,
+        task: TextClassification | ImageClassification,
+        teacher: Path | None = None,
+    ) -> dict[str, Any]:
+        from accelerate import PartialState
+        from transformers import set_seed
+
+        from hfcompress.evaluation.accuracy import trainer_metrics
+        from hfcompress.machine import Machine
+        from hfcompress.models import load_classifier, save
+        from hfcompress.stock import named_shape
+        from hfcompress.structured import prune
+        from hfcompress.training import train
+
+        plan = self.plan()
+        set_seed(self.seed)
+        network = load_classifier(model, task.data.labels)
+        whole = load_classifier(model, task.data.labels)
+        processor, data, validation, batches = self.examples(model, task)
+        loss = None if teacher is None else self.loss(out / "work", model, teacher, task, data)
+        tokenizer = None if isinstance(task, ImageClassification) else processor
+
+        def finetune(pruned: Any, work: Path, number: int) -> dict[str, Any]:
+            last = number == self.iterations
+            options = self if last else replace(self, num_train_epochs=self.epochs_between, max_steps=-1)
+            return train(
+                pruned,
+                tokenizer,
+                work,
+                options,
+                data,
+                validation if last else None,
+                compute_metrics=trainer_metrics,
+                best_metric=task.metric if last else None,
+                loss=loss,
+            ).as_dict()
+
+        plan = replace(plan, roots=self.roots(network))
+        measured = prune(network, plan, out / "work", batches, own_loss, finetune, Machine(self.threads))
+        if PartialState().is_main_process:
+            measured["saved_as"] = named_shape(whole, network)
+            save(network, processor, out)
+        return measured["iterations"][-1]["training"] | measured
+
+    def plan(self) -> Plan:
+        """What is to be left, and by which ranking.
+
+        Raises:
+            UserError: not exactly one target is given.
+        """
+        measure, keep = one_target(
+            {
+                "flops": self.keep_flops,
+                "parameters": self.keep_parameters,
+                "bytes": self.keep_bytes,
+                "latency": self.keep_latency,
+            }
+        )
+        return Plan(measure, keep, self.importance, self.ranking, self.iterations, self.round_to, self.seed)
+
+    def roots(self, network: "PreTrainedModel") -> tuple[str, ...] | None:
+        """The layers that write heads and neurons of a BERT; None (all groups) for an image classifier.
+
+        Raises:
+            UserError: a text classifier that is no BERT.
+        """
+        from hfcompress import bert
+        from hfcompress.models import is_vision
+
+        if is_vision(network.config.model_type):
+            return None
+        bert.require_bert(network)
+        kinds = [("attention.self.query", self.heads), ("intermediate.dense", self.neurons)]
+        layers = range(len(bert.layers(network)))
+        return tuple(f"bert.encoder.layer.{i}.{name}" for i in layers for name, wanted in kinds if wanted)
+
+    def examples(
+        self, model: Path, task: TextClassification | ImageClassification
+    ) -> "tuple[Any, Examples, Examples, list[Batch]]":
+        """The model's processor, what it is trained and validated on, and labelled batches of unvaried examples."""
+        import torch
+        from transformers import DataCollatorWithPadding, default_data_collator
+
+        from hfcompress.models import load_image_processor, load_tokenizer
+
+        pad: Any
+        if isinstance(task, ImageClassification):
+            processor: Any = load_image_processor(model)
+            plain: Any = task.data.examples(processor, "train")
+            data: Any = task.data.examples(processor, "train", self.augment)
+            validation: Any = task.data.examples(processor, "validation")
+            pad = default_data_collator
+        else:
+            processor = load_tokenizer(model)
+            data, validation = (
+                task.data.encode(processor, task.max_length, split) for split in ("train", "validation")
+            )
+            plain = data.select_columns([n for n in data.column_names if n not in ("index", "length", "group")])
+            pad = DataCollatorWithPadding(processor)
+        order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        size = self.per_device_train_batch_size
+        parts = [order[i : i + size] for i in range(0, min(len(order), self.scored_batches * size), size)]
+        return processor, data, validation, [dict(pad([plain[row] for row in part])) for part in parts]
+
+    def loss(
+        self,
+        work: Path,
+        model: Path,
+        teacher: Path,
+        task: TextClassification | ImageClassification,
+        data: "Examples",
+    ) -> "Loss":
+        """The teacher's soft labels beside the true ones."""
+        from hfcompress.distillation import label_loss
+        from hfcompress.teacher_outputs import LiveTeacher, Wanted, require_same_task, teacher_outputs
+
+        outputs: Any
+        if isinstance(task, ImageClassification):
+            outputs = LiveTeacher(teacher, Wanted(), self.bf16)
+        else:
+            require_same_task(model, teacher)
+            texts: Any = data
+            outputs = teacher_outputs(work, teacher, texts, Wanted(), cache=self.cache, bf16=self.bf16)
+        return label_loss(
+            outputs,
+            temperature=self.temperature,
+            logits_weight=self.logits_weight,
+            hard_weight=self.hard_weight,
+            label_smoothing=self.label_smoothing_factor,
+        )
+
+    def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
+        """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end."""
+        plan = self.plan()
+        if not isinstance(model, Shape):
+            return model
+        return fewer_neurons(model, plan)
+
+
+def own_loss(network: Any, batch: "Batch") -> "torch.Tensor":
+    """The model's own cross-entropy."""
+    loss: torch.Tensor = network(**{name: tensor for name, tensor in batch.items() if name != "index"}).loss
+    return loss
+
+
+def fewer_neurons(model: Shape, plan: Plan) -> Shape:
+    """The most neurons a layer with which the encoder's matrices (or, as asked, all parameters) meet the target.
+
+    Which heads and neurons go is decided by the data; a model that meets the target with heads costs the same.
+    """
+    from hfcompress.plan import linear_parameters, parameters
+
+    cost = parameters if plan.measure in ("parameters", "bytes") else linear_parameters
+    sizes = range(model.intermediate_size, 0, -1)
+    limit = plan.keep * cost(model)
+    fitting = (n for n in sizes if cost(model.with_(intermediate_size=n)) <= limit)
+    return model.with_(intermediate_size=next(fitting, 1))

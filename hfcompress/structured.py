@@ -1,0 +1,332 @@
+"""Structured pruning: rank units, cut a little, train, repeat; of any torch module that is called as network(**batch).
+
+What this knows of a model is what `coupling` and `layer_costs` find out by tracing it.
+"""
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hfcompress.coupling import Batch, Group, Units, cut, cut_and_check, find_groups, has_filters
+from hfcompress.errors import UserError
+from hfcompress.layer_costs import Costs, Kept, Measure
+from hfcompress.machine import Machine
+from hfcompress.ops import channel_importance
+from hfcompress.record import write_json
+
+Importance = Literal["l1", "taylor", "geometric_median", "random"]
+Ranking = Literal["global", "uniform"]
+MEASURES: tuple[Measure, ...] = ("flops", "parameters", "bytes", "latency")
+PROBED = 16  # examples that the cut network and the masked one are asked
+STEPS = 1000  # that a uniform share is looked for in
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be left of which measure, and how the units that go are chosen."""
+
+    measure: Measure
+    keep: float
+    importance: Importance = "taylor"
+    ranking: Ranking = "global"
+    iterations: int = 1
+    round_to: int = 1
+    seed: int = 42
+    roots: tuple[str, ...] | None = None
+
+    def share(self, iteration: int) -> float:
+        """What is left after this iteration (from 1): each takes the same share of what it finds."""
+        return float(self.keep ** (iteration / self.iterations))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Units to take out; roots of the groups that would have been emptied and keep what a group must."""
+
+    removed: Units
+    held: list[str]
+
+
+def unit_scores(
+    network: nn.Module, groups: list[Group], importance: Importance, filter_scores: Callable[[str], Tensor]
+) -> dict[str, Tensor]:
+    """Root -> what each unit is worth: the sum over the filters that write it, of all layers of its group.
+
+    Norms of different layers do not compare, so that l1 and geometric_median are divided by the group's mean; taylor
+    is in the loss's own terms everywhere.
+
+    Args:
+        filter_scores: a layer's name -> the score of each of its filters.
+    """
+    found = {}
+    for group in groups:
+        total = torch.zeros(group.units)
+        for member in group.members:
+            if member.writes and has_filters(network, member.layer):
+                total.index_add_(0, member.unit, filter_scores(member.layer).float().cpu()[member.index])
+        relative = importance in ("l1", "geometric_median")
+        found[group.root] = total / total.mean().clamp(min=1e-30) if relative else total
+    return found
+
+
+def taylor_of_batches(
+    network: nn.Module, batches: list[Batch], loss: Callable[[nn.Module, Batch], Tensor]
+) -> dict[str, Tensor]:
+    """Name -> the Taylor score of each filter, the mean over batches; in eval mode, the network is left as it was."""
+    training, found = network.training, dict[str, Tensor]()
+    network.eval()
+    for batch in batches:
+        network.zero_grad()
+        loss(network, on_device(network, batch)).backward()
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.grad is not None:
+                score = channel_importance.taylor(module.weight.detach(), module.weight.grad)
+                found[name] = found.get(name, torch.zeros_like(score)) + score / len(batches)
+    network.zero_grad()
+    network.train(training)
+    return found
+
+
+def scores_by(
+    plan: Plan,
+    network: nn.Module,
+    groups: list[Group],
+    batches: list[Batch],
+    loss: Callable[[nn.Module, Batch], Tensor],
+    iteration: int,
+) -> dict[str, Tensor]:
+    """Root -> scores of the units, by the plan's importance."""
+    if plan.importance == "random":
+        generator = torch.Generator().manual_seed(plan.seed + iteration)
+        return {group.root: channel_importance.random(group.units, generator) for group in groups}
+    taylor = taylor_of_batches(network, batches, loss) if plan.importance == "taylor" else {}
+
+    def filters(name: str) -> Tensor:
+        if plan.importance == "taylor":
+            return taylor[name]
+        weight: Any = network.get_submodule(name).weight
+        score = channel_importance.l1_norm if plan.importance == "l1" else channel_importance.geometric_median
+        return score(weight.detach())
+
+    return unit_scores(network, groups, plan.importance, filters)
+
+
+def choose(
+    plan: Plan, groups: list[Group], scores: dict[str, Tensor], costs: Costs, limit: float
+) -> Choice:
+    """The fewest units, lowest first, without which the network costs at most `limit`.
+
+    global: the lowest scores of all groups together, Taylor's divided by what a unit saves of the plan's measure: it
+    is in terms of the loss, and the target is to be met at the least loss. uniform: the lowest of each group, the same
+    share of each.
+
+    Raises:
+        UserError: the limit is not met even when every group keeps no more than it must.
+    """
+    units = np.array([group.units for group in groups])
+    least = np.minimum(units, np.maximum([group.least for group in groups], plan.round_to))
+    ranked = [scores[group.root].argsort(stable=True).tolist() for group in groups]
+    price = [saved_by_a_unit(plan, group, costs) if plan.importance == "taylor" else 1.0 for group in groups]
+    lowest = np.concatenate([np.sort(scores[g.root].numpy()) / price[i] for i, g in enumerate(groups)])
+    owner = np.repeat(np.arange(len(groups)), units)[np.argsort(lowest, kind="stable")]
+
+    def gone(step: int) -> Any:
+        """Units of each group that would go: the first so many of all, or a share of each."""
+        if plan.ranking == "global":
+            return np.bincount(owner[:step], minlength=len(groups))
+        return np.floor(units * (step / STEPS) + 1e-9).astype(int)
+
+    def left(step: int) -> Any:
+        """Units that each group keeps: not fewer than it must, a multiple of round_to or all."""
+        rounded = -(-(units - gone(step)) // plan.round_to) * plan.round_to
+        return np.minimum(units, np.maximum(least, rounded))
+
+    def cost(step: int) -> float:
+        kept: Kept = {group.root: int(n) for group, n in zip(groups, left(step), strict=True)}
+        return costs.total(plan.measure, kept)
+
+    last = len(owner) if plan.ranking == "global" else STEPS
+    if cost(last) > limit:
+        raise UserError(
+            f"--prune.keep-{plan.measure} {plan.keep:g} would empty layers: with {plan.round_to} of every kind left "
+            f"it is {cost(last) / costs.total(plan.measure, costs.whole()):.3g} of what it is now; give more"
+        )
+    low, high = 0, last  # the first step that costs no more than the limit
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) <= limit else (middle + 1, high)
+    kept = left(low)
+    counts = [int(n) for n in units - kept]
+    removed = {g.root: sorted(ranked[i][: counts[i]]) for i, g in enumerate(groups) if counts[i]}
+    return Choice(removed, [g.root for i, g in enumerate(groups) if units[i] - gone(low)[i] < least[i]])
+
+
+def saved_by_a_unit(plan: Plan, group: Group, costs: Costs) -> float:
+    """What a unit of a group costs of the plan's measure, the mean over those that can go."""
+    whole = costs.whole()
+    most = group.units - min(group.units, group.least)
+    saved = costs.total(plan.measure, whole) - costs.total(plan.measure, whole | {group.root: group.units - most})
+    return max(saved / max(most, 1), 1e-12)  # a timing can come out the other way round
+
+
+def prune(
+    network: nn.Module,
+    plan: Plan,
+    work: Path,
+    batches: list[Batch],
+    loss: Callable[[nn.Module, Batch], Tensor],
+    train: Callable[[nn.Module, Path, int], Any],
+    machine: Machine | None = None,
+) -> dict[str, Any]:
+    """Prune `network` in place down to the plan's share, training between the cuts.
+
+    `work/iteration-N` holds what was cut and, when its training has ended, the weights: a killed call goes on there.
+
+    Args:
+        batches: labelled inputs, for Taylor's gradients; the first one's also serve as the probe of every cut.
+        loss: of a batch, for Taylor.
+        train: called with the network, a folder of its own and the number of the iteration (from 1).
+
+    Returns: what each iteration cut and reached, the widths, and the costs before and after.
+
+    Raises:
+        UserError: the target cannot be met, or the network has nothing that can be cut.
+        RuntimeError: a cut was not what had been chosen (see `coupling.cut_and_check`).
+    """
+    example, probe = first_inputs(network, batches, 1), first_inputs(network, batches, PROBED)
+    machine = machine or Machine()
+    names = None if plan.roots is None else list(plan.roots)
+    groups, left_alone = find_groups(network, example, names)
+    if not groups:
+        raise UserError(f"{type(network).__name__} has no channels, heads or neurons that can be cut by structures")
+    first = Costs(network, example, groups, machine)
+    before = {measure: first.total(measure, first.whole()) for measure in MEASURES if wanted(measure, plan)}
+    iterations: list[dict[str, Any]] = []
+    for number in range(1, plan.iterations + 1):
+        folder = work / f"iteration-{number}"
+        example, probe = first_inputs(network, batches, 1), first_inputs(network, batches, PROBED)
+        groups, _ = find_groups(network, example, names)
+        costs = Costs(network, example, groups, machine)
+
+        def decide() -> Choice:
+            found = scores_by(plan, network, groups, batches, loss, number)  # noqa: B023 (called before the next turn)
+            return choose(plan, groups, found, costs, plan.share(number) * before[plan.measure])  # noqa: B023
+
+        entry = cut_once(network, example, probe, groups, costs, folder, decide)
+        trained = trained_once(network, folder, lambda place: train(network, place, number))  # noqa: B023
+        iterations.append(entry | {"iteration": number, "training": trained})
+    groups, _ = find_groups(network, example, names)
+    last = Costs(network, example, groups, machine)
+    return {
+        "before": before,
+        "after": {measure: last.total(measure, last.whole()) for measure in before},
+        "widths": {group.root: [first.whole()[group.root], group.units] for group in groups},
+        "left_alone": left_alone,
+        "iterations": iterations,
+    }
+
+
+def first_inputs(network: nn.Module, batches: list[Batch], count: int) -> Batch:
+    """The inputs of the first examples, without labels, where the network is: training may have moved it."""
+    inputs = on_device(network, batches[0])
+    return {name: tensor[:count] for name, tensor in inputs.items() if name not in ("labels", "index")}
+
+
+def on_device(network: nn.Module, batch: Batch) -> Batch:
+    """The batch on the network's device."""
+    device = next(network.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def wanted(measure: Measure, plan: Plan) -> bool:
+    """Milliseconds are measured only where they are the target."""
+    return measure != "latency" or plan.measure == "latency"
+
+
+def cut_once(
+    network: nn.Module,
+    example: Batch,
+    probe: Batch,
+    groups: list[Group],
+    costs: Costs,
+    folder: Path,
+    decide: Callable[[], Choice],
+) -> dict[str, Any]:
+    """Cut what `decide` says, or what it said before this was killed; of several processes the main one decides."""
+    from accelerate import PartialState
+
+    file = folder / "cut.json"
+    with PartialState().main_process_first():
+        if not file.is_file():
+            choice = decide()
+            if PartialState().is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(file, {"removed": choice.removed, "held": choice.held})
+    found = json.loads(file.read_text(encoding="utf-8"))
+    removed: Units = found["removed"]
+    kept = {group.root: group.units - len(removed.get(group.root, [])) for group in groups}
+    if (folder / "weights.safetensors").is_file():  # trained already: those weights come next
+        cut(network, example, groups, removed)
+        distance = found["difference"]
+    else:
+        parameters = int(costs.total("parameters", kept))
+        distance = cut_and_check(network, example, groups, removed, probe, parameters)
+        if PartialState().is_main_process:
+            write_json(file, found | {"difference": distance})
+    if PartialState().is_main_process:
+        print(said_of_cut(folder.name, removed, kept, found["held"]), file=sys.stderr, flush=True)
+    shares = {m: costs.total(m, kept) / costs.total(m, costs.whole()) for m in ("flops", "parameters")}
+    counts = {root: len(units) for root, units in removed.items()}
+    return {"removed": counts, "held": found["held"], "largest_difference_of_cut_to_masked": distance, "left": shares}
+
+
+def said_of_cut(name: str, removed: Units, kept: Kept, held: list[str]) -> str:
+    """One line for a person: how many units went, and which layers would have been emptied."""
+    line = f"  {name}: {sum(map(len, removed.values()))} of {sum(kept.values()) + sum(map(len, removed.values()))} cut"
+    return line + (f"; kept from being emptied: {', '.join(held)}" if held else "")
+
+
+def trained_once(network: nn.Module, folder: Path, train: Callable[[Path], Any]) -> Any:
+    """Train, or load what was trained before this was killed; returns what the training said of itself."""
+    from accelerate import PartialState
+    from safetensors.torch import load_file, save_file
+
+    weights, said = folder / "weights.safetensors", folder / "training.json"
+    if not weights.is_file():
+        training = train(folder)
+        if PartialState().is_main_process:
+            write_json(said, training)
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+            part = weights.with_suffix(".part")
+            save_file(state, part)
+            part.replace(weights)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        PartialState().wait_for_everyone()
+        return training
+    network.load_state_dict(load_file(weights))
+    return json.loads(said.read_text(encoding="utf-8"))
+
+
+def one_target(keep: dict[Measure, float | None]) -> tuple[Measure, float]:
+    """The one target among several.
+
+    Raises:
+        UserError: none or more than one is given, or it is no share.
+    """
+    given = {measure: share for measure, share in keep.items() if share is not None}
+    options = ", ".join(f"--prune.keep-{measure}" for measure in keep)
+    if len(given) != 1:
+        raise UserError(f"{options}: give exactly one of them ({len(given)} are given; None takes one away)")
+    measure, share = next(iter(given.items()))
+    if not 0 < share <= 1 or not math.isfinite(share):
+        raise UserError(f"--prune.keep-{measure} {share:g}: a share above 0 and up to 1")
+    return measure, share

@@ -1,0 +1,134 @@
+"""resnet_prune: a ResNet loses its least important channels, a few at a time, with training in between."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from hfcompress.budget import Budget
+from hfcompress.run import Run
+from hfcompress.stages.finetune_images import FinetuneImages
+from hfcompress.stages.measure_images import MeasureImages
+from hfcompress.stages.structured_prune import StructuredPrune
+from hfcompress.structured import Importance
+from hfcompress.tasks.image_classification import ImageClassification
+
+SCALES = ("small", "full")
+RANKINGS: tuple[Importance, ...] = ("l1", "taylor", "geometric_median", "random")
+SIDE = 32  # pixels of the small scale's images
+
+
+def recipe(
+    run: Run,
+    base: str = "microsoft/resnet-50",
+    task: ImageClassification = ImageClassification(),
+    budget: Budget = Budget(drop={"accuracy": 0.01}),
+    train: FinetuneImages = FinetuneImages(),
+    prune: StructuredPrune = StructuredPrune(keep_flops=0.5),
+    compared: tuple[Importance, ...] = RANKINGS,
+    measure: MeasureImages = MeasureImages(),
+) -> dict[str, Any]:
+    """Train a ResNet, prune its channels by several rankings, and hold one of them against the unpruned model.
+
+    Args:
+        base: the ResNet to start from: a Hub id (org/name@revision) or a folder.
+        task: the images.
+        budget: the limits that the pruned model is held against; a drop is counted from the unpruned model that was
+            trained on for as many steps.
+        train: how the unpruned model is trained.
+        prune: target, schedule and ranking of the model that the verdicts are about.
+        compared: rankings that are measured beside it, at the same target and schedule.
+        measure: how the models are measured.
+    """
+    unpruned = run(train, model=run.base(base), task=task, name="unpruned")
+    longer = run(as_long(prune), model=unpruned, task=task, name="unpruned-finetuned")
+    kinds = [prune.importance, *(kind for kind in compared if kind != prune.importance)]
+    pruned = [run(replace(prune, importance=kind), model=unpruned, task=task, name=shown(kind)) for kind in kinds]
+    return run.compare(
+        unpruned,
+        longer,
+        *pruned,
+        reference=longer,
+        candidate=pruned[0],
+        budget=budget,
+        base=base,
+        task=task,
+        measure=measure,
+    )
+
+
+def shown(kind: str) -> str:
+    """A ranking as its model is named."""
+    return kind.replace("_", "-")
+
+
+def as_long(prune: StructuredPrune) -> FinetuneImages:
+    """The same training without cuts: as many passes over the same images, with the same options."""
+    shared = {field.name: getattr(prune, field.name) for field in fields(FinetuneImages)}
+    between = (prune.iterations - 1) * prune.epochs_between
+    return FinetuneImages(**shared | {"num_train_epochs": between + prune.num_train_epochs})
+
+
+def arguments(scale: str, folder: Path) -> dict[str, Any]:
+    """What a scale changes of the recipe's defaults; `folder` is the run's."""
+    return {"small": small, "full": full, "smoke": smoke}[scale](folder)
+
+
+def small(folder: Path) -> dict[str, Any]:
+    """scikit-learn's digits, 32 x 32, and a ResNet-14 that the first stage trains from nothing: minutes."""
+    shared: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "bf16": "no"}
+    return {
+        "base": str(write_base(folder / "base")),
+        "budget": Budget(drop={"accuracy": 0.03}),
+        "train": FinetuneImages(num_train_epochs=12, **shared),
+        "prune": StructuredPrune(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **shared),
+    }
+
+
+def full(folder: Path) -> dict[str, Any]:
+    """ResNet-50 on Imagenette's ten classes of ImageNet, or on the data set that --task.dataset names; on a GPU."""
+    shared: dict[str, Any] = {"per_device_train_batch_size": 64, "learning_rate": 1e-4, "flip": True}
+    return {
+        "task": ImageClassification(dataset="frgfm/imagenette", config="320px"),
+        "train": FinetuneImages(num_train_epochs=5, **shared),
+        "prune": StructuredPrune(keep_flops=0.5, iterations=10, epochs_between=2.0, num_train_epochs=20, **shared),
+    }
+
+
+def smoke(folder: Path) -> dict[str, Any]:
+    """A ResNet-8 on two hundred digits: every stage, in less than a minute."""
+    shared: dict[str, Any] = {"per_device_train_batch_size": 16, "learning_rate": 5e-3, "bf16": "no"}
+    return {
+        "base": str(write_base(folder / "smoke" / "base", side=16, widths=(8, 16), blocks=1)),
+        "task": ImageClassification(max_train_examples=200),
+        "budget": Budget(drop={"accuracy": 0.9}),
+        "train": FinetuneImages(num_train_epochs=2, **shared),
+        "prune": StructuredPrune(keep_flops=0.6, iterations=2, num_train_epochs=1, **shared),
+        "compared": ("random",),
+        "measure": MeasureImages(runs=5, resamples=200),
+    }
+
+
+def write_base(
+    folder: Path, side: int = SIDE, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 2, layer_type: str = "basic"
+) -> Path:
+    """A ResNet of random weights with the digits' labels, and what makes its pixels; kept when it is there."""
+    import torch
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
+
+    if (folder / "model.safetensors").is_file():
+        return folder
+    labels = [str(digit) for digit in range(10)]
+    config = ResNetConfig(
+        embedding_size=widths[0],
+        hidden_sizes=list(widths),
+        depths=[blocks] * len(widths),
+        layer_type=layer_type,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+    torch.manual_seed(0)
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ConvNextImageProcessor(
+        size={"shortest_edge": side}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    ).save_pretrained(folder)
+    return folder
