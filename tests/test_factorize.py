@@ -347,3 +347,24 @@ def test_factors_under_a_claim_of_another_rank_are_refused(
     (tmp_path / SURGERY).write_text(text.replace(f'"rank": {rank}', f'"rank": {rank - 1}', 1))
     with pytest.raises(UserError, match="do not fit"):
         hfcompress.load(tmp_path)
+
+
+def test_memory_and_profile_are_of_the_factored_model(
+    halved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stock class would load such a folder too, with new weights where the factors are."""
+    from hfcompress import models
+    from hfcompress.evaluation.memory import serve_transformers
+    from hfcompress.profile import torch_request
+
+    loaded = []
+
+    def watched(folder: Path) -> Any:
+        loaded.append(folder)
+        return load_classifier(folder)
+
+    monkeypatch.setattr(models, "load_classifier", watched)
+    assert serve_transformers(halved[0], 16, 1)["load_ms"] > 0
+    assert loaded == [halved[0]]
+    network, _ = torch_request(halved[0], 1, 8)
+    assert any(isinstance(module, LowRankLinear) for module in network.modules())

@@ -67,6 +67,7 @@ class Factorize(TrainImages):
         from accelerate import PartialState
         from transformers import set_seed
 
+        from hfcompress.distillation import taught_by
         from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.models import load_classifier, load_image_processor, load_tokenizer, save
         from hfcompress.training import train
@@ -90,7 +91,7 @@ class Factorize(TrainImages):
                 examples(task, processor, "validation", None),
                 compute_metrics=trainer_metrics,
                 best_metric=task.metric if teacher is None else None,  # soft labels: as in distill
-                loss=None if teacher is None else self.loss(out / "work", model, teacher, task, data),
+                loss=None if teacher is None else taught_by(teacher, self, out / "work", model, task, data),
             )
             measured = progress.as_dict() | measured
         save(network, processor, out)
@@ -206,25 +207,6 @@ class Factorize(TrainImages):
                 names = ("input_ids", "attention_mask", "token_type_ids")
                 texts = [{name: row[name] for name in names if name in row} for row in part]
                 yield dict(processor.pad(texts, return_tensors="pt"))
-
-    def loss(self, work: Path, model: Path, teacher: Path, task: Task, data: Any) -> Any:
-        """The teacher's soft labels, and as asked the true ones."""
-        from hfcompress.distillation import label_loss
-        from hfcompress.teacher_outputs import LiveTeacher, Wanted, require_same_task, teacher_outputs
-
-        outputs: Any
-        if isinstance(task, ImageClassification):
-            outputs = LiveTeacher(teacher, Wanted(), self.bf16)
-        else:
-            require_same_task(model, teacher)
-            outputs = teacher_outputs(work, teacher, data, Wanted(), cache=self.cache, bf16=self.bf16)
-        return label_loss(
-            outputs,
-            temperature=self.temperature,
-            logits_weight=self.logits_weight,
-            hard_weight=self.hard_weight,
-            label_smoothing=self.label_smoothing_factor,
-        )
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
         """The shape with that share of its linear layers; by energy nothing is known before the weights are."""
