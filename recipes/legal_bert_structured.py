@@ -112,7 +112,7 @@ def arguments(scale: str, folder: Path) -> dict[str, Any]:
     structured = StructuredPrune(
         keep_flops=0.8,
         iterations=2,
-        epochs_between=epochs / 6,
+        epochs_between=epochs / 6,  # after the first cut; the second is followed by twice as much
         num_train_epochs=epochs / 3,
         hard_weight=0.0,
         **shared,
