@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--part", choices=("teacher", "resnet", "both"), default="both")
-    parser.add_argument("--texts", type=int, default=512, help="test texts, evenly spaced")
-    parser.add_argument("--images", type=int, default=2000, help="test images")
+    parser.add_argument("--texts", type=int, default=256, help="test texts, evenly spaced")
+    parser.add_argument("--images", type=int, default=1000, help="test images")
     parser.add_argument("--calibration", type=int, default=256, help="training examples, evenly over the classes")
     parser.add_argument("--kinds", nargs="+", default=["svd", "tucker2", "cp"])
     parser.add_argument("--threads", type=int, default=2)
@@ -109,12 +109,13 @@ def rows(
     whole: Tensor,
     labels: Tensor,
 ) -> None:
-    """For each share a row with allotted ranks and one with the same share of every layer."""
+    """For each share a row with allotted ranks; where they are weighted one with the same share of every layer, too."""
     for share in shares:
-        allotted = by_budget(layers, measure, share)
-        for name, options in ((label, allotted), (f"{label}, uniform", uniform(layers, measure, share))):
-            if options is not None:
-                show(name, share, answers(made(network, layers, options)), whole, labels)
+        if (allotted := by_budget(layers, measure, share)) is not None:
+            show(label, share, answers(made(network, layers, allotted)), whole, labels)
+        if "weighted" in label:
+            alike = uniform(layers, measure, share)
+            show(f"{label}, uniform", share, answers(made(network, layers, alike)), whole, labels)
 
 
 def uniform(layers: list[Layer], measure: Measure, share: float) -> list[Option]:

@@ -147,13 +147,16 @@ class Planned:
 class Plan:
     """Takes a Run's place in a recipe: the same calls, shapes instead of folders, nothing written."""
 
-    def __init__(self, on: str = HERE) -> None:
+    def __init__(self, on: str = HERE, fetches: bool = False) -> None:
         """Predict for a device of hfcompress/devices.py; "here" is this machine.
+
+        Args:
+            fetches: whether a model of the Hub may be fetched for its shape; without, only the cache is asked.
 
         Raises:
             UserError: no such device.
         """
-        self.on = known_device(on)
+        self.on, self.fetches = known_device(on), fetches
         self.memory: dict[str, Any] | None = None
         self.rows: list[dict[str, Any]] = []
         self.verdicts: list[dict[str, Any]] = []
@@ -177,11 +180,14 @@ class Plan:
             UserError: the shape is not known without the network, or the folder's config.json is not a BERT's.
         """
         if shape is None:
-            if "/" in name and not Path(name).expanduser().is_dir() and not name.startswith((".", "/", "~")):
+            on_hub = "/" in name and not Path(name).expanduser().is_dir() and not name.startswith((".", "/", "~"))
+            kept = hub.cached(name, "model") if on_hub and not self.fetches else None
+            if on_hub and not self.fetches and not (kept and (kept / "config.json").is_file()):
                 raise UserError(
-                    f"the shape of {name} is not known here; plan with a folder that holds its config.json"
+                    f"the shape of {name} is not known here, and the Hub's cache does not have it; plan with a folder "
+                    f"that holds its config.json, or first hf download {name.partition('@')[0]} config.json"
                 )
-            folder = hub.pull(name)
+            folder = kept or hub.pull(name)
             if not is_bert(folder / "config.json"):
                 return Planned(name, "base", LanguageShape.read(folder))
             shape = read_shape(folder / "config.json")

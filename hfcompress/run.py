@@ -236,6 +236,7 @@ class Run:
                 "datasets": [task.dataset.partition("@")[0]] if task.on_hub else [],
                 "base": hub.origin(base or reference.name),
                 "deliver": [model.name for model in deliver or (candidate,)],
+                "measured": measured.path.name,
                 **({"allotment": read_json(allotment.path / "allotment.json")} if allotment else {}),
                 **({"summaries": read_json(summaries.path / "summaries.json")} if summaries else {}),
                 **({"rollout": read_json(rollout.path / "rollout.json")} if rollout else {}),

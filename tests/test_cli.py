@@ -130,8 +130,9 @@ def test_the_recipes_own_run_is_pushed_and_proved_from_the_hub(smoke: Path, tmp_
     with serve() as hub:
         here = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path)}
         words = [sys.executable, "-m", "hfcompress"]
+        again = ["run", "legal_bert", "--smoke", "--run-dir", str(smoke)]  # every stage is done: it is pushed
         for arguments in (
-            ["push", str(smoke), "--hub-model-id", "org/smoke", "--license", "mit"],
+            [*again, "--push-to-hub", "--hub-model-id", "org/smoke", "--license", "mit"],
             ["verify", "org/smoke", "--data", str(smoke / "smoke" / "data")],
         ):
             done = subprocess.run([*words, *arguments], capture_output=True, text=True, env=os.environ | here)

@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from hfcompress.cli import dispatch
 from hfcompress.click_model import load_click_model, save_click_model
@@ -20,6 +22,8 @@ from hfcompress.stages.rollout import Rollout, request_lines
 from hfcompress.stages.train_clicks import TrainClicks
 from hfcompress.tasks.clicks import Clicks
 from recipes.ctr_embeddings import CURVE, point_of, smoke
+from tests.hub_server import Hub
+from tests.test_push import NAME, cache_folder, command, hub, push, run_code  # noqa: F401  (two are fixtures)
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +200,45 @@ def test_options_that_are_wrong_are_named() -> None:
         TrainClicks(unknown="drop")
     with pytest.raises(UserError, match=r"--tolerance"):
         Rollout(tolerance="much")
+
+
+@pytest.mark.slow
+def test_it_is_pushed_proved_again_and_loaded_in_plain_onnxruntime(
+    run: Path,
+    hub: Hub,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    done = push(hub, run)
+    assert done.returncode == 0, done.stderr
+    files = hub.files(NAME)
+    assert set(files) >= {"config.json", "onnx/model_quantized.onnx", "report.html", "plot.svg", "recipe.lock.json"}
+    assert "model.safetensors" not in files, "there is no class that would load it"
+
+    card = ModelCard(files["README.md"].decode())
+    results = {result.metric_type: result for result in card.data.eval_results or []}
+    assert set(results) == {"auc", "log_loss", "ece", "conversion_auc", "ctr"}
+    assert all(set(result.metric_args) == {"n", "ci95"} for result in results.values())
+    for words in ("## What each stage cost", "CompressEmbeddings", "QuantizeTowers", "## Intended use and limits"):
+        assert words in card.text
+    (code,) = re.findall("```python\n(.*?)```", card.text, re.S)
+    said = [float(value) for value in run_code(hub, code + "print(*click)", tmp_path).split()]
+    slate = [{"user": 7, "item": item, "category": c, "context": 5, "price": p, "time": 0.0}
+             for item, c, p in ((3, 1, 0.3), (11, 4, -0.8))]  # fmt: skip
+    (tmp_path / "slate.txt").write_text("\n".join(map(json.dumps, slate)))
+    answers = command(hub, "predict", NAME, tmp_path / "slate.txt", "--format", "json").stdout.splitlines()
+    found = [json.loads(line) for line in answers]
+    clicks = [a["score"] if a["label"] == "click" else 1 - a["score"] for a in found]
+    assert clicks == pytest.approx(said, abs=1e-4)
+
+    done = command(hub, "verify", NAME)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for metric in results:
+        assert f"holds       {metric} on 6,000 rows" in done.stdout
+    branch = hub.repositories[NAME].branches["main"]
+    report = json.loads(files["report.json"])
+    row = next(model for model in report["models"] if model["name"] == "int8")
+    row["accuracy"]["all"]["auc"] += 0.005  # within its interval, and not what the model does
+    branch.append(branch[-1] | {"report.json": hub.keep(json.dumps(report).encode())})
+    done = command(hub, "verify", NAME)
+    assert done.returncode == 1
+    assert "DIFFERS     auc on 6,000 rows" in done.stdout

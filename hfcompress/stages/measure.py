@@ -67,7 +67,7 @@ class Measure:
         for row in rows:
             name = row["name"]
             row["accuracy"] = classification.accuracy_of(
-                logits[name], labels, confusions[name], metric=task.metric, groups=groups, **draws
+                logits[name], labels, metric=task.metric, groups=groups, **draws
             )
             row["latency_ms"] = timed[name]
         baseline_row["accuracy"]["all"]["ece"] = None  # a linear SVM's decision values are no probabilities
