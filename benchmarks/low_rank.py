@@ -109,7 +109,7 @@ def rows(
     whole: Tensor,
     labels: Tensor,
 ) -> None:
-    """For each share a row with allotted ranks; where they are weighted one with the same share of every layer, too."""
+    """For each share a row with allotted ranks; where weighted, one with the same share of every layer, too."""
     for share in shares:
         if (allotted := by_budget(layers, measure, share)) is not None:
             show(label, share, answers(made(network, layers, allotted)), whole, labels)

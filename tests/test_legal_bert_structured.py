@@ -1,4 +1,4 @@
-"""The recipe from base to report on tiny models: three roads from one student, each loaded and measured as what it is."""
+"""The recipe on tiny models, from base to report: three roads from one student, each loaded as what it is."""
 
 from pathlib import Path
 from typing import Any
