@@ -40,6 +40,11 @@ def linear_groups(network: Any) -> list[list[tuple[nn.Module, str]]]:
     return [*groups, [(network.albert, "pooler")]]
 
 
+def encoder_linears(network: Any) -> list[tuple[nn.Module, str]]:
+    """As bert.encoder_linears: those of the layers, without projection and pooler."""
+    return [pair for group in linear_groups(network)[1:-1] for pair in group]
+
+
 def factorized(network: Any, directions: Tensor) -> "AlbertForSequenceClassification":
     """A BERT classifier whose embeddings keep only their part along `directions` [rank, hidden size]; else the same.
 

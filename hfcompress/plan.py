@@ -34,6 +34,7 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
+FACTOR_BYTES, QDQ_FACTOR_BYTES = 375, 1_650  # of a linear layer that became two
 LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio", "embedding_ratio", "first_token_ms")
 PREDICTED = ("parameters", *LIMITS)
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
@@ -49,17 +50,28 @@ def disk_bytes(shape: Shape) -> int:
     classifier = shape.hidden_size * shape.num_labels  # stays in fp32
     weights = (
         (linear_parameters(shape) - classifier) * shape.weight_bits
-        + embedding_parameters(shape) * shape.embedding_bits
-    ) / 8 + 4 * (classifier + other_parameters(shape))
+        + (embedding_parameters(shape) - (shape.word_weights or 0)) * shape.embedding_bits
+    ) / 8 + 4 * (classifier + other_parameters(shape) + (shape.word_weights or 0))
     files = CONFIG_BYTES + (TOKENIZER_BYTES if shape.tokenizer_bytes is None else shape.tokenizer_bytes)
-    if shape.format == "transformers":
+    if shape.format != "onnx":
         return round(weights + files + TENSOR_HEADER * (16 * shape.num_hidden_layers + 9))
     graph = GRAPH_BYTES + LAYER_BYTES * shape.num_hidden_layers
     if shape.weight_bits < 32:  # a scale and a zero point for each row
         rows = shape.num_hidden_layers * (5 * shape.hidden_size + shape.intermediate_size) + shape.hidden_size
         graph += QDQ_GRAPH_BYTES + QDQ_LAYER_BYTES * shape.num_hidden_layers + 5 * rows
         graph += 4 * embedding_rows(shape)
-    return round(weights + files + graph)
+    return round(weights + files + graph + factor_bytes(shape))
+
+
+def factor_bytes(shape: Shape) -> int:
+    """What the graph has more of where every linear layer became two: nodes and, in int8, a scale for each rank."""
+    if shape.linear_share == 1:
+        return 0
+    layers, h, i = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
+    if shape.weight_bits == 32:
+        return FACTOR_BYTES * (6 * layers + 1)
+    ranks = shape.linear_share * (layers * (2 * h + 2 * h * i / (h + i)) + h / 2)
+    return round((FACTOR_BYTES + QDQ_FACTOR_BYTES) * (6 * layers + 1) + 5 * ranks)
 
 
 def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
@@ -71,7 +83,13 @@ def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
 def latency_ms(shape: Shape, machine: Machine, batch: int, tokens: int) -> float:
     """Milliseconds of one request [batch, tokens] in onnxruntime on this machine: its embeddings and its layers."""
     layer = machine.layer_ms(
-        batch, tokens, shape.hidden_size, shape.num_attention_heads, shape.intermediate_size, shape.weight_bits
+        batch,
+        tokens,
+        shape.hidden_size,
+        shape.num_attention_heads,
+        shape.intermediate_size,
+        shape.weight_bits,
+        shape.linear_share,
     )
     return machine.embeddings_ms(batch, tokens, shape.hidden_size) + shape.num_hidden_layers * layer
 

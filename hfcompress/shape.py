@@ -10,8 +10,10 @@ class Shape:
     """A BERT-shaped sequence classifier.
 
     `weight_bits` counts the linear layers, `embedding_bits` the embedding tables; everything else (LayerNorm, biases)
-    stays in 32 bits. `format` is report.json's word. `tokenizer_bytes` is what the tokenizer's files take on disk;
-    `tokenizer_folder` is where they lie, when they are on this machine.
+    stays in 32 bits. Of layers that are factored `linear_share` says what is left of their weights, and `word_weights`
+    how many the word embeddings have as a tensor train (in 32 bits). `format` is report.json's word.
+    `tokenizer_bytes` is what the tokenizer's files take on disk; `tokenizer_folder` is where they lie, when they are
+    on this machine.
     """
 
     num_hidden_layers: int
@@ -24,6 +26,8 @@ class Shape:
     num_labels: int = 2
     weight_bits: int = 32
     embedding_bits: int = 32
+    linear_share: float = 1.0
+    word_weights: int | None = None
     format: str = "transformers"
     tokenizer_bytes: int | None = None
     tokenizer_folder: Path | None = None
@@ -53,7 +57,8 @@ def linear_parameters(shape: Shape) -> int:
     """Weights of the Linear layers, biases left out."""
     h, i = shape.hidden_size, shape.intermediate_size
     projection = h * (shape.embedding_size or 0)
-    return projection + shape.num_hidden_layers * (4 * h * h + 2 * h * i) + h * h + h * shape.num_labels
+    factorable = shape.num_hidden_layers * (4 * h * h + 2 * h * i) + h * h
+    return projection + round(shape.linear_share * factorable) + h * shape.num_labels
 
 
 def embedding_rows(shape: Shape) -> int:
@@ -62,7 +67,9 @@ def embedding_rows(shape: Shape) -> int:
 
 
 def embedding_parameters(shape: Shape) -> int:
-    return embedding_rows(shape) * (shape.embedding_size or shape.hidden_size)
+    size = shape.embedding_size or shape.hidden_size
+    words = shape.vocab_size * size if shape.word_weights is None else shape.word_weights
+    return words + (embedding_rows(shape) - shape.vocab_size) * size
 
 
 def embedding_bytes(shape: Shape) -> float:

@@ -90,12 +90,15 @@ def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> No
     Raises:
         UserError: neither a BERT nor an ALBERT that shares no layers.
     """
+    import torch
+
     from hfcompress import bert
     from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantEmbedding, FakeQuantLinear
 
     where, body = places(network), network.base_model
     for name in bert.EMBEDDINGS:
-        setattr(body.embeddings, name, FakeQuantEmbedding(getattr(body.embeddings, name)))
+        if isinstance(table := getattr(body.embeddings, name), torch.nn.Embedding):  # a tensor train stays as it is
+            setattr(body.embeddings, name, FakeQuantEmbedding(table))
     for parents in where.linear_groups(network):
         quantizer = ActivationQuantizer(symmetric, learned)
         for i, (parent, name) in enumerate(parents):
@@ -135,7 +138,7 @@ def deliver(
     network: "PreTrainedModel", source: Path, out: Path, tokenizer: Any, task: TextClassification
 ) -> dict[str, Any]:
     """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
-    from hfcompress import bert, onnx_graph
+    from hfcompress import onnx_graph
     from hfcompress.evaluation.size import sizes
     from hfcompress.stages.onnx import PARITY_TEXTS, copy_companions
 
@@ -145,8 +148,7 @@ def deliver(
     distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
     if not distance <= PARITY * largest:
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
-    # the pooler's one vector runs in float, from int8 weights
-    linears = bert.LINEARS_A_LAYER * len(places(network).layers(network))
+    linears = len(places(network).encoder_linears(network))  # the pooler's one vector runs in float
     kernels = onnx_graph.integer_kernels(out / "model.onnx")
     if kernels < linears:
         raise RuntimeError(f"only {kernels} of {linears} linear layers run in integer kernels")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hfcompress.coupling import Batch
-    from hfcompress.training import Examples, Loss
+    from hfcompress.training import Examples
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class StructuredPrune(TrainImages):
         from accelerate import PartialState
         from transformers import set_seed
 
+        from hfcompress.distillation import taught_by
         from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.machine import Machine
         from hfcompress.models import load_classifier, save
@@ -101,7 +102,7 @@ class StructuredPrune(TrainImages):
         network = load_classifier(model, task.data.labels)
         whole = load_classifier(model, task.data.labels)
         processor, data, validation, batches = self.examples(model, task)
-        loss = None if teacher is None else self.loss(out / "work", model, teacher, task, data)
+        loss = None if teacher is None else taught_by(teacher, self, out / "work", model, task, data)
         tokenizer = None if isinstance(task, ImageClassification) else processor
 
         def finetune(pruned: Any, work: Path, number: int) -> dict[str, Any]:
@@ -185,33 +186,6 @@ class StructuredPrune(TrainImages):
         size = self.per_device_train_batch_size
         parts = [order[i : i + size] for i in range(0, min(len(order), self.scored_batches * size), size)]
         return processor, data, validation, [dict(pad([plain[row] for row in part])) for part in parts]
-
-    def loss(
-        self,
-        work: Path,
-        model: Path,
-        teacher: Path,
-        task: TextClassification | ImageClassification,
-        data: "Examples",
-    ) -> "Loss":
-        """The teacher's soft labels beside the true ones."""
-        from hfcompress.distillation import label_loss
-        from hfcompress.teacher_outputs import LiveTeacher, Wanted, require_same_task, teacher_outputs
-
-        outputs: Any
-        if isinstance(task, ImageClassification):
-            outputs = LiveTeacher(teacher, Wanted(), self.bf16)
-        else:
-            require_same_task(model, teacher)
-            texts: Any = data
-            outputs = teacher_outputs(work, teacher, texts, Wanted(), cache=self.cache, bf16=self.bf16)
-        return label_loss(
-            outputs,
-            temperature=self.temperature,
-            logits_weight=self.logits_weight,
-            hard_weight=self.hard_weight,
-            label_smoothing=self.label_smoothing_factor,
-        )
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
         """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end."""
