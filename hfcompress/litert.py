@@ -61,7 +61,8 @@ def to_litert(
         work = Path(name)
         with torch.inference_mode():
             expected = network(torch.from_numpy(pixel_values)).logits.numpy()
-        program = torch.export.export(ImageLogits(network).eval(), (), {"pixel_values": torch.from_numpy(pixel_values[:1])})
+        example = {"pixel_values": torch.from_numpy(pixel_values[:1])}
+        program = torch.export.export(ImageLogits(network).eval(), (), example)
         torch.export.save(program, work / "program.pt2")
         np.save(work / "pixel_values.npy", pixel_values)
         if calibration is not None:
