@@ -74,6 +74,15 @@ def test_a_better_figure_within_the_interval_is_found_out(altered: Path, tiny_ta
 
 
 @pytest.mark.slow
+def test_an_interval_that_the_answers_do_not_have_is_found_out(altered: Path, tiny_task: TextClassification) -> None:
+    def narrow(row: dict[str, Any]) -> None:
+        row["accuracy"]["all"]["ci95"]["accuracy"] = [0.01, 0.02]
+
+    change_row(altered, narrow)
+    assert failed(claims(altered, tiny_task)) == {"accuracy on 90 texts"}
+
+
+@pytest.mark.slow
 def test_answers_that_the_model_does_not_give_are_found_out(altered: Path, tiny_task: TextClassification) -> None:
     """Two texts of ninety with another label: an accuracy that the interval allows twenty times over."""
     logits = load_file(altered / PREDICTIONS)["logits"]
