@@ -44,7 +44,7 @@ def command(hub: Hub, *arguments: str | Path, **environment: str) -> subprocess.
         capture_output=True,
         text=True,
         env=settings(hub, **environment),
-        timeout=300,
+        timeout=600,
     )
 
 

@@ -69,7 +69,7 @@ assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
     done = command(hub, *asked)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "holds       perplexity on" in done.stdout
-    assert "to compare  ms a token" in done.stdout
+    assert "to compare  a token: claimed" in done.stdout
     assert "give yours with --data" in refused(command(hub, "verify", NAME))
 
     branch = hub.repositories[NAME].branches["main"]

@@ -16,7 +16,7 @@ from hfcompress.errors import UserError
 from hfcompress.record import read_json, write_json
 from hfcompress.release import PREDICTIONS, agreed_licence, release, smallest
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.verify import Claim, verify
+from hfcompress.verify import Claim, figure, verify
 from recipes import tiny
 from tests.test_push import copied  # noqa: F401  (a fixture)
 
@@ -74,6 +74,15 @@ def test_a_better_figure_within_the_interval_is_found_out(altered: Path, tiny_ta
 
 
 @pytest.mark.slow
+def test_an_interval_that_the_answers_do_not_have_is_found_out(altered: Path, tiny_task: TextClassification) -> None:
+    def narrow(row: dict[str, Any]) -> None:
+        row["accuracy"]["all"]["ci95"]["accuracy"] = [0.01, 0.02]
+
+    change_row(altered, narrow)
+    assert failed(claims(altered, tiny_task)) == {"accuracy on 90 texts"}
+
+
+@pytest.mark.slow
 def test_answers_that_the_model_does_not_give_are_found_out(altered: Path, tiny_task: TextClassification) -> None:
     """Two texts of ninety with another label: an accuracy that the interval allows twenty times over."""
     logits = load_file(altered / PREDICTIONS)["logits"]
@@ -117,6 +126,24 @@ def test_a_changed_file_is_not_run(altered: Path, tiny_task: TextClassification)
     found = claims(altered, tiny_task)
     assert failed(found) == {"sha256 of onnx/model_quantized.onnx"}
     assert not any("texts" in what for what in found)
+
+
+@pytest.mark.parametrize(
+    ("found", "interval", "same", "holds"),
+    [
+        (0.7000, [0.69, 0.71], True, True),
+        (0.7005, [0.69, 0.71], True, True),
+        (0.7050, [0.69, 0.72], True, False),  # within the claimed interval, and not what the same files answer
+        (0.7000, [0.10, 0.20], True, False),  # the value, and an interval that the answers do not have
+        (0.7050, [0.69, 0.72], False, True),  # another sample
+        (0.7500, [0.74, 0.76], False, False),
+    ],
+)
+def test_on_the_same_data_a_figure_must_be_near_on_another_sample_intervals_overlap(
+    found: float, interval: list[float], same: bool, holds: bool
+) -> None:
+    row = {"accuracy": {"all": {"auc": 0.7, "ci95": {"auc": [0.69, 0.71]}}}}
+    assert figure("rows", "auc", row, {"auc": found, "ci95": {"auc": interval}}, same, 0.001).ok is holds
 
 
 def test_the_smallest_transformers_model_lies_at_the_root_and_the_candidate_always_goes_up() -> None:
