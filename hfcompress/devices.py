@@ -29,7 +29,7 @@ GEMM_SIZE = 1024
 HERE_SUSTAINED = 1.0
 HERE_PROMPT = 1.5
 # Attention of one token over an int8 cache, as a share of that rate: fitted to a 7B's shape, where 1.04 GFLOP behind
-# 1,984 tokens took 16 to 24 ms beyond the bytes and products reached about 270 GFLOP/s.
+# 1,984 tokens took 16 to 24 ms beyond the bytes and products reached about 300 GFLOP/s.
 ATTENTION_SHARE = 0.2
 ROUNDS = 5
 
