@@ -7,7 +7,17 @@ from typing import Any
 from hfcompress.errors import UserError
 
 DROPS = ("accuracy", "macro_f1")
-LIMITS = ("disk_mb", "ram_mb", "latency_ms", "first_token_ms", "latency_ratio", "sram_kb", "flash_kb")
+LIMITS = (
+    "disk_mb",
+    "ram_mb",
+    "peak_over_bare_mb",
+    "latency_ms",
+    "first_token_ms",
+    "latency_ratio",
+    "embedding_ratio",
+    "sram_kb",
+    "flash_kb",
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,14 @@ class LanguageBudget(Budget):
 
 
 @dataclass(frozen=True)
+class EmbeddingBudget(Budget):
+    """Limits on an encoder whose embeddings were made smaller."""
+
+    embedding_ratio: float | None = None
+    """Bytes of the embeddings (and of the projection behind them) over the reference's: 0.125 is eight times fewer."""
+
+
+@dataclass(frozen=True)
 class ClickBudget(Budget):
     """Limits on a click model. `drop` takes auc (0.005 is half a point) and ctr: 0.005 is half a percent of the clicks
     that the reference's choices earn."""
@@ -85,6 +103,8 @@ class ClickBudget(Budget):
 class ImageBudget(Budget):
     """Limits on an image classifier. KB are 1024 bytes, as microcontrollers' data sheets count."""
 
+    peak_over_bare_mb: float | None = None
+    """Peak memory of a fresh process that loads and runs the model, less what it takes before it loads the model."""
     sram_kb: float | None = None
     """Peak of live activations of the int8 graph, in KB of 1024 bytes."""
     flash_kb: float | None = None
@@ -137,7 +157,7 @@ def verdicts(
     Args:
         models: the measured rows, as in report.json.
         differences: metric -> paired difference of the candidate to the reference (see stages/measure.py).
-        predicted: disk_mb, ram_mb, latency_ms, latency_ratio as `plan` predicted them, where it did.
+        predicted: disk_mb, ram_mb, latency_ms, latency_ratio, embedding_ratio as `plan` predicted them, where it did.
 
     Raises:
         UserError: the budget limits nothing.
@@ -145,26 +165,29 @@ def verdicts(
     rows = {row["name"]: row for row in models}
     row, against = rows[candidate], rows[latency_reference]
     ratio = row["latency_ms"]["p50"] / against["latency_ms"]["p50"]
+    embeddings, whole = row.get("embedding_bytes"), rows[reference].get("embedding_bytes")
+    relative_to = {"latency_ratio": latency_reference, "embedding_ratio": reference}
     measured = {
         "disk_mb": row["bytes"] / 1e6,
         "ram_mb": row["peak_rss_mb"],
+        "peak_over_bare_mb": over_bare_mb(row),
         "latency_ms": row["latency_ms"]["p50"],
         "first_token_ms": row["latency_ms"].get("first_token"),
         "latency_ratio": ratio,
         "sram_kb": row.get("sram_kb"),
         "flash_kb": row.get("flash_kb"),
+        "embedding_ratio": embeddings / whole if embeddings and whole else None,
     }
     found = []
     for limit, value in measured.items():
         allowed = getattr(budget, limit, None)
         if allowed is not None:
-            relative = limit == "latency_ratio"
             found.append(
                 Verdict(
                     limit,
                     candidate,
-                    latency_reference if relative else None,
-                    "relative" if relative else "absolute",
+                    relative_to.get(limit),
+                    "relative" if limit in relative_to else "absolute",
                     allowed,
                     predicted.get(limit),
                     value,
@@ -178,6 +201,12 @@ def verdicts(
     if not found:
         raise UserError("the budget limits nothing; give at least one limit, such as --budget.disk-mb 12")
     return found
+
+
+def over_bare_mb(row: dict[str, Any]) -> float | None:
+    """Peak memory less what the runtime takes before it loads the model; None where either was not measured."""
+    peak, bare = row["peak_rss_mb"], row.get("bare_rss_mb")
+    return None if peak is None or bare is None else float(peak - bare)
 
 
 def drop_verdict(

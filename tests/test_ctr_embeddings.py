@@ -2,22 +2,30 @@
 
 import io
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from hfcompress import click_checkpoint, click_latency
 from hfcompress.cli import dispatch
-from hfcompress.click_model import load_click_model, save_click_model
+from hfcompress.click_graph import export_clicks
+from hfcompress.click_inputs import read_config
+from hfcompress.click_model import ClickModel, load_click_model, save_click_model
 from hfcompress.errors import UserError
 from hfcompress.evaluation.traffic import read
 from hfcompress.stages import click_onnx
 from hfcompress.stages.click_onnx import ExportClicks
 from hfcompress.stages.embedding_codes import CompressEmbeddings
+from hfcompress.stages.quantize_towers import QuantizeTowers
 from hfcompress.stages.rollout import Rollout, request_lines
 from hfcompress.stages.train_clicks import TrainClicks
 from hfcompress.tasks.clicks import Clicks
@@ -65,10 +73,32 @@ def test_the_delivered_bytes_are_a_tenth(run: Path) -> None:
     assert delivered["integer_kernels"] >= 3
 
 
-def test_the_plan_predicts_the_sizes(run: Path) -> None:
+def test_the_plan_predicts_the_sizes_and_the_memory(run: Path) -> None:
     for row in json.loads((run / "report.json").read_text())["models"]:
-        if row["predicted"]:
-            assert row["bytes"] / 1e6 == pytest.approx(row["predicted"]["disk_mb"], rel=0.05, abs=0.02), row["name"]
+        predicted = row["predicted"]
+        if predicted:
+            assert row["bytes"] / 1e6 == pytest.approx(predicted["disk_mb"], rel=0.05, abs=0.02), row["name"]
+        if predicted and row["format"] == "onnx":
+            assert row["peak_rss_mb"] == pytest.approx(predicted["ram_mb"], rel=0.05), row["name"]
+            assert predicted["latency_ms"] > 0
+            assert predicted["latency_ratio"] > 0
+
+
+def test_what_is_timed_for_the_plan_is_the_models_own_graph_with_fewer_rows(run: Path, tmp_path: Path) -> None:
+    """Node for node: the kinds, the order and the number are those of the model that is delivered."""
+    import onnx
+
+    for name in ("baseline-onnx", "compressed", "int8", "hashed-8-20x", "quotient_remainder-8-20x"):
+        whole = onnx.load(artifact(run, name) / "model.onnx")
+        config = read_config(artifact(run, name))
+        fewer = click_latency.with_few_rows(config, 1_100)
+        network = ClickModel(fewer)
+        for parameter in network.tables.parameters():
+            torch.nn.init.normal_(parameter)
+        export_clicks(network, tmp_path)
+        small = onnx.load(tmp_path / "model.onnx")
+        assert [node.op_type for node in small.graph.node] == [node.op_type for node in whole.graph.node], name
+        assert max(fewer["columns"].values()) == 1_100
 
 
 def test_a_model_with_swapped_rows_fails_the_budget(run: Path, task: Clicks, tmp_path: Path) -> None:
@@ -242,3 +272,45 @@ def test_it_is_pushed_proved_again_and_loaded_in_plain_onnxruntime(
     done = command(hub, "verify", NAME)
     assert done.returncode == 1
     assert "DIFFERS     auc on 6,000 rows" in done.stdout
+
+
+def killed_at_the_second_checkpoint(stage: Any, out: Path, inputs: dict[str, Any]) -> None:
+    """A process that ends by SIGKILL as soon as its second checkpoint is there."""
+    save, seen = click_checkpoint.save_checkpoint, []
+
+    def then_die(*arguments: Any) -> None:
+        save(*arguments)
+        seen.append(1)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    click_checkpoint.save_checkpoint = then_die
+    stage(out, **inputs)
+
+
+@pytest.mark.parametrize("name", ["train", "compress", "towers"])
+def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_model(
+    name: str, run: Path, task: Clicks, tmp_path: Path
+) -> None:
+    short: dict[str, Any] = {"train_batch_size": 256, "num_train_epochs": 0.3}
+    stage, inputs = {
+        "train": (TrainClicks(**short), {}),
+        "compress": (CompressEmbeddings(**short), {"model": artifact(run, "baseline")}),
+        "towers": (
+            QuantizeTowers(**short),
+            {"model": artifact(run, "compressed-torch"), "teacher": artifact(run, "baseline")},
+        ),
+    }[name]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    assert stage(whole, task=task, **inputs)["resumed_at_step"] == 0
+    process = multiprocessing.get_context("fork").Process(
+        target=killed_at_the_second_checkpoint, args=(stage, cut, {"task": task, **inputs})
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (cut / "model.safetensors").exists()
+    resumed = stage(cut, task=task, **inputs)
+    assert 0 < resumed["resumed_at_step"] < resumed["steps"]
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
