@@ -7,7 +7,7 @@ from typing import Any
 from hfcompress.errors import UserError
 
 DROPS = ("accuracy", "macro_f1")
-LIMITS = ("disk_mb", "ram_mb", "latency_ms", "first_token_ms", "latency_ratio")
+LIMITS = ("disk_mb", "ram_mb", "latency_ms", "first_token_ms", "latency_ratio", "sram_kb", "flash_kb")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,20 @@ class ClickBudget(Budget):
 
 
 @dataclass(frozen=True)
+class ImageBudget(Budget):
+    """Limits on an image classifier. KB are 1024 bytes, as microcontrollers' data sheets count."""
+
+    sram_kb: float | None = None
+    """Peak of live activations of the int8 graph, in KB of 1024 bytes."""
+    flash_kb: float | None = None
+    """int8 weights, int32 biases and scales of the int8 graph, in KB of 1024 bytes."""
+
+    @classmethod
+    def drops(cls) -> tuple[str, ...]:
+        return ("accuracy",)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One limit of a candidate against what was measured (report.json, `verdicts`)."""
 
@@ -137,6 +151,8 @@ def verdicts(
         "latency_ms": row["latency_ms"]["p50"],
         "first_token_ms": row["latency_ms"].get("first_token"),
         "latency_ratio": ratio,
+        "sram_kb": row.get("sram_kb"),
+        "flash_kb": row.get("flash_kb"),
     }
     found = []
     for limit, value in measured.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from hfcompress.cli.common import FAILED, INTERRUPTED, WRONG_INPUT
+from hfcompress.cli.delivery import export
 from hfcompress.cli.language import summarize
 from hfcompress.cli.profiling import profile
 from hfcompress.cli.results import check, env, predict, push, report, verify
@@ -46,6 +47,7 @@ def dispatch(arguments: list[str]) -> int:
         "profile": profile,
         "predict": predict,
         "summarize": summarize,
+        "export": export,
         "push": push,
         "verify": verify,
         "record": record,

@@ -1,0 +1,56 @@
+"""An image classifier as model.onnx in fp32, from pixel_values [batch, 3, height, width] to logits."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hfcompress.onnx_graph import OPSET, Array
+
+PARITY = 1e-4  # of the largest logit
+
+
+class ImageLogits(torch.nn.Module):
+    """The classifier as a function of one tensor."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.network(pixel_values=pixel_values).logits
+
+
+def export_images(network: Any, out: Path, size: tuple[int, int]) -> float:
+    """Write model.onnx for images of this height and width (the padding is made for them), in batches of any number.
+
+    Returns: the largest difference of logits between torch and onnxruntime, on noise.
+    """
+    from hfcompress.evaluation.predictor import onnx_session
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values that the trace makes constant
+        torch.onnx.export(
+            ImageLogits(network.eval()).eval(),
+            (torch.from_numpy(noise(2, size)),),
+            str(out / "model.onnx"),
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamo=False,
+            dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
+        )
+    pixel_values = noise(3, size)
+    (found,) = onnx_session(out / "model.onnx", threads=1).run(["logits"], {"pixel_values": pixel_values})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(pixel_values)).logits.numpy()
+    distance = float(np.abs(found - expected).max())
+    if not distance <= PARITY * float(np.abs(expected).max()):
+        raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the model's")
+    return distance
+
+
+def noise(count: int, size: tuple[int, int]) -> Array:
+    return np.random.default_rng(0).standard_normal((count, 3, *size)).astype(np.float32)
