@@ -119,7 +119,10 @@ def compute(graph: IntegerGraph, operation: Operation, inputs: list[Array], chan
     if operation.kind == "GlobalAveragePool":
         centred = parts[0].astype(np.int64) - froms[0].zero_point
         sums = centred.sum(axis=(1, 2), keepdims=True).astype(np.float32)
-        return stored(sums * np.float32(froms[0].scale / (centred[0].size)), into, numbers)
+        mean = np.float32(froms[0].scale) / np.float32(centred[0].size)
+        if into is None:
+            return stored(sums * mean, into, numbers)
+        return rounded(sums * (mean / np.float32(into.scale)), into, numbers)
     if operation.kind == "Add":
         values = dequantized(parts[0], froms[0]) + dequantized(parts[1], froms[1])
         return stored(values, into, numbers)
@@ -143,7 +146,7 @@ def weighted(
     weight, scale = numbers.weight[part], np.float32(source.scale) * numbers.weight_scale[part]
     centred = x.reshape(*x.shape, *(1,) * (3 - x.ndim)).astype(np.float64) - source.zero_point
     sums = convolved(operation, centred, weight, is_depthwise(graph, operation))
-    sums += np.rint(numbers.bias[part] / scale).astype(np.float64)[:, None, None]
+    sums += np.rint(numbers.bias[part].astype(np.float64) / scale)[:, None, None]
     if x.ndim == 1 or operation.kind == "Gemm":
         sums = sums.reshape(-1)
     factors = scale.reshape(-1, *(1,) * (sums.ndim - 1))

@@ -266,7 +266,7 @@ class Reader:
                 bias = self.constants[name]
             else:
                 integers, bias_scale = self.dequantized(node, 2)
-                bias = integers.astype(np.float32) * bias_scale
+                bias = integers * bias_scale.astype(np.float64)  # float32 would not hold all of int32
         return Parameters(weight, np.broadcast_to(scale, (len(weight),)), bias)
 
     def dequantized(self, node: NodeProto, index: int) -> tuple[Array, Array]:

@@ -24,6 +24,24 @@ def quantize_for_tensorrt(model: Path, pixel_values: Iterable[Array]) -> ModelPr
         model: model.onnx in fp32, from pixel_values to logits.
         pixel_values: calibration batches [batch, 3, height, width].
     """
+    found = static_qdq(
+        model,
+        pixel_values,
+        symmetric=True,
+        op_types_to_quantize=QUANTIZED,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,  # TensorRT dequantizes no int32
+            "OpTypesToExcludeOutputQuantization": QUANTIZED,
+        },
+    )
+    quantize_residuals_alone(found)
+    return found
+
+
+def static_qdq(model: Path, pixel_values: Iterable[Array], *, symmetric: bool, **settings: Any) -> ModelProto:
+    """onnxruntime's static quantization, per channel, with QDQ nodes; `settings` are more of `quantize_static`'s."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -44,19 +62,11 @@ def quantize_for_tensorrt(model: Path, pixel_values: Iterable[Array]) -> ModelPr
             Batches(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=QUANTIZED,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,  # TensorRT dequantizes no int32
-                "OpTypesToExcludeOutputQuantization": QUANTIZED,
-            },
+            **settings,
         )
-        found = onnx.load(str(quantized))
-    quantize_residuals_alone(found)
-    return found
+        return onnx.load(str(quantized))
 
 
 def quantize_residuals_alone(model: ModelProto) -> None:

@@ -1,26 +1,15 @@
 """Small image classifiers as ONNX, for the tests: exported from torch, quantized by onnxruntime."""
 
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
-
-class Images(torch.nn.Module):
-    """A network as a function of pixel_values alone."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        found = self.network(pixel_values)
-        return found.logits if hasattr(found, "logits") else found
+from hfcompress.image_onnx import export_images
+from hfcompress.tensorrt_onnx import static_qdq
 
 
 class Mixed(torch.nn.Module):
@@ -34,10 +23,11 @@ class Mixed(torch.nn.Module):
         self.depthwise = torch.nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
         self.head = torch.nn.Linear(8, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pool(torch.nn.functional.relu6(4 * self.stem(x)))
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        x = self.pool(torch.nn.functional.relu6(4 * self.stem(pixel_values)))
         x = x + self.depthwise(torch.relu(self.grouped(x)))
-        return self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits = self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        return SimpleNamespace(logits=logits)
 
 
 def mobilenet(resolution: int = 32, width: float = 0.35, labels: int = 10) -> Any:
@@ -59,45 +49,15 @@ def images(count: int, resolution: int = 32) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 3, resolution, resolution)).astype(np.float32)
 
 
-def export(network: torch.nn.Module, folder: Path, resolution: int = 32) -> Path:
+def export(network: Any, folder: Path, resolution: int = 32) -> Path:
     """model.onnx in fp32."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Images(network).eval(),
-            (torch.from_numpy(images(2, resolution)),),
-            str(folder / "model.onnx"),
-            input_names=["pixel_values"],
-            output_names=["logits"],
-            opset_version=18,
-            dynamo=False,
-            dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
-        )
+    export_images(network, folder, (resolution, resolution))
     return folder / "model.onnx"
 
 
-class Calibration(CalibrationDataReader):
-    def __init__(self, batches: Iterator[np.ndarray]) -> None:
-        self.batches = batches
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {"pixel_values": batch}
-
-
 def quantize(model: Path, out: Path, resolution: int = 32, symmetric: bool = False) -> Path:
-    """A static int8 QDQ model, per channel, as onnxruntime makes it."""
-    prepared = out.with_suffix(".prepared.onnx")
-    quant_pre_process(str(model), str(prepared))
-    batches = iter(np.split(images(8, resolution), 8))
-    quantize_static(
-        str(prepared),
-        str(out),
-        Calibration(batches),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": symmetric},
-    )
+    """A static int8 QDQ model, per channel, as onnxruntime makes it by itself."""
+    batches = np.split(images(8, resolution), 8)
+    found = static_qdq(model, batches, symmetric=symmetric, extra_options={"ActivationSymmetric": symmetric})
+    onnx.save(found, str(out))
     return out
