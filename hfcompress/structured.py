@@ -5,6 +5,8 @@ What this knows of a model is what `coupling` and `layer_costs` find out by trac
 
 import json
 import math
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,9 +282,17 @@ def cut_once(
         distance = cut_and_check(network, example, groups, removed, probe, parameters)
         if PartialState().is_main_process:
             write_json(file, found | {"difference": distance})
+    if PartialState().is_main_process:
+        print(said_of_cut(folder.name, removed, kept, found["held"]), file=sys.stderr, flush=True)
     shares = {m: costs.total(m, kept) / costs.total(m, costs.whole()) for m in ("flops", "parameters")}
     counts = {root: len(units) for root, units in removed.items()}
     return {"removed": counts, "held": found["held"], "largest_difference_of_cut_to_masked": distance, "left": shares}
+
+
+def said_of_cut(name: str, removed: Units, kept: Kept, held: list[str]) -> str:
+    """One line for a person: how many units went, and which layers would have been emptied."""
+    line = f"  {name}: {sum(map(len, removed.values()))} of {sum(kept.values()) + sum(map(len, removed.values()))} cut"
+    return line + (f"; kept from being emptied: {', '.join(held)}" if held else "")
 
 
 def trained_once(network: nn.Module, folder: Path, train: Callable[[Path], Any]) -> Any:
@@ -299,6 +309,7 @@ def trained_once(network: nn.Module, folder: Path, train: Callable[[Path], Any])
             part = weights.with_suffix(".part")
             save_file(state, part)
             part.replace(weights)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         PartialState().wait_for_everyone()
         return training
     network.load_state_dict(load_file(weights))

@@ -1,5 +1,6 @@
 """resnet_prune: one table of rankings, and a reference that was trained as long as they were."""
 
+import inspect
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_the_scales_change_only_what_the_recipe_has(tmp_path: Path) -> None:
         options = resnet_prune.arguments(scale, tmp_path / scale)
         prune = options["prune"]
         assert prune.plan().measure == "flops"
-        assert {"train", "prune"} <= set(options) <= {"base", "task", "budget", "train", "prune", "compared", "measure"}
+        assert set(options) <= set(inspect.signature(resnet_prune.recipe).parameters)
     base = AutoModelForImageClassification.from_pretrained(tmp_path / "small" / "base")
     assert base.config.hidden_sizes == [16, 32, 64]
 
