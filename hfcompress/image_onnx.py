@@ -1,15 +1,18 @@
 """An image classifier as model.onnx in fp32, from pixel_values [batch, 3, height, width] to logits."""
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from hfcompress import onnx_graph
 from hfcompress.onnx_graph import OPSET, Array
 
 PARITY = 1e-4  # of the largest logit
+FLOAT_KERNELS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
 class ImageLogits(torch.nn.Module):
@@ -28,8 +31,6 @@ def export_images(network: Any, out: Path, size: tuple[int, int]) -> float:
 
     Returns: the largest difference of logits between torch and onnxruntime, on noise.
     """
-    from hfcompress.evaluation.predictor import onnx_session
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that the trace makes constant
         torch.onnx.export(
@@ -42,14 +43,36 @@ def export_images(network: Any, out: Path, size: tuple[int, int]) -> float:
             dynamo=False,
             dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
         )
-    pixel_values = noise(3, size)
-    (found,) = onnx_session(out / "model.onnx", threads=1).run(["logits"], {"pixel_values": pixel_values})
+    return require_parity(network, out / "model.onnx", noise(3, size))
+
+
+def require_parity(network: Any, path: Path, pixel_values: Array) -> float:
+    """The largest difference of logits between torch and onnxruntime on images [batch, 3, height, width].
+
+    Raises:
+        RuntimeError: it is more than 1e-4 of the largest logit.
+    """
+    from hfcompress.evaluation.predictor import onnx_session
+
+    (found,) = onnx_session(path, threads=1).run(["logits"], {"pixel_values": pixel_values})
     with torch.inference_mode():
         expected = network(torch.from_numpy(pixel_values)).logits.numpy()
     distance = float(np.abs(found - expected).max())
     if not distance <= PARITY * float(np.abs(expected).max()):
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the model's")
     return distance
+
+
+def require_integer_kernels(path: Path) -> dict[str, int]:
+    """How often each kind of kernel runs in onnxruntime's optimized graph.
+
+    Raises:
+        RuntimeError: a convolution or a matrix product stayed in float.
+    """
+    kernels = Counter(node.op_type for node in onnx_graph.optimized_nodes(path))
+    if floats := [kind for kind in FLOAT_KERNELS if kernels[kind]]:
+        raise RuntimeError(f"{kernels[floats[0]]} {floats[0]} of {path.name} run in float: {dict(kernels)}")
+    return dict(sorted(kernels.items()))
 
 
 def noise(count: int, size: tuple[int, int]) -> Array:
