@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
+from onnx import helper
 
 from hfcompress import onnx_graph
 from hfcompress.onnx_graph import OPSET, Array
@@ -61,6 +64,54 @@ def require_parity(network: Any, path: Path, pixel_values: Array) -> float:
     if not distance <= PARITY * float(np.abs(expected).max()):
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the model's")
     return distance
+
+
+def export_fake_quantized(
+    network: Any, path: Path, size: tuple[int, int], integers: dict[str, Array], scales: dict[str, Array]
+) -> None:
+    """Write a fake-quantized classifier as QDQ ONNX with integer weights (see `onnx_graph.export`).
+
+    onnxruntime's basic optimizations are made once, in the file: the padding that TensorFlow's MobileNets add before
+    a convolution becomes the convolution's own, constants are folded, biases become int32.
+    """
+    axes = {"pixel_values": {0: "batch"}, "logits": {0: "batch"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with onnx_graph.light_weights(network):
+            example = torch.from_numpy(noise(2, size))
+            model = onnx_graph.without_weights(ImageLogits(network.eval()).eval(), (example,), ("pixel_values",), axes)
+    raw = path.with_name("unoptimized.onnx")
+    onnx_graph.write_graph(model, network, ("pixel_values",), raw, integers, scales)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
+    raw.unlink()
+    model = onnx.load(str(path))
+    quantize_gemm_biases(model)
+    onnx.save(model, str(path))
+
+
+def quantize_gemm_biases(model: onnx.ModelProto) -> None:
+    """Biases of linear layers as int32 in units of input scale times weight scale: else the product runs in float.
+
+    (onnxruntime does the same by itself for convolutions.)
+    """
+    constants = onnx_graph.constant_values(model)
+    producers = {output: node for node in model.graph.node for output in node.output}
+    for node in [n for n in model.graph.node if n.op_type == "Gemm" and n.input[2] in constants]:
+        name = node.input[2]
+        scale = np.multiply(*(constants[producers[source].input[1]] for source in node.input[:2])).astype(np.float32)
+        integers = np.rint(constants[name] / scale).astype(np.int32)
+        arrays = {f"{name}_int32": integers, f"{name}_scale": scale, f"{name}_zero_point": np.zeros_like(integers)}
+        onnx_graph.add_initializers(model, arrays)
+        node.input[2] = f"{name}_dequantized"
+        dequantize = helper.make_node("DequantizeLinear", list(arrays), [node.input[2]], name=f"{name}/DQ", axis=0)
+        model.graph.node.insert(0, dequantize)
+        kept = [tensor for tensor in model.graph.initializer if tensor.name != name]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
 
 
 def require_integer_kernels(path: Path) -> dict[str, int]:

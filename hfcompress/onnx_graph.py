@@ -105,10 +105,26 @@ def export(
         network: a BERT-like classifier in fp32 on the CPU.
         integers, scales: by parameter name, the int8 rows of fake-quantized weights and their scales.
     """
-    model = trace(network)
+    write_graph(trace(network), network, INPUTS, out / "model.onnx", integers, scales)
+
+
+def write_graph(
+    model: ModelProto,
+    network: Any,
+    names: tuple[str, ...],
+    path: Path,
+    integers: dict[str, Array] | None = None,
+    scales: dict[str, Array] | None = None,
+) -> None:
+    """Give a graph that `without_weights` made of the module around `network` its weights, and write it.
+
+    Args:
+        names: of the graph's inputs.
+        integers, scales: as of `export`.
+    """
     state = {f"network.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
-    parameters = {entry.name for entry in model.graph.input} - set(INPUTS)
-    inputs = [entry for entry in model.graph.input if entry.name in INPUTS]
+    parameters = {entry.name for entry in model.graph.input} - set(names)
+    inputs = [entry for entry in model.graph.input if entry.name in names]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     if integers is not None and scales is not None:
@@ -120,7 +136,7 @@ def export(
     transposed = fold_transposes(model, parameters)
     used = {name for node in model.graph.node for name in node.input}
     weights = {name: (state[name], name in transposed) for name in sorted(parameters & used)}
-    write(model, weights, out / "model.onnx")
+    write(model, weights, path)
 
 
 def write(model: ModelProto, weights: dict[str, tuple[torch.Tensor, bool]], path: Path) -> None:

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are imported: two cores are shared
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -9,8 +10,10 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
 
+from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import tiny
+from tests.image_models import write_mobilenet
 
 DATA = Path(os.environ.get("HFCOMPRESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -51,6 +54,33 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_
     (out / "work").mkdir(parents=True)
     ExportOnnx()(out, model=tiny_teacher, task=tiny_task)
     return out
+
+
+@pytest.fixture(scope="session")
+def image_task() -> ImageClassification:
+    """Four hundred digits for training."""
+    return ImageClassification(max_train_examples=400)
+
+
+@pytest.fixture(scope="session")
+def image_base(tmp_path_factory: pytest.TempPathFactory, image_task: ImageClassification) -> Path:
+    """A narrow MobileNetV2 of random weights, for 16 pixels."""
+    return write_mobilenet(tmp_path_factory.mktemp("images") / "base", image_task.data.labels, side=16)
+
+
+@pytest.fixture(scope="session")
+def image_classifier(
+    tmp_path_factory: pytest.TempPathFactory, image_base: Path, image_task: ImageClassification
+) -> tuple[Path, dict[str, Any]]:
+    """`image_base`, trained until it reads some digits; and what its training returned."""
+    from hfcompress.stages.finetune_images import FinetuneImages
+
+    out = tmp_path_factory.mktemp("images") / "classifier"
+    out.mkdir()
+    finetune = FinetuneImages(
+        num_train_epochs=8, learning_rate=3e-3, per_device_train_batch_size=32, bf16="no", shift=0.0
+    )
+    return out, finetune(out, model=image_base, task=image_task)
 
 
 @pytest.fixture(scope="session")

@@ -18,37 +18,21 @@ from hfcompress.evaluation.statistics import Difference, verdict
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.measure_images import MeasureImages
 from hfcompress.tasks.image_classification import ImageClassification
-from tests.image_models import write_mobilenet
-
-TASK = ImageClassification(max_train_examples=400)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_mobilenet(tmp_path_factory.mktemp("images") / "base", TASK.data.labels, side=16)
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("images") / "classifier"
-    out.mkdir()
-    finetune = FinetuneImages(
-        num_train_epochs=8, learning_rate=3e-3, per_device_train_batch_size=32, bf16="no", shift=0.0
-    )
-    return out, finetune(out, model=base, task=TASK)
-
-
-def test_a_small_mobilenet_learns_digits(classifier: tuple[Path, dict[str, Any]]) -> None:
-    _, progress = classifier
+def test_a_small_mobilenet_learns_digits(image_classifier: tuple[Path, dict[str, Any]]) -> None:
+    _, progress = image_classifier
     assert progress["best_metric"] > 0.4, "chance is 0.1"
     assert progress["samples"] == progress["steps"] * 32
 
 
-def test_the_predictor_answers_in_the_order_given(classifier: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = classifier
+def test_the_predictor_answers_in_the_order_given(
+    image_classifier: tuple[Path, dict[str, Any]], image_task: ImageClassification
+) -> None:
+    folder, _ = image_classifier
     predictor = open_predictor(folder, threads=1)
     assert isinstance(predictor, ImagePredictor)
-    images = TASK.data.images("test")[:40]
+    images = image_task.data.images("test")[:40]
     logits = predictor.logits(images)
     assert logits.shape == (40, 10)
     assert np.allclose(logits[7], predictor.logits([images[7]])[0], atol=1e-4)
@@ -58,24 +42,24 @@ def test_the_predictor_answers_in_the_order_given(classifier: tuple[Path, dict[s
 
 
 def test_the_difference_to_the_parent_is_of_the_same_images(
-    base: Path, classifier: tuple[Path, dict[str, Any]]
+    image_base: Path, image_classifier: tuple[Path, dict[str, Any]], image_task: ImageClassification
 ) -> None:
-    images = TASK.data.inputs("validation", 20)
-    assert difference(classifier[0], classifier[0], images, 0)["kl"] == 0
-    assert difference(base, classifier[0], images, 0)["kl"] > 0.1
+    folder, images = image_classifier[0], image_task.data.inputs("validation", 20)
+    assert difference(folder, folder, images, 0)["kl"] == 0
+    assert difference(image_base, folder, images, 0)["kl"] > 0.1
 
 
 def test_a_broken_model_is_seen_in_every_part_of_the_measurement(
-    tmp_path: Path, classifier: tuple[Path, dict[str, Any]]
+    tmp_path: Path, image_classifier: tuple[Path, dict[str, Any]], image_task: ImageClassification
 ) -> None:
-    good, broken = classifier[0], tmp_path / "broken"
+    good, broken = image_classifier[0], tmp_path / "broken"
     shutil.copytree(good, broken)
     tensors = load_file(broken / "model.safetensors")
     for name in ("classifier.weight", "classifier.bias"):
         tensors[name] = tensors[name].roll(1, 0).contiguous()
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     measure = MeasureImages(runs=3, resamples=200)
-    measure(tmp_path, models={"good": good, "broken": broken}, task=TASK, reference="good", confidence=0.95)
+    measure(tmp_path, models={"good": good, "broken": broken}, task=image_task, reference="good", confidence=0.95)
     found = json.loads((tmp_path / "measurements.json").read_text())
     rows = {row["name"]: row for row in found["models"]}
     assert found["kind"] == "images"

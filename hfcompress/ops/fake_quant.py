@@ -1,4 +1,4 @@
-"""Fake quantization: linear layers and embeddings that compute in float what int8 kernels will compute.
+"""Fake quantization: layers that compute in float what int8 kernels will compute.
 
 Weights: symmetric int8, one scale an output channel (a row of an embedding). Activations: one scale a tensor, uint8
 with a zero point (target "cpu", what x86 integer kernels multiply) or symmetric int8 (target "tensorrt"). Ranges are
@@ -17,8 +17,8 @@ SMALLEST = 1e-8
 
 
 def row_scales(weight: Tensor) -> Tensor:
-    """The scale of each row of [rows, columns]: its largest absolute value becomes 127."""
-    return (weight.detach().abs().amax(dim=1) / WEIGHT_MAX).clamp(min=SMALLEST)
+    """The scale of each row of [rows, ...]: its largest absolute value becomes 127."""
+    return (weight.detach().abs().flatten(1).amax(dim=1) / WEIGHT_MAX).clamp(min=SMALLEST)
 
 
 def fake_quant_rows(weight: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def fake_quant_rows(weight: Tensor) -> Tensor:
 
 def integer_rows(weight: Tensor) -> Tensor:
     """The int8 values that `fake_quant_rows` stands for (the same rounding: w times the reciprocal of the scale)."""
-    inverse = 1.0 / row_scales(weight)
-    return torch.round(weight.detach() * inverse[:, None]).clamp(-128, 127).to(torch.int8)
+    inverse = (1.0 / row_scales(weight)).view(-1, *(1,) * (weight.ndim - 1))
+    return torch.round(weight.detach() * inverse).clamp(-128, 127).to(torch.int8)
 
 
 class ActivationQuantizer(nn.Module):
@@ -123,3 +123,25 @@ class FakeQuantEmbedding(nn.Module):
             return nn.functional.embedding(ids, fake_quant_rows(self.weight))
         rows = nn.functional.embedding(ids, self.weight, self.padding_idx)  # only these rows need be quantized
         return fake_quant_rows(rows.reshape(-1, rows.shape[-1])).view_as(rows)
+
+
+class FakeQuantConv2d(nn.Conv2d):
+    """A convolution with fake-quantized weights; what it reads is quantized where it is made."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.bias is not None,
+            layer.padding_mode,
+            device="meta",  # the weights are the layer's own
+        )
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, fake_quant_rows(self.weight), self.bias)

@@ -72,9 +72,7 @@ class StaticInt8Images:
 
         labels = task.data.label_ids("train")
         rows = calibration_rows(labels, self.calibration_images, self.seed)
-        found = static_qdq(
-            model / "model.onnx", batches(task, load_image_processor(model), rows), symmetric=False
-        )
+        found = static_qdq(model / "model.onnx", batches(task, load_image_processor(model), rows), symmetric=False)
         require_int8_weights(found)
         onnx.save(found, str(out / "model.onnx"))
         copy_companions(model, out)
