@@ -7,7 +7,16 @@ from typing import Any
 from hfcompress.errors import UserError
 
 DROPS = ("accuracy", "macro_f1")
-LIMITS = ("disk_mb", "ram_mb", "latency_ms", "first_token_ms", "latency_ratio", "sram_kb", "flash_kb")
+LIMITS = (
+    "disk_mb",
+    "ram_mb",
+    "peak_over_bare_mb",
+    "latency_ms",
+    "first_token_ms",
+    "latency_ratio",
+    "sram_kb",
+    "flash_kb",
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class ClickBudget(Budget):
 class ImageBudget(Budget):
     """Limits on an image classifier. KB are 1024 bytes, as microcontrollers' data sheets count."""
 
+    peak_over_bare_mb: float | None = None
+    """Peak memory of a fresh process that loads and runs the model, less what it takes before it loads the model."""
     sram_kb: float | None = None
     """Peak of live activations of the int8 graph, in KB of 1024 bytes."""
     flash_kb: float | None = None
@@ -148,6 +159,7 @@ def verdicts(
     measured = {
         "disk_mb": row["bytes"] / 1e6,
         "ram_mb": row["peak_rss_mb"],
+        "peak_over_bare_mb": over_bare_mb(row),
         "latency_ms": row["latency_ms"]["p50"],
         "first_token_ms": row["latency_ms"].get("first_token"),
         "latency_ratio": ratio,
@@ -178,6 +190,12 @@ def verdicts(
     if not found:
         raise UserError("the budget limits nothing; give at least one limit, such as --budget.disk-mb 12")
     return found
+
+
+def over_bare_mb(row: dict[str, Any]) -> float | None:
+    """Peak memory less what the runtime takes before it loads the model; None where either was not measured."""
+    peak, bare = row["peak_rss_mb"], row.get("bare_rss_mb")
+    return None if peak is None or bare is None else float(peak - bare)
 
 
 def drop_verdict(

@@ -11,6 +11,8 @@ from hfcompress.budget import Budget
 from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
 from hfcompress.errors import UserError
+from hfcompress.image_plan import compare_images
+from hfcompress.image_shape import ImageShape, is_image_model
 from hfcompress.language_shape import LanguageShape
 from hfcompress.machine import Machine
 from hfcompress.shape import Shape
@@ -26,8 +28,8 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
-LIMITS = ("disk_mb", "ram_mb", "latency_ms", "latency_ratio", "first_token_ms")  # the last of a causal LM alone
-PREDICTED = ("parameters", *LIMITS)
+LIMITS = ("disk_mb", "ram_mb", "peak_over_bare_mb", "latency_ms", "latency_ratio", "first_token_ms")
+PREDICTED = ("parameters", *LIMITS, "sram_kb", "flash_kb")
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
 SHOWN_STUDENTS = 4
 # Peak memory of a serving process, fitted to measured ones (within 8% of BERT-base and MiniLM, fp32 and int8).
@@ -121,7 +123,7 @@ class Planned:
 
     name: str
     stage: str
-    shape: Any  # a Shape or a LanguageShape
+    shape: Any  # a Shape, or what stands for one of another kind of model
 
 
 class Plan:
@@ -150,7 +152,7 @@ class Plan:
         fits = self.memory is None or self.memory["fits"]
         return bool(fits) and all(verdict["ok"] is not False for verdict in self.verdicts)
 
-    def base(self, name: str, shape: "Shape | LanguageShape | None" = None) -> Planned:
+    def base(self, name: str, shape: "Shape | LanguageShape | ImageShape | None" = None) -> Planned:
         """A model by name: a known shape, or the config.json of a folder or package.
 
         Raises:
@@ -162,6 +164,8 @@ class Plan:
                     f"the shape of {name} is not known here; plan with a folder that holds its config.json"
                 )
             folder = hub.pull(name)
+            if is_image_model(folder / "config.json"):
+                return Planned(name, "base", ImageShape.read(folder))
             if not is_bert(folder / "config.json"):
                 return Planned(name, "base", LanguageShape.read(folder))
             shape = read_shape(folder / "config.json")
@@ -198,6 +202,8 @@ class Plan:
             raise UserError(f"--device {self.on}: only causal LMs can be planned for another device; leave it out")
         if isinstance(candidate.shape, ClickShape):
             return self._compare_clicks(models, candidate, budget)
+        if isinstance(candidate.shape, ImageShape):
+            return compare_images(self, models, candidate, budget)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(serving, reference_ms=serving.latency_ms((latency_reference or reference).shape))
         self.rows = [

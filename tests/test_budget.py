@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from hfcompress.budget import Budget, verdicts
+from hfcompress.budget import Budget, ImageBudget, verdicts
 from hfcompress.errors import UserError
 from hfcompress.evaluation.statistics import Difference
+from hfcompress.report.console import sentence
 
 MODELS: list[dict[str, Any]] = [
     {"name": "teacher", "bytes": 60_000_000, "peak_rss_mb": 300.0, "latency_ms": {"p50": 20.0}},
     {"name": "teacher-onnx", "bytes": 60_000_000, "peak_rss_mb": 200.0, "latency_ms": {"p50": 10.0}},
-    {"name": "int8", "bytes": 7_000_000, "peak_rss_mb": 80.0, "latency_ms": {"p50": 2.0}},
+    {"name": "int8", "bytes": 7_000_000, "peak_rss_mb": 80.0, "bare_rss_mb": 52.5, "latency_ms": {"p50": 2.0}},
 ]
 SAME = asdict(Difference(-0.004, -0.012, 0.004, 0.005, 0.95, 1000, 300)) | {"n_needed": 250}
 
@@ -47,6 +48,8 @@ def test_every_stated_limit_and_no_other_gets_a_verdict() -> None:
         Budget(latency_ms=1.9),
         Budget(latency_ratio=0.19),
         Budget(drop={"accuracy": 0.01}),
+        ImageBudget(peak_over_bare_mb=27.4),
+        ImageBudget(sram_kb=64),
     ],
 )
 def test_a_missed_limit_is_not_ok(budget: Budget) -> None:
@@ -75,6 +78,20 @@ def test_statistics_stand_only_with_a_drop() -> None:
     assert found["drop:accuracy"].as_dict()["n"] == 1000
 
 
+def test_memory_over_the_bare_runtime_is_what_the_model_adds() -> None:
+    verdict = decided(ImageBudget(peak_over_bare_mb=28))["peak_over_bare_mb"]
+    assert (verdict.measured, verdict.ok, verdict.kind) == (27.5, True, "absolute")
+    assert sentence(verdict.as_dict()) == "memory over the bare runtime: 27.5 MB measured, 28 MB allowed"
+
+
+def test_memory_of_a_process_whose_start_was_not_measured_is_not_ok() -> None:
+    rows = [{name: value for name, value in row.items() if name != "bare_rss_mb"} for row in MODELS]
+    budget = ImageBudget(peak_over_bare_mb=1000)
+    (verdict,) = verdicts(budget, "int8", "teacher", "teacher-onnx", rows, {}, {})
+    assert (verdict.measured, verdict.ok) == (None, False)
+    assert "nothing measured" in sentence(verdict.as_dict())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -88,6 +105,11 @@ def test_statistics_stand_only_with_a_drop() -> None:
 def test_an_impossible_limit_is_refused_by_name(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Budget(**options)
+
+
+def test_an_impossible_limit_on_memory_over_the_bare_runtime_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--budget\.peak-over-bare-mb 0"):
+        ImageBudget(peak_over_bare_mb=0)
 
 
 def test_a_budget_that_limits_nothing_is_refused() -> None:

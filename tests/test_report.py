@@ -296,14 +296,14 @@ def test_cannot_be_shown_is_told_from_exceeded(report: dict[str, Any], details: 
     assert '<span class="open">cannot be shown</span>' in text
     assert 'class="fails"' not in text
     assert "The budget does NOT hold" in visible(text)
-    assert "cannot be shown with 1,661 texts, some 4,100 would be needed" in visible(text)
+    assert "cannot be shown with 1,661 examples, some 4,100 would be needed" in visible(text)
     assert "NOT SHOWN" in console.table(wrong)
     assert "FAILS" not in console.table(wrong)
     assert "**cannot be shown**" in card.render_card(wrong, details)
     tied = failed(report, drop(0.0, -0.7, "cannot be shown", 400_000))
     assert "some 400,000 would be needed" in console.sentence(tied["verdicts"][-1])
     at_the_limit = failed(report, drop(-0.0199, -0.034, "cannot be shown", 4_100_000))
-    assert "with 1,661 texts, and more would hardly decide" in console.sentence(at_the_limit["verdicts"][-1])
+    assert "with 1,661 examples, and more would hardly decide" in console.sentence(at_the_limit["verdicts"][-1])
 
 
 def test_a_limit_that_was_not_measured_fails_and_says_so(report: dict[str, Any], details: dict[str, Any]) -> None:

@@ -189,7 +189,8 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
     Predicted bytes are exact to a few percent; a predicted latency is not, and is left to the measurement.
     """
     for verdict in verdicts:
-        if verdict["limit"] == "disk_mb" and verdict["predicted"] > 1.05 * verdict["allowed"]:
+        exact = verdict.get("exact", True)  # a pruned model's size is not
+        if verdict["limit"] == "disk_mb" and exact and verdict["predicted"] > 1.05 * verdict["allowed"]:
             raise UserError(
                 f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
                 f"{verdict['predicted']:.1f} MB; raise the limit or choose a smaller student. {' '.join(advice)}"

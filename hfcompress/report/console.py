@@ -10,8 +10,20 @@ NAMES = {
     "latency_ms": "latency",
     "first_token_ms": "first token",
     "latency_ratio": "latency ratio",
+    "peak_over_bare_mb": "memory over the bare runtime",
+    "sram_kb": "SRAM",
+    "flash_kb": "flash",
 }
-UNITS = {"disk_mb": " MB", "ram_mb": " MB", "latency_ms": " ms", "first_token_ms": " ms", "latency_ratio": "x"}
+UNITS = {
+    "disk_mb": " MB",
+    "ram_mb": " MB",
+    "latency_ms": " ms",
+    "first_token_ms": " ms",
+    "latency_ratio": "x",
+    "peak_over_bare_mb": " MB",
+    "sram_kb": " KB",
+    "flash_kb": " KB",
+}
 OUTCOMES = {"holds": "holds", "fails": "FAILS", "cannot be shown": "NOT SHOWN"}
 
 AT_THE_LIMIT = 0.05  # of what is allowed is all that is left of it
@@ -102,7 +114,7 @@ def verdict_lines(report: dict[str, Any]) -> list[str]:
 
 
 def outcome(verdict: dict[str, Any]) -> str:
-    """ "holds", "fails", or "cannot be shown": too few texts to decide, or nothing measured, which is no failure."""
+    """ "holds", "fails", or "cannot be shown": too few examples, or nothing measured, which is no failure."""
     if verdict["ok"] is True:
         return "holds"
     return "cannot be shown" if verdict.get("verdict") == "cannot be shown" else "fails"
@@ -137,7 +149,7 @@ def drop_sentence(verdict: dict[str, Any]) -> str:
         more = f"some {wanted:,} would be needed" if wanted else "no number would be enough at this difference"
         if wanted and verdict["difference"] + verdict["allowed"] < AT_THE_LIMIT * verdict["allowed"]:
             more = "and more would hardly decide: the drop itself lies at the limit"
-        return text + f"cannot be shown with {verdict['n']:,} texts, {more}"
+        return text + f"cannot be shown with {verdict['n']:,} examples, {more}"
     return text + verdict["verdict"]
 
 

@@ -15,6 +15,10 @@ def page_of(report: dict[str, Any], details: dict[str, Any]) -> str:
         from hfcompress.report.clicks import clicks_html
 
         return clicks_html(report, details, details["records"])
+    if kind == "images":
+        from hfcompress.report.images import images_html
+
+        return images_html(report, details, details["records"])
     from hfcompress.report.html import render_html
 
     return render_html(report, details, details["records"])
@@ -31,6 +35,10 @@ def card_of(report: dict[str, Any], details: dict[str, Any]) -> str:
         from hfcompress.report.clicks import clicks_card
 
         return clicks_card(report, details)
+    if kind == "images":
+        from hfcompress.report.images import images_card
+
+        return images_card(report, details)
     from hfcompress.report.card import render_card
 
     return render_card(report, details)

@@ -1,0 +1,261 @@
+"""The page and the card of an image classifier's run."""
+
+from typing import Any
+
+from hfcompress.report import console, plots
+from hfcompress.report.html import RARE, chain_of, ends, prediction_errors, template, waterfalls
+
+SHOWN_CLASSES = 30  # of a data set with more, those that lost most
+CARD = """---
+{metadata}
+---
+
+{warning}# {title}
+
+{verdict}{notes}
+
+{size} MB, {parameters} parameters at {bits} bits each, {times:.1f} times smaller than `{reference}`; made by the
+recipe `{recipe}` ({scale} scale).
+
+| model | format | MB | accuracy (95% interval) | macro-F1 | p50 ms | runtime | peak MB | over the bare runtime |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+
+{plot}Measured on {n} test images{groups}, {batch} a request, {threads}, {cpu}. {noise}The bare runtime is the process
+before it loads the model.
+
+## The budget
+
+{verdicts}
+
+{costs}## Use
+
+```python
+{use}```
+{evidence}
+## Which classes lost
+
+| class | images | F1 {reference} | F1 {candidate} | change |
+|---|---|---|---|---|
+{classes}
+{hidden}
+## Limits
+
+Gives every image one of {labels} labels, also one that shows none of them: it has no label for "something else".
+It has seen images like those of {data} only; another camera, light or framing has to be measured anew. Classes marked
+"rare" have fewer than {rare} test images, too few for a statement about them.
+"""
+ONNX_USE = """{fetch}import onnxruntime
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor
+
+session = onnxruntime.InferenceSession({path})
+processor, config = AutoImageProcessor.from_pretrained("{folder}"), AutoConfig.from_pretrained("{folder}")
+pixels = processor(Image.open("image.png").convert("RGB"), return_tensors="np")["pixel_values"]
+print(config.id2label[int(session.run(["logits"], {{"pixel_values": pixels}})[0].argmax())])
+"""
+TORCH_USE = """{load}
+from PIL import Image
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained("{folder}")
+pixels = processor(Image.open("image.png").convert("RGB"), return_tensors="pt")["pixel_values"]
+print(model.config.id2label[int(model(pixel_values=pixels).logits.argmax())])
+"""
+STOCK = """from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained("{folder}")"""
+SURGERY = """import hfcompress  # no stock class has this shape; surgery.json says it
+
+model = hfcompress.load("{folder}")"""
+EVIDENCE = """
+The evidence lies beside it: report.html, report.json, and in records/ what each stage did.
+`hfcompress run --from-lock recipe.lock.json` makes it again.
+"""
+LIBRARIES = {"onnx": "onnx", "transformers": "transformers", "surgery": "hfcompress"}
+
+
+def images_html(report: dict[str, Any], details: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        report: report.json; details: measurements.json of the measure stage and more; records: of all stages.
+    """
+    candidate, reference = ends(report, details)
+    before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
+    labels = worst_first(before, after)
+    shown = labels[:SHOWN_CLASSES]
+    rows = model_rows(report, details, records)
+    return template("images.html.j2").render(
+        report=report,
+        details=details,
+        records=records,
+        candidate=candidate,
+        reference=reference,
+        rows=rows,
+        has_flops=any(row["flops_left"] is not None for row in rows),
+        rare=RARE,
+        scatter=plots.size_latency_accuracy(report["models"], candidate["name"], reference["name"]),
+        waterfalls=waterfalls(chain_of(records, report, candidate["name"], reference["name"])),
+        bars=plots.class_bars(
+            {label: before[label] for label in shown}, after, (reference["name"], candidate["name"]), RARE
+        ),
+        classes=shown,
+        hidden_classes=len(labels) - len(shown),
+        shown_classes=SHOWN_CLASSES,
+        differences=details["differences"].get(candidate["name"], {}),
+        flips=details["flips"].get(candidate["name"]),
+        kernels=kernels,
+        predictions=prediction_errors(report),
+        use=use(candidate, candidate["path"]),
+    )
+
+
+def model_rows(report: dict[str, Any], details: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a model: what report.json says of it, its paired change of accuracy, and what its record adds."""
+    made = {f"{record['name']}-{record['key']}": record for record in records}
+    found = []
+    for model in report["models"]:
+        record = made.get(model["path"] or "", {"measured": {}})
+        before, after = (record["measured"].get(when) or {} for when in ("before", "after"))
+        found.append(
+            {
+                "model": model,
+                "change": details["differences"].get(model["name"], {}).get("accuracy"),
+                "over_bare_mb": model["peak_rss_mb"] - model["bare_rss_mb"],
+                "flops_left": after["flops"] / before["flops"] if before.get("flops") and "flops" in after else None,
+            }
+        )
+    return found
+
+
+def kernels(record: dict[str, Any]) -> str:
+    """Every count of kernels in a record, in words: "integer kernels 54", or by operator."""
+    counts = {
+        name.replace("_", " "): value
+        for name, value in record["measured"].items()
+        if "kernels" in name or name.startswith("integer_")
+    }
+    parts = []
+    for name, value in counts.items():
+        inside = ", ".join(f"{kind} {n}" for kind, n in value.items()) if isinstance(value, dict) else f"{value}"
+        parts.append(f"{name} {inside}")
+    return "; ".join(parts)
+
+
+def worst_first(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The classes, the one that lost most F1 first."""
+    return sorted(before, key=lambda label: after[label]["f1"] - before[label]["f1"])
+
+
+def use(model: dict[str, Any], folder: str, file: str | None = None) -> str:
+    """The lines that load a model and label an image.
+
+    Args:
+        folder: where config and processor are: a folder, or with `file` (the model's place there) a repository.
+    """
+    if model["format"] != "onnx":
+        load = (SURGERY if model["format"] == "surgery" else STOCK).format(folder=folder)
+        return TORCH_USE.format(load=load, folder=folder)
+    if file is None:
+        return ONNX_USE.format(fetch="", path=f'"{folder}/model.onnx"', folder=folder)
+    fetch = "from huggingface_hub import hf_hub_download\n"
+    return ONNX_USE.format(fetch=fetch, path=f'hf_hub_download("{folder}", "{file}")', folder=folder)
+
+
+def images_card(
+    report: dict[str, Any],
+    details: dict[str, Any],
+    repository: str | None = None,
+    places: dict[str, str] | None = None,
+) -> str:
+    """README.md of the candidate: YAML metadata with a model-index, and text.
+
+    Args:
+        repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
+    """
+    from hfcompress.report.card import class_rows, costs, markdown, verdict_line
+
+    candidate, reference = ends(report, details)
+    title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
+    threads = candidate["latency_ms"]["threads"]
+    file = next((p for p, name in (places or {}).items() if name == candidate["name"] and p.endswith(".onnx")), None)
+    classes = class_rows(reference, candidate)
+    hidden = len(classes) - SHOWN_CLASSES
+    return CARD.format(
+        metadata=images_metadata(report, details, candidate, title),
+        warning="" if report["ok"] else "**The budget does not hold.**\n\n",
+        title=title,
+        verdict="The budget holds. " if report["ok"] else "",
+        notes=markdown(" ".join(report["notes"])),
+        size=f"{candidate['bytes'] / 1e6:.3f}",
+        parameters=f"{candidate['parameters']:,}",
+        bits=f"{candidate['bits_per_parameter']:.1f}",
+        times=reference["bytes"] / candidate["bytes"],
+        reference=reference["name"],
+        candidate=candidate["name"],
+        recipe=report["recipe"],
+        scale=report["scale"],
+        rows="\n".join(map(card_row, report["models"])),
+        plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
+        n=f"{details['n']:,}",
+        groups="" if details["groups"] == details["n"] else f" in {details['groups']:,} groups",
+        batch=candidate["latency_ms"]["batch"],
+        threads="1 thread" if threads == 1 else f"{threads} threads",
+        cpu=report["environment"]["cpu"],
+        noise="The machine's speed changed by more than 15% meanwhile: the times are noisy. "
+        if details["probe"]["noisy"]
+        else "",
+        verdicts="\n".join(map(verdict_line, report["verdicts"])),
+        costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
+        use=use(candidate, repository or ".", file),
+        evidence=EVIDENCE.format(repository=repository) if repository else "",
+        classes="\n".join(classes[:SHOWN_CLASSES]),
+        hidden=f"\n{hidden:,} classes that lost less are not shown.\n" if hidden > 0 else "",
+        labels=len(details["labels"]),
+        data=markdown(str(details.get("data", report["recipe"]))),
+        rare=RARE,
+    )
+
+
+def card_row(model: dict[str, Any]) -> str:
+    from hfcompress.report.card import markdown
+
+    every = model["accuracy"]["all"]
+    low, high = every["ci95"]["accuracy"]
+    return (
+        f"| {markdown(model['name'])} | {model['format']} | {model['bytes'] / 1e6:.3f} | "
+        f"{every['accuracy']:.4f} ({low:.3f} – {high:.3f}) | {every['macro_f1']:.4f} | "
+        f"{console.number(model['latency_ms']['p50'], '.2f')} | {model['latency_ms']['runtime']} | "
+        f"{model['peak_rss_mb']:.0f} | {model['peak_rss_mb'] - model['bare_rss_mb']:.1f} |"
+    )
+
+
+def images_metadata(report: dict[str, Any], details: dict[str, Any], candidate: dict[str, Any], title: str) -> str:
+    """The card's YAML."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    every, data = candidate["accuracy"]["all"], details.get("data", report["recipe"])
+    base = details.get("base", {})
+    return ModelCardData(
+        library_name=LIBRARIES[candidate["format"]],
+        pipeline_tag="image-classification",
+        license=base.get("licence"),
+        **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
+        datasets=details.get("datasets") or None,
+        metrics=["accuracy", "f1"],
+        model_name=title,
+        tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "vision", "hfcompress"],
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=next(iter(details.get("datasets", [])), data),
+                dataset_name=data,
+                dataset_split="test",
+                metric_type=name,
+                metric_value=round(every[name], 6),
+                metric_args={"n": details["n"], "ci95": every["ci95"][name]},
+            )
+            for name in ("accuracy", "macro_f1")
+        ],
+    ).to_yaml()
