@@ -34,8 +34,6 @@ def export_images(network: Any, out: Path, size: tuple[int, int]) -> float:
 
     Returns: the largest difference of logits between torch and onnxruntime, on noise.
     """
-    from hfcompress.evaluation.predictor import onnx_session
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that the trace makes constant
         torch.onnx.export(
@@ -48,8 +46,18 @@ def export_images(network: Any, out: Path, size: tuple[int, int]) -> float:
             dynamo=False,
             dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
         )
-    pixel_values = noise(3, size)
-    (found,) = onnx_session(out / "model.onnx", threads=1).run(["logits"], {"pixel_values": pixel_values})
+    return require_parity(network, out / "model.onnx", noise(3, size))
+
+
+def require_parity(network: Any, path: Path, pixel_values: Array) -> float:
+    """The largest difference of logits between torch and onnxruntime on images [batch, 3, height, width].
+
+    Raises:
+        RuntimeError: it is more than 1e-4 of the largest logit.
+    """
+    from hfcompress.evaluation.predictor import onnx_session
+
+    (found,) = onnx_session(path, threads=1).run(["logits"], {"pixel_values": pixel_values})
     with torch.inference_mode():
         expected = network(torch.from_numpy(pixel_values)).logits.numpy()
     distance = float(np.abs(found - expected).max())

@@ -111,7 +111,7 @@ def count(out: Path) -> int:
 
 
 def copy_companions(source: Path, out: Path) -> None:
-    """config.json and the tokenizer's files: what makes a folder with model.onnx loadable."""
-    for name in ("config.json", *TOKENIZER_FILES):
+    """config.json and the tokenizer's or image processor's files: what makes a folder with model.onnx loadable."""
+    for name in ("config.json", "preprocessor_config.json", *TOKENIZER_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
+from hfcompress.image_shape import ImageShape
 from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.structured import Importance, Plan, Ranking, one_target
@@ -190,6 +191,8 @@ class StructuredPrune(TrainImages):
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
         """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end."""
         plan = self.plan()
+        if isinstance(model, ImageShape):
+            return model.with_(keep_flops=plan.keep) if plan.measure == "flops" else model
         if not isinstance(model, Shape):
             return model
         return fewer_neurons(model, plan)
