@@ -12,7 +12,7 @@ import onnx
 
 from hfcompress import hub
 from hfcompress.errors import UserError
-from hfcompress.onnx_graph import Array
+from hfcompress.onnx_graph import Array, read_model
 from hfcompress.record import read_json, write_json
 from hfcompress.report.console import candidate_row
 from hfcompress.stage import model_format
@@ -112,10 +112,14 @@ def torch_model(folder: Path) -> Path:
     return found
 
 
+def model_type(folder: Path) -> str | None:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+
+
 def is_image_model(folder: Path) -> bool:
     from hfcompress.models import is_vision
 
-    return is_vision(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    return is_vision(model_type(folder))
 
 
 def export_onnx(source: Path, out: Path) -> list[str]:
@@ -123,7 +127,7 @@ def export_onnx(source: Path, out: Path) -> list[str]:
     if model_format(source) == "onnx":
         for file in source.glob("*.onnx*"):
             shutil.copyfile(file, out / file.name)
-        kind = "int8" if is_quantized(onnx.load(str(out / "model.onnx"), load_external_data=False)) else "fp32"
+        kind = "int8" if is_quantized(read_model(source / "model.onnx")) else "fp32"
         return [f"{source.name}: its {kind} model.onnx"]
     return [f"{source.name}: fp32, {export_fp32(source, out):.2g} from torch's logits at most"]
 
@@ -177,9 +181,11 @@ def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]
     """model.onnx that keeps TensorRT's documented rules; image classifiers are quantized for it, others must be so."""
     from hfcompress import tensorrt_onnx, tensorrt_rules
 
+    if not is_image_model(source) and model_type(source) != "bert":
+        raise UserError(f"{source} is a {model_type(source)}: BERT and image classifiers are exported for TensorRT")
     lines = []
     file = source / "model.onnx"
-    model = onnx.load(str(file)) if file.is_file() else None
+    model = read_model(file) if file.is_file() else None
     if is_image_model(source) and (model is None or not keeps_rules(model)):
         if model is not None and is_quantized(model):
             reason = next(tensorrt_rules.violations(model))

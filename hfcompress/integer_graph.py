@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from hfcompress.errors import UserError
-from hfcompress.onnx_graph import Array, constant_values, readers_of
+from hfcompress.onnx_graph import Array, constant_values, read_model, readers_of
 
 KINDS = ("Conv", "Gemm", "Add", "GlobalAveragePool", "MaxPool", "Relu", "Clip")
 VIEWS = ("Flatten", "Reshape")  # the same bytes under another shape
@@ -115,9 +115,7 @@ def read_onnx(path: Path, resolution: int | None = None) -> IntegerGraph:
         UserError: an operator that is not known here, an operator that runs in float, an open height or width, or a
             resolution that is not the file's: its padding is made for its own.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give an int8 QDQ ONNX model")
-    return Reader(onnx.load(str(path)), path.name, resolution).graph()
+    return Reader(read_model(path), path.name, resolution).graph()
 
 
 class Reader:

@@ -13,6 +13,8 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from hfcompress.errors import UserError
+
 Array = np.ndarray[Any, Any]
 
 OPSET = 18
@@ -298,6 +300,26 @@ def replace_input(model: ModelProto, old: str, new: str) -> None:
         for i, name in enumerate(node.input):
             if name == old:
                 node.input[i] = new
+
+
+def read_model(path: Path) -> ModelProto:
+    """A model.onnx with its weights.
+
+    Raises:
+        UserError: it is not there, damaged or cut short.
+    """
+    from google.protobuf.message import DecodeError
+    from onnx.checker import ValidationError
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give an ONNX model")
+    try:
+        model = onnx.load(str(path))
+    except (DecodeError, ValidationError, OSError) as error:
+        raise UserError(f"{path} is damaged or cut short ({str(error).splitlines()[0]}); make it again") from None
+    if not model.graph.output:
+        raise UserError(f"{path} is damaged or cut short (it has no output); make it again")
+    return model
 
 
 def add_initializers(model: ModelProto, arrays: dict[str, Array]) -> None:

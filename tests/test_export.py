@@ -160,7 +160,7 @@ def test_a_text_model_with_zero_points_is_refused(
     assert not out.exists()
 
 
-def test_what_cannot_be_exported(camera: Path, tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported(camera: Path, quantized: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -178,6 +178,15 @@ def test_what_cannot_be_exported(camera: Path, tiny_model: Path, pictures: Path,
     run = run_around(camera, tmp_path / "run")
     shutil.rmtree(run / "int8-1")
     assert "is not in the run any more" in refused(run, "--to", "onnx", "--out", out)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "clicks"}))
+    assert "is a clicks" in refused(other, "--to", "tensorrt-onnx", "--out", out)
+    cut = tmp_path / "cut"
+    shutil.copytree(quantized["tensorrt"], cut)
+    (cut / "model.onnx").write_bytes((cut / "model.onnx").read_bytes()[:1000])
+    assert "damaged or cut short" in refused(cut, "--to", "tensorrt-onnx", "--out", out)
+    assert "damaged or cut short" in refused(cut, "--to", "onnx", "--out", out)
     with pytest.raises(SystemExit) as stopped:
         dispatch(["export", str(camera), "--to", "caffe"])
     assert stopped.value.code == 2
