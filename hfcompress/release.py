@@ -59,9 +59,8 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
         UserError: the run is not finished or was changed since, its verdicts do not hold (unless allowed), the
             base model's licence is unknown or forbids derivatives, or a file names a token or a path of this machine.
     """
-    from hfcompress.report.card import render_card
     from hfcompress.report.html import ends
-    from hfcompress.report.language import language_card
+    from hfcompress.report.pages import card_of
     from hfcompress.report.plots import allotment, size_latency_accuracy, standalone
 
     report, details, locked = (read_json(run / name) for name in ("report.json", "details.json", LOCK))
@@ -77,13 +76,13 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     places = delivered(run, report, details)
     candidate, reference = ends(report, details)
     models_of = {place: name for place, (name, _) in places.items()}
-    card, picture = language_card, None
+    picture = None
     if details.get("kind") != "language":
-        card, picture = render_card, size_latency_accuracy(report["models"], candidate["name"], reference["name"])
+        picture = size_latency_accuracy(report["models"], candidate["name"], reference["name"])
     elif "allotment" in details:
         picture = allotment(details["allotment"]["grids"])
     rendered = {
-        "README.md": card(report, details | {"base": origin}, repository, models_of).encode(),
+        "README.md": card_of(report, details | {"base": origin}, repository, models_of).encode(),
         "report.json": as_json(report | {"delivered": models_of}),
         "report.html": (run / "report.html").read_bytes(),
         **({"plot.svg": standalone(picture).encode()} if picture else {}),

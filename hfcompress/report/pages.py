@@ -24,13 +24,22 @@ def page_of(report: dict[str, Any], details: dict[str, Any]) -> str:
     return render_html(report, details, details["records"])
 
 
-def card_of(report: dict[str, Any], details: dict[str, Any]) -> str:
-    """The model card."""
+def card_of(
+    report: dict[str, Any],
+    details: dict[str, Any],
+    repository: str | None = None,
+    places: dict[str, str] | None = None,
+) -> str:
+    """The model card.
+
+    Args:
+        repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
+    """
     kind = details.get("kind")
     if kind == "language":
         from hfcompress.report.language import language_card
 
-        return language_card(report, details)
+        return language_card(report, details, repository, places)
     if kind == "clicks":
         from hfcompress.report.clicks import clicks_card
 
@@ -38,10 +47,10 @@ def card_of(report: dict[str, Any], details: dict[str, Any]) -> str:
     if kind == "images":
         from hfcompress.report.images import images_card
 
-        return images_card(report, details)
+        return images_card(report, details, repository, places)
     from hfcompress.report.card import render_card
 
-    return render_card(report, details)
+    return render_card(report, details, repository, places)
 
 
 def write_pages(run: Path, report: dict[str, Any], details: dict[str, Any]) -> None:
