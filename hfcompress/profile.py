@@ -156,10 +156,18 @@ def onnx_parts(file: Path) -> list[tuple[str, int, int]]:
     from hfcompress.evaluation.size import named_initializers
 
     model = onnx.load(str(file), load_external_data=False)
-    readers = {name: node.name for node in reversed(model.graph.node) for name in node.input}
+    readers = {name: node for node in reversed(model.graph.node) for name in node.input}
+
+    def reader(name: str) -> str:
+        """The node that a weight is for: behind its DequantizeLinear, where it has one."""
+        node = readers.get(name)
+        while node is not None and node.op_type == "DequantizeLinear" and node.output[0] in readers:
+            node = readers[node.output[0]]
+        return OTHER if node is None else node.name or OTHER
+
     return [
         (
-            name if "." in name or "/" in name else readers.get(name) or OTHER,
+            name if "." in name or "/" in name else reader(name),
             elements if is_weight else 0,
             elements * bits // 8,
         )
@@ -167,9 +175,7 @@ def onnx_parts(file: Path) -> list[tuple[str, int, int]]:
     ]
 
 
-def torch_times(
-    folder: Path, batch: int, length: int, threads: int, runs: int
-) -> tuple[dict[str, float], float, str]:
+def torch_times(folder: Path, batch: int, length: int, threads: int, runs: int) -> tuple[dict[str, float], float, str]:
     """Milliseconds of each module's own work in a forward pass, the pass's, and "torch"; medians."""
     import numpy as np
     import torch
@@ -258,17 +264,31 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} cannot be read by transformers ({str(error).splitlines()[0][:120]})") from None
     if network.main_input_name == "pixel_values":
-        side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-        return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), side, side)}
+        size = pixels_read(folder, config)
+        return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}
     request = {"input_ids": torch.randint(0, config.vocab_size, (batch, length), generator=random)}
     if config.is_encoder_decoder:
         request["decoder_input_ids"] = request["input_ids"][:, :1]
     return network, request
 
 
-def onnx_times(
-    folder: Path, batch: int, length: int, threads: int, runs: int
-) -> tuple[dict[str, float], float, str]:
+def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
+    """Height and width of a model's images, by its processor, else by its config.
+
+    Raises:
+        UserError: neither says them.
+    """
+    from hfcompress.evaluation.memory import image_size
+
+    if (folder / "preprocessor_config.json").is_file():
+        return image_size(folder)
+    side = getattr(config, "image_size", None)
+    if side is None:
+        raise UserError(f"{folder} does not say the size of its images; save its preprocessor_config.json there")
+    return (side, side) if isinstance(side, int) else (side[0], side[-1])
+
+
+def onnx_times(folder: Path, batch: int, length: int, threads: int, runs: int) -> tuple[dict[str, float], float, str]:
     """The same of a graph, by onnxruntime's profiler: milliseconds of each node (mean of the runs)."""
     import numpy as np
     import onnxruntime

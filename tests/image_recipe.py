@@ -54,7 +54,6 @@ class ToOnnx:
         export_images(load_classifier(model), out, (side, side))
         if self.bits == 8:
             onnx_images.quantize(out / "model.onnx", out / "int8.onnx", side)
-            (out / "int8.prepared.onnx").unlink()
             (out / "int8.onnx").rename(out / "model.onnx")
         for name in COMPANIONS:
             shutil.copyfile(model / name, out / name)

@@ -8,14 +8,17 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import recipes
 from hfcompress.errors import UserError
 from hfcompress.record import read_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED = 1, 2, 3, 130
 
@@ -43,7 +46,7 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
         return
     with tempfile.TemporaryDirectory() as work:
         task = read_json(folder / LOCK)["options"]["task"]
-        length = task.get("max_length") or task.get("window") or 1  # a click model reads no tokens
+        length = task.get("max_length") or task.get("window") or 1  # clicks and images have no tokens
         yield laid_out(folder, row, Path(work)), length
 
 
@@ -53,6 +56,41 @@ def tokens_read(folder: Path) -> int:
     if details.is_file():
         return int(read_json(details)["max_length"])
     return int(read_json(folder / "config.json").get("max_position_embeddings", 512))
+
+
+def refuse_images(*folders: Path) -> None:
+    """Stop a verb whose requests are lines of text.
+
+    Raises:
+        UserError: one of the models labels images.
+    """
+    from hfcompress.image_shape import is_image_model
+
+    for folder in folders:
+        if is_image_model(folder / "config.json"):
+            raise UserError(
+                f"{folder.name} labels images, and requests are recorded as text; hfcompress predict --image labels "
+                "images, hfcompress check holds a run against its budget"
+            )
+
+
+def read_images(paths: Sequence[Path]) -> "list[Image]":
+    """The images of files, in RGB.
+
+    Raises:
+        UserError: a file is not there, or holds no whole image.
+    """
+    from hfcompress.tasks.image_data import decode
+
+    found = []
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"--image {path}: no such file; give image files, or their paths one a line")
+        try:
+            found.append(decode({"bytes": None, "path": str(path)}))
+        except ValueError as error:
+            raise UserError(f"--image {path}: is no whole image ({error}); leave it out or mend it") from None
+    return found
 
 
 def read_lines(file: Path | None) -> list[str]:

@@ -4,11 +4,11 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import FAILED, candidate_of, load_recipe, quiet, read_lines
+from hfcompress.cli.common import FAILED, candidate_of, load_recipe, quiet, read_images, read_lines
 from hfcompress.errors import UserError
 from hfcompress.record import read_json
 
@@ -48,29 +48,40 @@ def predict(
     run: Positional[str],
     file: Positional[Path | None] = None,
     text: str | None = None,
+    image: tuple[Path, ...] = (),
     format: Literal["text", "json"] = "text",
 ) -> int:
-    """Label texts with the run's compressed model.
+    """Label texts or images with the run's compressed model.
 
     Args:
         run: the folder of a run, or the name of a model that was pushed: org/name or org/name@revision.
-        file: a file with one text a line; standard input when neither it nor --text is given.
+        file: a file with one text a line, or one image's path; standard input when nothing else is given.
         text: one text.
-        format: text (label, score, text with tabs between) or json (one object a line).
+        image: image files.
+        format: text (label, score, text or path with tabs between) or json (one object a line).
     """
     import numpy as np
 
     from hfcompress.evaluation.predictor import open_predictor
+    from hfcompress.image_shape import is_image_model
 
-    texts = [text] if text is not None else read_lines(file)
+    if sum(given is not None for given in (text, file, image or None)) > 1:
+        raise UserError("give one of --text, --image and a file")
+    lines = [str(path) for path in image] or ([text] if text is not None else read_lines(file))
     with candidate_of(run) as (folder, max_length):
+        images = is_image_model(folder / "config.json")
+        if text is not None and images:
+            raise UserError(f"--text: {run} labels images; give --image FILE")
+        if image and not images:
+            raise UserError(f"--image: {run} does not label images; give --text, or texts one a line")
+        inputs: Any = read_images([Path(line) for line in lines]) if images else lines
         predictor = open_predictor(folder)
-        logits = predictor.logits(texts, max_length=max_length)
+        logits = predictor.logits(inputs, max_length=max_length)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-    for line, row in zip(texts, probabilities, strict=True):
+    for line, row in zip(lines, probabilities, strict=True):
         label, score = predictor.labels[int(row.argmax())], float(row.max())
-        answer = {"label": label, "score": round(score, 6), "text": line}
+        answer = {"label": label, "score": round(score, 6), "image" if images else "text": line}
         print(json.dumps(answer, ensure_ascii=False) if format == "json" else f"{label}\t{score:.4f}\t{line}")
     return 0
 

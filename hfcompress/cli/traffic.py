@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of
+from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, refuse_images
 from hfcompress.errors import UserError
 
 PAGE_EVERY = 20  # requests
@@ -29,6 +29,7 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
     from hfcompress.serving import record as recorded
 
     with candidate_of(model) as (folder, max_length):
+        refuse_images(folder)
         predictor, writer, count = open_predictor(folder), Writer(traffic, rotate_mb), 0
         try:
             for event in recorded(predictor, sys.stdin.buffer, writer, arm, max_length):
@@ -61,8 +62,9 @@ def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path]
     from hfcompress.evaluation import traffic as recorded
     from hfcompress.evaluation.predictor import open_predictor
 
-    found = recorded.read(traffic)
     with candidate_of(old) as (one, max_length), candidate_of(new) as (other, _):
+        refuse_images(one, other)
+        found = recorded.read(traffic)
         models = open_predictor(one), open_predictor(other)
         replayed = replays.answered(*models, found.events, max_length)
         result = {
@@ -104,6 +106,7 @@ def shadow(
     from hfcompress.evaluation.traffic import Writer
 
     with candidate_of(old) as (one, max_length), candidate_of(new) as (two, _):
+        refuse_images(one, two)
         predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
         other = serving.Shadow(two, max_length)
         try:
