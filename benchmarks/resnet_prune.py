@@ -7,8 +7,8 @@ with paired differences to the unpruned fine-tuned one. Everything lies in WORK:
 """
 
 import argparse
+import copy
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
@@ -27,10 +28,7 @@ from hfcompress.structured import Plan, prune
 from hfcompress.training import Train, train
 
 ROWS = ("unpruned", "unpruned-finetuned", "l1", "taylor", "geometric_median", "random")
-OPTIONS = Train(
-    learning_rate=1e-3, per_device_train_batch_size=64, bf16="no", weight_decay=5e-4, saves_per_epoch=12
-)
-BETWEEN, LAST, ITERATIONS = 15, 140, 5  # steps of training after each cut but the last, after the last, and cuts
+SCORED = 256  # training images that Taylor's gradients are taken from
 CONFIDENCE = 0.95
 
 
@@ -41,11 +39,21 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--keep", type=float, default=0.5, help="share of the FLOPs")
     parser.add_argument("--distill", action="store_true", help="soft labels of the unpruned fine-tuned network")
-    parser.add_argument("--learning-rate", type=float, default=OPTIONS.learning_rate)
+    parser.add_argument("--iterations", type=int, default=5, help="cuts")
+    parser.add_argument("--between", type=int, default=60, help="steps of training after each cut but the last")
+    parser.add_argument("--last", type=int, default=300, help="steps of training after the last cut")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    options = replace(OPTIONS, learning_rate=arguments.learning_rate)
+    options = Train(
+        learning_rate=arguments.learning_rate,
+        per_device_train_batch_size=arguments.batch,
+        weight_decay=5e-4,
+        bf16="no",  # slower here: the channels are too few
+        saves_per_epoch=10,
+    )
     examples = Examples(*images(arguments.data, "train"), varied=True)
     for row in arguments.rows:
         out = arguments.work / (f"{row}-distilled" if arguments.distill else row)
@@ -61,32 +69,29 @@ def make(row: str, out: Path, arguments: argparse.Namespace, options: Train, exa
     loss = hard_loss if not arguments.distill else soft_loss(arguments.work / "unpruned-finetuned", network)
     done: dict[str, Any] = {}
     if row == "unpruned-finetuned":
-        steps = (ITERATIONS - 1) * BETWEEN + LAST
-        done = {"training": [timed(network, out, replace(options, max_steps=steps), examples, loss)]}
+        steps = (arguments.iterations - 1) * arguments.between + arguments.last
+        done = {"training": [finetuned(network, out, replace(options, max_steps=steps), examples, loss)]}
     elif row != "unpruned":
-        plan = Plan("flops", arguments.keep, row, iterations=ITERATIONS)  # type: ignore[arg-type]
-        plain = Examples(*images(arguments.data, "train", 256), varied=False)
-        batches = [
-            {"pixel_values": plain.pixels[i : i + 64], "labels": plain.labels[i : i + 64]}
-            for i in range(0, len(plain), 64)
-        ]
+        plan = Plan("flops", arguments.keep, row, iterations=arguments.iterations)  # type: ignore[arg-type]
+        pixels, labels = images(arguments.data, "train", SCORED)
+        batches = [{"pixel_values": pixels[i : i + 64], "labels": labels[i : i + 64]} for i in range(0, SCORED, 64)]
 
         def finetune(model: nn.Module, place: Path, number: int) -> dict[str, Any]:
-            steps = LAST if number == ITERATIONS else BETWEEN
-            return timed(model, place, replace(options, max_steps=steps), examples, loss)
+            steps = arguments.last if number == arguments.iterations else arguments.between
+            return finetuned(model, place, replace(options, max_steps=steps), examples, loss)
 
         done = prune(network, plan, out / "work", batches, hard_loss, finetune)
         done["training"] = [entry["training"] for entry in done["iterations"]]
     pixels, _ = images(arguments.data, "test")
     np.save(out / "logits.npy", evaluated(network, pixels).numpy())
-    torch.save(network.state_dict(), out / "weights.pt")
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, out / "weights.safetensors")
     write_json(out / "result.json", done | {"parameters": sum(p.numel() for p in network.parameters())})
 
 
-def timed(model: nn.Module, place: Path, options: Train, examples: Examples, loss: Any) -> dict[str, Any]:
-    begun = time.monotonic()
-    found = train(model, None, place, options, examples, loss=loss).as_dict()  # type: ignore[arg-type]
-    return {"steps": found["steps"], "seconds": round(time.monotonic() - begun, 1), "loss": found["final_loss"]}
+def finetuned(model: nn.Module, place: Path, options: Train, examples: Examples, loss: Any) -> dict[str, Any]:
+    found = train(model, None, place, options, examples, loss=loss)  # type: ignore[arg-type]
+    return {"steps": found.steps, "images": found.samples, "loss": found.final_loss}
 
 
 def hard_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -95,7 +100,9 @@ def hard_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def soft_loss(folder: Path, network: CifarResNet) -> Any:
     """Half of it cross-entropy with the labels, half with the unpruned fine-tuned network's answers."""
-    teacher = trained_copy(folder, network)
+    teacher = copy.deepcopy(network)
+    teacher.load_state_dict(load_file(folder / "weights.safetensors"))
+    teacher.eval()
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -104,14 +111,6 @@ def soft_loss(folder: Path, network: CifarResNet) -> Any:
         return 0.5 * F.cross_entropy(found, batch["labels"]) + 0.5 * soft_cross_entropy(found, wanted, 2.0)
 
     return loss
-
-
-def trained_copy(folder: Path, network: CifarResNet) -> CifarResNet:
-    import copy
-
-    teacher = copy.deepcopy(network)
-    teacher.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return teacher.eval()
 
 
 def evaluated(network: nn.Module, pixels: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ def show(work: Path, labels: Tensor) -> None:
 
     reference = work / "unpruned-finetuned"
     print(cpu_name())
-    print(f"{'network':28} {'FLOPs':>7} {'parameters':>11} {'top-1':>7} {'difference':>24} {'train s':>8}")
+    print(f"{'network':28} {'FLOPs':>7} {'parameters':>11} {'top-1':>7} {'difference':>24} {'trained on':>11}")
     for folder in sorted(work.iterdir()):
         if not (folder / "result.json").is_file():
             continue
@@ -142,8 +141,8 @@ def show(work: Path, labels: Tensor) -> None:
             pair = (confusion(reference.name), confusion(folder.name))
             d = paired_difference(*pair, accuracy, confidence=CONFIDENCE, resamples=1000, seed=0)
             text = f"{100 * d.difference:+.2f} ({100 * d.lower_bound:+.2f} to {100 * d.upper_bound:+.2f})"
-        seconds = sum(entry["seconds"] for entry in found.get("training", []))
-        print(f"{folder.name:28} {share:7.3f} {found['parameters']:11,} {100 * top1:7.2f} {text:>24} {seconds:8.0f}")
+        seen = sum(entry["images"] for entry in found.get("training", []))
+        print(f"{folder.name:28} {share:7.3f} {found['parameters']:11,} {100 * top1:7.2f} {text:>24} {seen:11,}")
 
 
 if __name__ == "__main__":

@@ -242,10 +242,12 @@ def served(onnx: Path, options: argparse.Namespace) -> None:
 def one_gptq(work: Path, checkpoint: Path, layers: int, windows: int) -> None:
     """GPTQ of windows of 512 tokens, under 4 GB."""
     task = f"CausalLM(window=512, stride=256, calibration_windows={windows})"
-    _, found = measured_stage(
+    out, found = measured_stage(
         work, "gptq", "hfcompress.stages.weight_only", "WeightOnly('gptq', max_memory_gb=4.0)", model=checkpoint,
         task=task,
     )  # fmt: skip
+    written = [file.stat().st_mtime for file in sorted(out.glob("*.safetensors"))]  # embedding, layers, head
+    found |= {"layer_s": round((written[-2] - written[0]) / layers, 1), "head_s": round(written[-1] - written[-2], 1)}
     say(f"gptq, {layers} layers and the head, {512 * windows:,} tokens", found)
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.errors import UserError
+from hfcompress.factors import LowRankLinear
 from hfcompress.ops.importance import l1_norm
 from hfcompress.ops.slicing import cut_embedding, cut_layer_norm, cut_linear, head_rows
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedModel
 
-LINEARS_A_LAYER = 6  # query, key, value, attention output, feed-forward in and out
 MEAN_OVER_CLS = 5.0  # how much more the mean of the tokens counts than [CLS] itself, which the residual adds
 EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 
@@ -36,6 +36,20 @@ def require_bert(network: "PreTrainedModel") -> None:
         raise UserError(
             f"{type(network).__name__} cannot be made smaller here: only BERT's shape "
             "(BertForSequenceClassification) can be cut; give such a model"
+        )
+
+
+def require_stock(network: "PreTrainedModel", option: str) -> None:
+    """Raise UserError for a model that is no stock BERT any more, where a stock one is to be cut.
+
+    Args:
+        option: the stage's name as it is typed.
+    """
+    require_bert(network)
+    if getattr(network, "edits", None):
+        raise UserError(
+            f"--{option}: the model was cut or factored before (it has a surgery.json), and this needs a stock BERT; "
+            "do this first, and factorize or prune single layers after it"
         )
 
 
@@ -96,8 +110,35 @@ def start_as_mean(network: Any) -> None:
             norm.reset_parameters()
 
 
+def linear_names(network: Any) -> list[str]:
+    """Module names of the linear layers of encoder and pooler, factored or not."""
+    names = {module: name for name, module in network.named_modules()}
+    return [f"{names[parent]}.{name}" for group in _linear_places(network) for parent, name in group]
+
+
 def linear_groups(network: Any) -> list[list[tuple[nn.Module, str]]]:
-    """(parent, attribute name) of the Linear layers of encoder and pooler; those of a group read the same tensor."""
+    """(parent, attribute name) of the Linear layers of encoder and pooler; those of a group read the same tensor.
+
+    A layer that consists of two factors is two of them: the first reads what the layer reads, the second the first.
+    """
+    groups: list[list[tuple[nn.Module, str]]] = []
+    for places in _linear_places(network):
+        found = [(getattr(parent, name), parent, name) for parent, name in places]
+        groups.append(
+            [(layer, "down") if isinstance(layer, LowRankLinear) else (parent, name) for layer, parent, name in found]
+        )
+        groups += [[(layer, "up")] for layer, _, _ in found if isinstance(layer, LowRankLinear)]
+    return groups
+
+
+def encoder_linears(network: Any) -> list[tuple[nn.Module, str]]:
+    """(parent, attribute name) of the Linear layers of the encoder alone, without the pooler's."""
+    pooler = set(network.bert.pooler.modules())
+    return [pair for group in linear_groups(network) for pair in group if pair[0] not in pooler]
+
+
+def _linear_places(network: Any) -> list[list[tuple[nn.Module, str]]]:
+    """Where the stock class has its linear layers; those of a group read the same tensor."""
     groups: list[list[tuple[nn.Module, str]]] = []
     for layer in layers(network):
         groups += [

@@ -14,6 +14,7 @@ LIMITS = (
     "latency_ms",
     "first_token_ms",
     "latency_ratio",
+    "embedding_ratio",
     "sram_kb",
     "flash_kb",
 )
@@ -78,6 +79,14 @@ class LanguageBudget(Budget):
     @classmethod
     def drops(cls) -> tuple[str, ...]:
         return ("perplexity",)
+
+
+@dataclass(frozen=True)
+class EmbeddingBudget(Budget):
+    """Limits on an encoder whose embeddings were made smaller."""
+
+    embedding_ratio: float | None = None
+    """Bytes of the embeddings (and of the projection behind them) over the reference's: 0.125 is eight times fewer."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ def verdicts(
     Args:
         models: the measured rows, as in report.json.
         differences: metric -> paired difference of the candidate to the reference (see stages/measure.py).
-        predicted: disk_mb, ram_mb, latency_ms, latency_ratio as `plan` predicted them, where it did.
+        predicted: disk_mb, ram_mb, latency_ms, latency_ratio, embedding_ratio as `plan` predicted them, where it did.
 
     Raises:
         UserError: the budget limits nothing.
@@ -156,6 +165,8 @@ def verdicts(
     rows = {row["name"]: row for row in models}
     row, against = rows[candidate], rows[latency_reference]
     ratio = row["latency_ms"]["p50"] / against["latency_ms"]["p50"]
+    embeddings, whole = row.get("embedding_bytes"), rows[reference].get("embedding_bytes")
+    relative_to = {"latency_ratio": latency_reference, "embedding_ratio": reference}
     measured = {
         "disk_mb": row["bytes"] / 1e6,
         "ram_mb": row["peak_rss_mb"],
@@ -165,18 +176,18 @@ def verdicts(
         "latency_ratio": ratio,
         "sram_kb": row.get("sram_kb"),
         "flash_kb": row.get("flash_kb"),
+        "embedding_ratio": embeddings / whole if embeddings and whole else None,
     }
     found = []
     for limit, value in measured.items():
         allowed = getattr(budget, limit, None)
         if allowed is not None:
-            relative = limit == "latency_ratio"
             found.append(
                 Verdict(
                     limit,
                     candidate,
-                    latency_reference if relative else None,
-                    "relative" if relative else "absolute",
+                    relative_to.get(limit),
+                    "relative" if limit in relative_to else "absolute",
                     allowed,
                     predicted.get(limit),
                     value,

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
@@ -31,29 +32,33 @@ class ClickTrain:
     """Share of the ids that are taken for unknown, so that the unknown row learns what to say."""
     conversion_weight: float = 0.5
     """Of the conversions' loss beside the clicks'."""
+    saves: int = 4
+    """Checkpoints on the way: a training that was killed goes on at the last one."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.id_dropout < 1:
             raise UserError(f"--*.id-dropout {self.id_dropout:g}: from 0 to below 1")
-        if self.train_batch_size < 1 or self.num_train_epochs <= 0:
-            raise UserError("--*.train-batch-size and --*.num-train-epochs must be above 0")
+        if self.train_batch_size < 1 or self.num_train_epochs <= 0 or self.saves < 0:
+            raise UserError("--*.train-batch-size and --*.num-train-epochs must be above 0, --*.saves 0 or more")
 
 
 def fit(
     network: "ClickModel",
     log: ClickLog,
     options: ClickTrain,
+    work: Path | None = None,
     teacher: "np.ndarray[Any, Any] | None" = None,
     soft_share: float = 0.5,
 ) -> dict[str, Any]:
     """Train in place.
 
     Args:
+        work: where checkpoints go; a training that was killed goes on at the last one. None: there are none.
         teacher: [rows, 2] logits of the model that the network is to resemble; `soft_share` of the targets is what
             it says, the rest what happened.
 
-    Returns: steps, rows, and the mean loss of the first and the last tenth of the steps.
+    Returns: steps, rows, the mean loss of the first and the last tenth of the steps, and resumed_at_step.
 
     Raises:
         UserError: the loss is not finite.
@@ -62,42 +67,26 @@ def fit(
     import torch
     from tqdm import tqdm
 
+    from hfcompress.click_checkpoint import load_checkpoint, save_checkpoint
     from hfcompress.click_inputs import inputs_of
 
-    random, seeds = np.random.default_rng(options.seed), torch.Generator().manual_seed(options.seed)
     inputs = {name: torch.from_numpy(array) for name, array in inputs_of(log).items()}
-    targets = torch.from_numpy(np.stack([log.click, log.conversion], axis=1).astype(np.float32))
-    if teacher is not None:
-        targets = (1 - soft_share) * targets + soft_share * torch.from_numpy(teacher).sigmoid()
-    weight = torch.tensor([1.0, options.conversion_weight])
+    targets = targets_of(log, teacher, soft_share)
     optimizers = optimizers_of(network, options)
     steps = max(1, round(options.num_train_epochs * len(log) / options.train_batch_size))
-    losses: list[float] = []
+    begun, losses = load_checkpoint(work, network, optimizers) if work else (0, [])
+    every = -(-steps // (options.saves + 1))
+    batches = Batches(len(log), options)
     network.train()
-    order = random.permutation(len(log))
-    for step in tqdm(range(steps), desc="  training", disable=None, file=sys.stderr):
-        start = step * options.train_batch_size % max(1, len(log) - options.train_batch_size + 1)
-        if start < options.train_batch_size and step:
-            order = random.permutation(len(log))
-        rows = torch.from_numpy(order[start : start + options.train_batch_size])
-        batch = {name: tensor[rows] for name, tensor in inputs.items()}
-        for name in IDS:
-            drop = torch.rand(len(rows), generator=seeds) < options.id_dropout
-            batch[name] = torch.where(drop, UNKNOWN, batch[name])
-        logits = network(**batch)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits, targets[rows], weight=weight.expand_as(logits)
-        )
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * (1 - step / steps)
-            optimizer.step()
-        losses.append(float(loss.detach()))
+    bar = tqdm(range(begun, steps), desc="  training", disable=None, file=sys.stderr, initial=begun, total=steps)
+    for step in bar:
+        rows = batches.rows(step)
+        batch = batches.with_unknown(step, {name: tensor[rows] for name, tensor in inputs.items()})
+        losses.append(update(network, batch, targets[rows], optimizers, options, 1 - step / steps))
         if not np.isfinite(losses[-1]):
             raise UserError(f"the loss is not finite at step {step + 1}; lower --*.learning-rate")
+        if work and (step + 1) % every == 0 and step + 1 < steps:
+            save_checkpoint(work, step + 1, network, optimizers, losses)
     network.eval()
     tenth = max(1, steps // 10)
     return {
@@ -105,7 +94,74 @@ def fit(
         "rows": steps * options.train_batch_size,
         "first_loss": float(np.mean(losses[:tenth])),
         "last_loss": float(np.mean(losses[-tenth:])),
+        "resumed_at_step": begun,
     }
+
+
+def targets_of(log: ClickLog, teacher: "np.ndarray[Any, Any] | None", soft_share: float) -> "torch.Tensor":
+    """[rows, 2]: what happened, and for a share of it what a teacher says would."""
+    import numpy as np
+    import torch
+
+    happened = torch.from_numpy(np.stack([log.click, log.conversion], axis=1).astype(np.float32))
+    if teacher is None:
+        return happened
+    return (1 - soft_share) * happened + soft_share * torch.from_numpy(teacher).sigmoid()
+
+
+class Batches:
+    """Which rows a step reads and which ids it takes for unknown: from the seed and the step alone."""
+
+    def __init__(self, rows: int, options: ClickTrain) -> None:
+        self.count, self.options = rows, options
+        self.an_epoch = max(1, rows // options.train_batch_size)
+        self.epoch = -1
+        self.order: torch.Tensor | None = None
+
+    def rows(self, step: int) -> "torch.Tensor":
+        """[batch]; every epoch has an order of its own, and leaves out the rows that fill no batch."""
+        import numpy as np
+        import torch
+
+        epoch, place = divmod(step, self.an_epoch)
+        if epoch != self.epoch or self.order is None:
+            order = np.random.default_rng([self.options.seed, epoch]).permutation(self.count)
+            self.epoch, self.order = epoch, torch.from_numpy(order)
+        return self.order[place * self.options.train_batch_size :][: self.options.train_batch_size]
+
+    def with_unknown(self, step: int, batch: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+        """The batch with a share of its ids unknown."""
+        import torch
+
+        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + step)
+        for name in IDS:
+            drop = torch.rand(len(batch[name]), generator=generator) < self.options.id_dropout
+            batch[name] = torch.where(drop, UNKNOWN, batch[name])
+        return batch
+
+
+def update(
+    network: "ClickModel",
+    batch: "dict[str, torch.Tensor]",
+    targets: "torch.Tensor",
+    optimizers: "list[torch.optim.Optimizer]",
+    options: ClickTrain,
+    share: float,
+) -> float:
+    """One step, at this share of the learning rates; its loss."""
+    import torch
+
+    logits = network(**batch)
+    weight = torch.tensor([1.0, options.conversion_weight]).expand_as(logits)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, weight=weight)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+        optimizer.step()
+    return float(loss.detach())
 
 
 def optimizers_of(network: "ClickModel", options: ClickTrain) -> "list[torch.optim.Optimizer]":

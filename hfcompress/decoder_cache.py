@@ -1,41 +1,64 @@
 """An int8 key-value cache for a written decoder: scales a channel, from what the cache holds on calibration text.
 
-GroupQueryAttention writes keys after their rotation and values as they come. So the float model itself is run, its
-cache is read, and each channel's scale is set to the largest value that it held (KIVI, Liu et al. 2024, section 3.1,
-shows why keys want a scale a channel).
+GroupQueryAttention writes keys after their rotation and values as they come. So calibration text is run through what
+the packed integers stand for, a layer at a time in memory, and each channel's scale is set to the largest value that
+it held (KIVI, Liu et al. 2024, section 3.1, shows why keys want a scale a channel).
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfcompress.decoder_graph import K_SCALE, MICROSOFT, MODEL, V_SCALE
+from hfcompress.decoder_graph import K_SCALE, V_SCALE
+from hfcompress.graph_writer import MICROSOFT, MODEL
+from hfcompress.packed import Dequantized, PackedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 LARGEST_CODE = 127
 MARGIN = 1.1  # text that was not seen holds larger values; beyond them the cache is clipped
 
 
-def cache_scales(folder: Path, windows: Array, threads: int = 1) -> dict[str, Array]:
+class Largest:
+    """Stands in a cache's place, and keeps the largest value of each channel [kv heads * head size]."""
+
+    def __init__(self) -> None:
+        self.key, self.value = np.zeros(0), np.zeros(0)
+
+    def update(self, keys: "Tensor", values: "Tensor", *rest: Any, **more: Any) -> "tuple[Tensor, Tensor]":
+        """keys, values: [windows, kv heads, tokens, head size]; handed back as they are."""
+        self.key, self.value = (part.detach().float().abs().amax((0, 2)).flatten().numpy() for part in (keys, values))
+        return keys, values
+
+
+def cache_scales(packed: PackedModel, windows: Array, bf16: bool = False) -> dict[str, Array]:
     """Scales by input name of the cache, float32 [kv heads * head size] each.
 
     Args:
-        folder: a decoder whose cache is float; windows: token ids [windows, tokens].
+        windows: token ids [windows, tokens]; bf16: whether products are computed in it.
     """
-    from hfcompress.evaluation.onnx_decoder import OnnxDecoder
+    import torch
 
-    decoder = OnnxDecoder(folder, threads, context=windows.shape[1])
-    largest: dict[str, Array] = {}
-    for window in windows:
-        decoder.rewind(0)
-        decoder.append(window.tolist())
-        for name, cache in decoder.caches.items():
-            seen = np.abs(cache[0, :, : decoder.length]).max(1).reshape(-1)
-            largest[name] = np.maximum(largest.get(name, 0.0), seen)
+    from hfcompress.decoder_stack import DecoderStack
+
+    stack = DecoderStack(Dequantized(packed))
+    states = [stack.embed(window[None]) for window in windows]
+    found: dict[str, Array] = {}
+    with torch.inference_mode():
+        for index in range(stack.layers):
+            layer = stack.layer(index)
+            for number, hidden in enumerate(states):
+                seen = Largest()
+                states[number] = stack.run(layer, hidden, bf16, seen)
+                for part, largest in (("key", seen.key), ("value", seen.value)):
+                    name = f"past_key_values.{index}.{part}"
+                    found[name] = np.maximum(found.get(name, 0.0), largest)
     return {
-        name: (np.maximum(found, np.finfo(np.float32).tiny) * MARGIN / LARGEST_CODE).astype(np.float32)
-        for name, found in largest.items()
+        name: (np.maximum(largest, np.finfo(np.float32).tiny) * MARGIN / LARGEST_CODE).astype(np.float32)
+        for name, largest in found.items()
     }
 
 

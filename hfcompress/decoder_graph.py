@@ -6,94 +6,26 @@ ops/packing.py, so that codes are copied as they lie; a tied head reads the embe
 are named as onnxruntime-genai wants them.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.decoder_kind import ARCHITECTURES, GELU, GELU_TANH, SILU, DecoderKind, kind_of
 from hfcompress.errors import UserError
+from hfcompress.graph_writer import MICROSOFT, GraphWriter
 from hfcompress.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
 from hfcompress.ops.packing import pack
-from hfcompress.packed import PackedModel, head_size
+from hfcompress.packed import PackedModel, head_size, without_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-MODEL, DATA = "model.onnx", "model.onnx.data"
-PAGE = 4096
-MICROSOFT = "com.microsoft"
 BIAS = 5  # MatMulNBits' input of that number is the bias
 K_SCALE, V_SCALE = 12, 13  # and GroupQueryAttention's inputs of those
 
 Array = np.ndarray[Any, Any]
-
-
-class GraphWriter:
-    """Nodes and tensors of a graph; large tensors go to the data file at once, in pages of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.nodes: list[Any] = []
-        self.tensors: list[Any] = []
-        self.file = folder / f"{DATA}.part"
-        self.stream = self.file.open("wb")
-
-    def node(self, kind: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any) -> str:
-        """Add a node; its first output's name."""
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
-        return outputs[0]
-
-    def small(self, name: str, array: Array) -> str:
-        """A tensor that lies in model.onnx itself."""
-        from onnx import numpy_helper
-
-        self.tensors.append(numpy_helper.from_array(array, name))
-        return name
-
-    def large(self, name: str, array: Array) -> str:
-        """A tensor that lies in the data file."""
-        self.stream.write(bytes(-self.stream.tell() % PAGE))
-        offset = self.stream.tell()
-        self.stream.write(np.ascontiguousarray(array).data)
-        return self.at(name, offset, array.shape, array.dtype)
-
-    def at(self, name: str, offset: int, shape: tuple[int, ...], dtype: Any) -> str:
-        """A tensor whose bytes lie in the data file already."""
-        from onnx import TensorProto, helper
-
-        tensor = TensorProto(
-            name=name,
-            dims=shape,
-            data_type=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
-            data_location=TensorProto.EXTERNAL,
-        )
-        length = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        for key, value in (("location", DATA), ("offset", str(offset)), ("length", str(length))):
-            tensor.external_data.add(key=key, value=value)
-        self.tensors.append(tensor)
-        return name
-
-    def offset_of(self, name: str) -> int:
-        """Where a tensor lies in the data file."""
-        tensor = next(tensor for tensor in self.tensors if tensor.name == name)
-        return int(next(entry.value for entry in tensor.external_data if entry.key == "offset"))
-
-    def save(self, inputs: list[Any], outputs: list[Any]) -> None:
-        """Flush the data, then write model.onnx: without it the folder is no model."""
-        import onnx
-        from onnx import helper
-
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
-        self.file.replace(self.file.with_name(DATA))
-        graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, self.tensors)
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(self.file.with_name(MODEL)))
 
 
 def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_level: int) -> list[str]:
@@ -111,58 +43,74 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
     Raises:
         UserError: another architecture, or a grid that cannot be expressed.
     """
-    import torch
-
-    require_supported(packed)
+    kind = require_supported(packed, context)
     config, graph = packed.config, GraphWriter(folder)
     widened: list[str] = []
-    cos, sin = rotary_tables(packed, context)
-    graph.large("cos_cache", cos)
-    graph.large("sin_cache", sin)
+    for name, table in rotary_tables(packed, context).items():
+        graph.large(name, table)
     lengths(graph)
-    hidden = embedding(graph, packed, widened)
-    norms = {n: packed.tensor(n).to(torch.float32).numpy() for n in packed.plain_names() if n.endswith("norm.weight")}
+    hidden = embedding(graph, packed, kind.embedding_scale, widened)
+    norms = {n: norm_weight(packed, n, kind) for n in packed.plain_names() if n.endswith("norm.weight")}
     epsilon = float(config.get("rms_norm_eps", 1e-6))
     residual = ""
     for index in range(int(config["num_hidden_layers"])):
         prefix = f"model.layers.{index}."
         normed, residual = norm(graph, hidden, residual, prefix + "input_layernorm", norms, epsilon)
-        attended = attention(graph, packed, prefix, normed, accuracy_level, widened)
-        normed, residual = norm(graph, attended, residual, prefix + "post_attention_layernorm", norms, epsilon)
-        hidden = gated(graph, packed, prefix + "mlp.", normed, accuracy_level, widened)
+        hidden = attention(graph, packed, kind, prefix, normed, accuracy_level, widened)
+        if kind.norms_after:
+            hidden, _ = norm(graph, hidden, "", prefix + "post_attention_layernorm", norms, epsilon)
+        normed, residual = norm(graph, hidden, residual, prefix + kind.mlp_norm, norms, epsilon)
+        hidden = gated(graph, packed, kind, prefix + "mlp.", normed, accuracy_level, widened)
+        if kind.norms_after:
+            hidden, _ = norm(graph, hidden, "", prefix + "post_feedforward_layernorm", norms, epsilon)
     normed, _ = norm(graph, hidden, residual, "model.norm", norms, epsilon)
-    head(graph, packed, normed, accuracy_level, widened)
+    head(graph, packed, normed, accuracy_level, widened, kind.logit_softcap)
     graph.save(*signature(config))
     return widened
 
 
-def require_supported(packed: PackedModel) -> None:
-    named = (packed.config.get("architectures") or ["none"])[0]
+def require_supported(packed: PackedModel, context: int) -> DecoderKind:
+    """What the config says of the decoder.
+
+    Raises:
+        UserError: what the graph does not compute.
+    """
+    config = packed.config
+    named = (config.get("architectures") or ["none"])[0]
     if named not in ARCHITECTURES:
         raise UserError(f"{packed.folder} is a {named}; the ONNX decoder is written for {', '.join(ARCHITECTURES)}")
-    kinds = set(packed.config.get("layer_types") or [])
-    if len(kinds) > 1:
-        raise UserError(f"{packed.folder} mixes {' and '.join(sorted(kinds))}, which the ONNX decoder does not do")
+    scaling = config.get("rope_scaling") or {}
+    short = int(config.get("original_max_position_embeddings") or config["max_position_embeddings"])
+    if (scaling.get("rope_type") or scaling.get("type")) == "longrope" and context > short:
+        raise UserError(
+            f"a context of {context}: the model (longrope) turns texts beyond {short} tokens by other frequencies, "
+            f"and a written graph has one table of them; give --budget.context {short} or less"
+        )
+    return kind_of(config)
 
 
-def sliding_window(config: dict[str, Any]) -> int | None:
-    """Tokens that attention looks back at; None for all. Qwen2 names a window that it does not use."""
-    used = config.get("use_sliding_window", True) and "full_attention" not in (config.get("layer_types") or [])
-    return int(config["sliding_window"]) if used and config.get("sliding_window") else None
+def norm_weight(packed: PackedModel, name: str, kind: DecoderKind) -> Array:
+    """What a norm multiplies by, float32."""
+    weight: Array = packed.tensor(name).float().numpy()
+    return np.asarray(weight + kind.norm_offset, np.float32)
 
 
-def rotary_tables(packed: PackedModel, context: int) -> tuple[Array, Array]:
-    """cos and sin of every position, float32 [context, head size / 2], from the stock model's own rotary module."""
+def rotary_tables(packed: PackedModel, context: int) -> dict[str, Array]:
+    """cos and sin of every position, float32 [context, turned part of a head / 2], by the stock model's own modules.
+
+    Gemma 3's layers with a window have tables of their own.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(packed.folder)
-    with torch.device("meta"):
-        rotary = AutoModelForCausalLM.from_config(config).model.rotary_emb
-    rotary = type(rotary)(config=config)
-    cos, sin = rotary(torch.zeros(1), torch.arange(context).unsqueeze(0))
-    half = cos.shape[-1] // 2
-    return cos[0, :, :half].contiguous().numpy(), sin[0, :, :half].contiguous().numpy()
+    made = without_weights(AutoConfig.from_pretrained(packed.folder))
+    found = {}
+    for module, prefix in (("rotary_emb", ""), ("rotary_emb_local", "local_")):
+        if hasattr(made, module):
+            cos_sin = getattr(made, module)(torch.zeros(1), torch.arange(context).unsqueeze(0))
+            for part, table in zip(("cos", "sin"), cos_sin, strict=True):
+                found[f"{prefix}{part}_cache"] = table[0, :, : table.shape[-1] // 2].contiguous().numpy()
+    return found
 
 
 def lengths(graph: GraphWriter) -> None:
@@ -193,39 +141,51 @@ def norm(
 
 
 def attention(
-    graph: GraphWriter, packed: PackedModel, prefix: str, normed: str, accuracy_level: int, widened: list[str]
+    graph: GraphWriter,
+    packed: PackedModel,
+    kind: DecoderKind,
+    prefix: str,
+    normed: str,
+    accuracy_level: int,
+    widened: list[str],
 ) -> str:
     """Projections, rotary embedding, cache and attention of a layer."""
     config, index = packed.config, int(prefix.split(".")[2])
-    q, k, v = (
-        matmul(graph, packed, f"{prefix}self_attn.{name}_proj", normed, accuracy_level, widened) for name in "qkv"
-    )
-    past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
-    caches = ["seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"]
+    names = [name.rpartition(".")[2] for name in kind.groups[0]]
+    read = [matmul(graph, packed, f"{prefix}self_attn.{name}", normed, accuracy_level, widened) for name in names]
     if f"{prefix}self_attn.q_norm.weight" in packed.checkpoint:
-        q, k = (
-            norm_heads(graph, packed, f"{prefix}self_attn.{part}_norm", read) for part, read in (("q", q), ("k", k))
-        )
+        read[:2] = [
+            norm_heads(graph, packed, kind, f"{prefix}self_attn.{part}_norm", state)
+            for part, state in zip("qk", read[:2], strict=True)
+        ]
+    if kind.fused:  # the operator takes queries, keys and values as one
+        read += ["", ""]
+    past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
+    local = "local_" if kind.local_rotary[index] else ""
+    caches = ["seqlens_k", "total_sequence_length", f"{local}cos_cache", f"{local}sin_cache"]
+    scale = {} if kind.attention_scale is None else {"scale": kind.attention_scale}
     graph.node(
         "GroupQueryAttention",
-        [q, k, v, *past, *caches],
+        [*read, *past, *caches],
         [f"{prefix}attended", f"present.{index}.key", f"present.{index}.value"],
         MICROSOFT,
         num_heads=int(config["num_attention_heads"]),
         kv_num_heads=int(config.get("num_key_value_heads") or config["num_attention_heads"]),
         do_rotary=1,
-        local_window_size=sliding_window(config) or -1,
+        local_window_size=kind.windows[index] or -1,
+        softcap=kind.attention_softcap,
+        **scale,
     )
     return matmul(graph, packed, f"{prefix}self_attn.o_proj", f"{prefix}attended", accuracy_level, widened)
 
 
-def norm_heads(graph: GraphWriter, packed: PackedModel, module: str, read: str) -> str:
-    """RMSNorm of each head, as Qwen3 has it before the rotation (the CPU's attention operator does not do it itself).
+def norm_heads(graph: GraphWriter, packed: PackedModel, kind: DecoderKind, module: str, read: str) -> str:
+    """RMSNorm of each head before the rotation: Qwen3, Gemma 3 (the CPU's attention operator does not do it itself).
 
     read: a state [batch, tokens, heads * head size].
     """
-    size, weight = head_size(packed.config), packed.tensor(f"{module}.weight").float().numpy()
-    graph.small(f"{module}.weight", weight)
+    size = head_size(packed.config)
+    graph.small(f"{module}.weight", norm_weight(packed, f"{module}.weight", kind))
     apart = graph.small(f"{module}.apart", np.array([0, 0, -1, size], np.int64))
     joined = graph.small(f"{module}.joined", np.array([0, 0, -1], np.int64))
     graph.node("Reshape", [read, apart], [f"{module}.heads"])
@@ -237,13 +197,28 @@ def norm_heads(graph: GraphWriter, packed: PackedModel, module: str, read: str) 
 
 
 def gated(
-    graph: GraphWriter, packed: PackedModel, prefix: str, normed: str, accuracy_level: int, widened: list[str]
+    graph: GraphWriter,
+    packed: PackedModel,
+    kind: DecoderKind,
+    prefix: str,
+    normed: str,
+    accuracy_level: int,
+    widened: list[str],
 ) -> str:
-    """down(silu(gate(x)) * up(x))."""
-    gate = matmul(graph, packed, f"{prefix}gate_proj", normed, accuracy_level, widened)
-    up = matmul(graph, packed, f"{prefix}up_proj", normed, accuracy_level, widened)
-    graph.node("QuickGelu", [gate], [f"{prefix}silu"], MICROSOFT, alpha=1.0)  # x * sigmoid(1.0 * x), in one kernel
-    graph.node("Mul", [f"{prefix}silu", up], [f"{prefix}gated"])
+    """down(act(gate(x)) * up(x))."""
+    if kind.fused:
+        both = matmul(graph, packed, f"{prefix}gate_up_proj", normed, accuracy_level, widened)
+        gate, up = f"{prefix}gate", f"{prefix}up"
+        graph.node("Split", [both], [gate, up], axis=-1, num_outputs=2)
+    else:
+        gate = matmul(graph, packed, f"{prefix}gate_proj", normed, accuracy_level, widened)
+        up = matmul(graph, packed, f"{prefix}up_proj", normed, accuracy_level, widened)
+    acted = f"{prefix}acted"
+    if kind.activation == SILU:
+        graph.node("QuickGelu", [gate], [acted], MICROSOFT, alpha=1.0)  # x * sigmoid(1.0 * x), in one kernel
+    else:
+        graph.node("Gelu", [gate], [acted], approximate={GELU: "none", GELU_TANH: "tanh"}[kind.activation])
+    graph.node("Mul", [acted, up], [f"{prefix}gated"])
     return matmul(graph, packed, f"{prefix}down_proj", f"{prefix}gated", accuracy_level, widened)
 
 
@@ -294,7 +269,7 @@ def repeated_zeros(zeros: "Tensor", bits: int, columns: int) -> "Tensor":
 def matmul(
     graph: GraphWriter, packed: PackedModel, module: str, read: str, accuracy_level: int, widened: list[str]
 ) -> str:
-    """A packed linear layer."""
+    """A packed linear layer; its module names its output."""
     matrix = stored(packed, module, MATRIX_BITS, widened)
     names = matrix_tensors(graph, module, matrix)
     if f"{module}.bias" in packed.checkpoint:
@@ -307,7 +282,7 @@ def matmul_node(graph: GraphWriter, module: str, read: str, names: list[str], ma
     return graph.node(
         "MatMulNBits",
         [read, *names],
-        ["logits" if module == "lm_head" else module],
+        [module],
         MICROSOFT,
         K=matrix.columns,
         N=matrix.codes.shape[0],
@@ -331,8 +306,8 @@ def matrix_tensors(graph: GraphWriter, module: str, matrix: Stored) -> list[str]
     return names
 
 
-def embedding(graph: GraphWriter, packed: PackedModel, widened: list[str]) -> str:
-    """Rows of the packed embedding, looked up and dequantized."""
+def embedding(graph: GraphWriter, packed: PackedModel, scale: float, widened: list[str]) -> str:
+    """Rows of the packed embedding, looked up and dequantized, and multiplied by `scale`."""
     matrix = stored(packed, "model.embed_tokens", EMBEDDING_BITS, widened)
     rows, block = matrix.codes.shape[0], matrix.block
     names = matrix_tensors(graph, "model.embed_tokens", matrix)
@@ -345,21 +320,33 @@ def embedding(graph: GraphWriter, packed: PackedModel, widened: list[str]) -> st
         inputs.append(graph.at("model.embed_tokens.row_zeros", graph.offset_of(names[2]), width, np.uint8))
     if not packed.tied:  # what only the head would read
         graph.tensors = [tensor for tensor in graph.tensors if tensor.name not in names]
-    return graph.node(
+    graph.node(
         "GatherBlockQuantized", inputs, ["embedded"], MICROSOFT, bits=matrix.bits, block_size=block,
         gather_axis=0, quantize_axis=1,
     )  # fmt: skip
+    if scale == 1.0:
+        return "embedded"
+    return graph.node("Mul", ["embedded", graph.small("embedding_scale", np.array(scale, np.float32))], ["scaled"])
 
 
-def head(graph: GraphWriter, packed: PackedModel, normed: str, accuracy_level: int, widened: list[str]) -> None:
-    """Logits: lm_head, or the embedding's bytes once more."""
-    if not packed.tied:
-        matmul(graph, packed, "lm_head", normed, accuracy_level, widened)
+def head(
+    graph: GraphWriter, packed: PackedModel, normed: str, accuracy_level: int, widened: list[str], softcap: float
+) -> None:
+    """Logits: lm_head, or the embedding's bytes once more; `softcap` c makes them c * tanh(x / c)."""
+    if packed.tied:
+        matrix = stored(packed, "model.embed_tokens", EMBEDDING_BITS, [])
+        parts = ["codes", "scales"] + ([] if matrix.zeros is None else ["zeros"])
+        names = [f"model.embed_tokens.{part}" for part in parts]
+        products = matmul_node(graph, "lm_head", normed, names, matrix, accuracy_level)
+    else:
+        products = matmul(graph, packed, "lm_head", normed, accuracy_level, widened)
+    if not softcap:
+        graph.nodes[-1].output[0] = "logits"
         return
-    matrix = stored(packed, "model.embed_tokens", EMBEDDING_BITS, [])
-    parts = ["codes", "scales"] + ([] if matrix.zeros is None else ["zeros"])
-    names = [f"model.embed_tokens.{part}" for part in parts]
-    matmul_node(graph, "lm_head", normed, names, matrix, accuracy_level)
+    cap = graph.small("logit_softcap", np.array(softcap, np.float32))
+    graph.node("Div", [products, cap], ["lm_head.small"])
+    graph.node("Tanh", ["lm_head.small"], ["lm_head.tanh"])
+    graph.node("Mul", ["lm_head.tanh", cap], ["logits"])
 
 
 def signature(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -10,22 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.decoder_kind import ARCHITECTURES, kind_of
 from hfcompress.errors import UserError
+from hfcompress.packed import without_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hfcompress.checkpoint import Checkpoint
+    from hfcompress.packed import Dequantized
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-# What feeds each linear layer: those of a group read the same input.
-INPUT_GROUPS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-LINEARS = tuple(name for group in INPUT_GROUPS for name in group)
 BATCH_TOKENS = 4096
 EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 
@@ -33,23 +27,26 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens", "lm_head", "model.norm"
 class DecoderStack:
     """The embedding, each layer, and the head of a model folder, loaded when asked for, in float32.
 
+    checkpoint: of a stock model, or what a packed one stands for (packed.py, Dequantized).
+
     Raises:
         UserError: an architecture that is not one of ARCHITECTURES, or see `Checkpoint`.
     """
 
-    def __init__(self, checkpoint: "Checkpoint") -> None:
+    def __init__(self, checkpoint: "Checkpoint | Dequantized") -> None:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
         self.checkpoint = checkpoint
         require_supported(checkpoint.folder, checkpoint.config)
-        config = AutoConfig.from_pretrained(checkpoint.folder, attn_implementation="sdpa")
+        self.kind = kind_of(checkpoint.config)
+        attention = "eager" if self.kind.attention_softcap else "sdpa"
+        config = AutoConfig.from_pretrained(checkpoint.folder, attn_implementation=attention)
         with torch.device("meta"):
             self.skeleton = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32).eval()
         self.skeleton.requires_grad_(False)
-        self.rotary = type(self.skeleton.model.rotary_emb)(config=config)
+        self.buffers = without_weights(config)
         self.layers = len(self.skeleton.model.layers)
-        self.sliding_window = getattr(config, "sliding_window", None)
         self.tied = f"{HEAD}.weight" not in checkpoint
 
     def embed(self, ids: "np.ndarray[Any, Any]") -> "Tensor":
@@ -59,7 +56,7 @@ class DecoderStack:
         wanted, place = np.unique(ids, return_inverse=True)
         name = f"{EMBEDDING}.weight"
         rows = torch.stack([self.checkpoint.read(name, slice(int(i), int(i) + 1))[0].float() for i in wanted])
-        return rows[torch.from_numpy(place.reshape(ids.shape))]
+        return rows[torch.from_numpy(place.reshape(ids.shape))] * self.kind.embedding_scale
 
     def layer(self, index: int) -> "nn.Module":
         """Decoder layer `index` with its weights in float32.
@@ -87,20 +84,43 @@ class DecoderStack:
         """lm_head's weight [vocab, hidden], which may be the embedding's."""
         return finite(self.checkpoint, f"{EMBEDDING if self.tied else HEAD}.weight")
 
-    def run(self, layer: "nn.Module", hidden: "Tensor") -> "Tensor":
-        """A layer on hidden states [windows, tokens, hidden]; attention is causal.
+    def run(self, layer: "nn.Module", hidden: "Tensor", bf16: bool = False, cache: Any = None) -> "Tensor":
+        """A layer on hidden states [windows, tokens, hidden]; attention is causal, and looks back as far as it may.
 
-        Raises:
-            UserError: the windows are longer than the model's sliding window, which is not modelled here.
+        Args:
+            bf16: whether products are computed in it; the residual stream stays float32.
+            cache: what is handed the layer's keys and values, as transformers' caches are (`update`).
         """
         import torch
 
-        if self.sliding_window and hidden.shape[1] > self.sliding_window:
-            raise UserError(f"--task.window {hidden.shape[1]}: the model's sliding window is {self.sliding_window}")
         positions = torch.arange(hidden.shape[1]).unsqueeze(0)
-        cos_sin = self.rotary(hidden, positions)
-        found = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=cos_sin)
+        turned = {"position_embeddings": self.buffers.rotary_emb(hidden, positions)}
+        if hasattr(self.buffers, "rotary_emb_local"):
+            turned = {
+                "position_embeddings_global": turned["position_embeddings"],
+                "position_embeddings_local": self.buffers.rotary_emb_local(hidden, positions),
+            }
+        mask = self.mask(hidden.shape[1], layer.self_attn.layer_idx)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found = layer(hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, **turned)
         return found[0] if isinstance(found, tuple) else found
+
+    def mask(self, tokens: int, index: int) -> "Tensor | None":
+        """What is added to a layer's attention, [1, 1, tokens, tokens]; None where it is causal by itself."""
+        import torch
+
+        window = self.kind.windows[index]
+        if not self.kind.attention_softcap and not (window and tokens > window):
+            return None
+        mask = torch.full((tokens, tokens), -torch.inf).triu(1)
+        if window:
+            mask += torch.full((tokens, tokens), -torch.inf).tril(-window)
+        return mask[None, None]
+
+    def capped(self, logits: "Tensor") -> "Tensor":
+        """What the model makes of lm_head's products."""
+        cap = self.kind.logit_softcap
+        return cap * (logits / cap).tanh() if cap else logits
 
 
 def require_supported(folder: Path, config: dict[str, Any]) -> None:
@@ -117,7 +137,7 @@ def require_supported(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def finite(checkpoint: "Checkpoint", name: str, rows: slice | None = None) -> "Tensor":
+def finite(checkpoint: "Checkpoint | Dequantized", name: str, rows: slice | None = None) -> "Tensor":
     """A tensor in float32.
 
     Raises:
@@ -159,13 +179,15 @@ class HiddenStates:
         part = self.file.with_name(self.file.name + ".part")
         with part.open("wb") as stream:
             for batch in batches:
-                batch.detach().contiguous().numpy().tofile(stream)
+                stream.write(batch.detach().contiguous().numpy().data)  # tofile would hide why a write failed
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(self.file)
 
 
-def watch_inputs(layer: "nn.Module", see: "Callable[[str, Tensor], None]") -> "list[Any]":
+def watch_inputs(
+    layer: "nn.Module", groups: tuple[tuple[str, ...], ...], see: "Callable[[str, Tensor], None]"
+) -> "list[Any]":
     """Call `see(first linear of the group, its input [tokens, columns])` at every forward; returns the hooks."""
 
     def hook(name: str) -> Any:
@@ -174,7 +196,7 @@ def watch_inputs(layer: "nn.Module", see: "Callable[[str, Tensor], None]") -> "l
 
         return call
 
-    return [layer.get_submodule(group[0]).register_forward_pre_hook(hook(group[0])) for group in INPUT_GROUPS]
+    return [layer.get_submodule(group[0]).register_forward_pre_hook(hook(group[0])) for group in groups]
 
 
 def unhook(hooks: "list[Any]") -> None:

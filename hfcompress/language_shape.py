@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hfcompress.decoder_kind import GEMMAS, MODEL_TYPES, layer_windows
 from hfcompress.errors import UnknownShape, UserError
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class LanguageShape:
 
     `layer_plain` counts what a layer has beside its matrices: norms and biases. `weight_bits` is for every matrix, the
     scales of groups included; the embedding has its own where `embedding_bits` is given. `resident_bits` is what a
-    matrix takes in memory, where the runtime repacks it. `kv_bits` is for an element of the key-value cache.
+    matrix takes in memory, where the runtime repacks it. `kv_bits` is for an element of the key-value cache. `fused`:
+    queries, keys and values are one matrix, and the MLP's two halves (Phi-3). `sliding_window` is given where every
+    layer has it: what some layers keep whole is counted for all.
     """
 
     layers: int
@@ -31,6 +33,7 @@ class LanguageShape:
     context: int
     layer_plain: int
     sliding_window: int | None = None
+    fused: bool = False
     weight_bits: float = 16
     embedding_bits: float | None = None
     resident_bits: float | None = None
@@ -50,9 +53,9 @@ class LanguageShape:
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
             kv_heads = int(config.get("num_key_value_heads") or heads)
-            head_dim = int(config.get("head_dim") or hidden // heads)
+            head_dim = int(config.get("head_dim") or (256 if kind in GEMMAS else hidden // heads))
             intermediate = int(config["intermediate_size"])
-            used = config.get("use_sliding_window", True)  # Qwen2 names a window that it does not use
+            windows = set(layer_windows(config))
             return cls(
                 layers=int(config["num_hidden_layers"]),
                 hidden=hidden,
@@ -61,10 +64,11 @@ class LanguageShape:
                 kv_heads=kv_heads,
                 head_dim=head_dim,
                 vocab=int(config["vocab_size"]),
-                tied=bool(config.get("tie_word_embeddings", False)),
+                tied=bool(config.get("tie_word_embeddings", kind in GEMMAS)),
                 context=int(config["max_position_embeddings"]),
                 layer_plain=layer_plain(config, hidden, heads * head_dim, kv_heads * head_dim, intermediate, head_dim),
-                sliding_window=config.get("sliding_window") if used else None,
+                sliding_window=windows.pop() if len(windows) == 1 else None,
+                fused=kind == "phi3",
                 weight_bits=32 if str(config.get("dtype") or config.get("torch_dtype")).endswith("float32") else 16,
             )
         except KeyError as error:
@@ -88,6 +92,13 @@ class LanguageShape:
     def layer_linears(self) -> list[tuple[str, int, int]]:
         """The matrices of one layer: name in it, rows (outputs), columns (inputs)."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        if self.fused:
+            return [
+                ("self_attn.qkv_proj", queries + 2 * keys, self.hidden),
+                ("self_attn.o_proj", self.hidden, queries),
+                ("mlp.gate_up_proj", 2 * self.intermediate, self.hidden),
+                ("mlp.down_proj", self.hidden, self.intermediate),
+            ]
         return [
             ("self_attn.q_proj", queries, self.hidden),
             ("self_attn.k_proj", keys, self.hidden),
@@ -137,12 +148,14 @@ class LanguageShape:
 def layer_plain(config: dict[str, Any], hidden: int, queries: int, keys: int, intermediate: int, head_dim: int) -> int:
     """Norms and biases of a layer, as transformers builds each model type."""
     found = 2 * hidden
+    if config["model_type"] in ("gemma2", "gemma3_text"):
+        found += 2 * hidden
     if config["model_type"] == "qwen2":
         found += queries + 2 * keys
     elif config.get("attention_bias"):
         found += queries + 2 * keys + hidden
     if config.get("mlp_bias"):
         found += 2 * intermediate + hidden
-    if config["model_type"] == "qwen3":
+    if config["model_type"] in ("qwen3", "gemma3_text"):
         found += 2 * head_dim
     return found

@@ -36,15 +36,26 @@ class Machine:
         self._known: dict[tuple[Any, ...], float] = {}
 
     def layer_ms(
-        self, batch: int, tokens: int, hidden_size: int, heads: int, intermediate_size: int, bits: int
+        self,
+        batch: int,
+        tokens: int,
+        hidden_size: int,
+        heads: int,
+        intermediate_size: int,
+        bits: int,
+        share: float = 1.0,
     ) -> float:
-        """One encoder layer on [batch, tokens, hidden_size]; below 32 bits its linear layers are int8 (QDQ)."""
+        """One encoder layer on [batch, tokens, hidden_size]; below 32 bits its linear layers are int8 (QDQ).
+
+        A `share` below 1 makes each linear layer two factors with that share of its weights.
+        """
 
         def measure() -> float:
-            graph = layer_graph(hidden_size, heads, intermediate_size, integer=bits < 32)
+            graph = layer_graph(hidden_size, heads, intermediate_size, bits < 32, share)
             return self._seconds(graph, (batch, tokens, hidden_size))
 
-        seconds = self._once(("layer", batch, tokens, hidden_size, heads, intermediate_size, bits < 32), measure)
+        key = ("layer", batch, tokens, hidden_size, heads, intermediate_size, bits < 32, share)
+        seconds = self._once(key, measure)
         return max(0.0, 1e3 * (seconds - self._call_seconds))
 
     def embeddings_ms(self, batch: int, tokens: int, hidden_size: int) -> float:
@@ -125,14 +136,14 @@ class Graph:
         return path
 
 
-def layer_graph(hidden_size: int, heads: int, intermediate_size: int, integer: bool) -> Graph:
+def layer_graph(hidden_size: int, heads: int, intermediate_size: int, integer: bool, share: float = 1.0) -> Graph:
     """A BERT layer as the exporter writes it: attention, feed-forward, residuals, LayerNorm; weights are constant."""
     graph = Graph()
     read = quantized(graph, "x", integer)
     split = graph.value("split", np.array([0, 0, heads, hidden_size // heads]))
     scale = graph.value("scale", np.array((hidden_size // heads) ** -0.25, np.float32))  # half of it on each side
     for name, order in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])):
-        rows = linear(graph, name, read, hidden_size, hidden_size, integer)
+        rows = linear(graph, name, read, hidden_size, hidden_size, integer, share)
         graph.add("Reshape", [rows, split], f"{name}_heads")
         graph.add("Transpose", [f"{name}_heads"], f"{name}_turned", perm=order)
     graph.add("Mul", ["query_turned", scale], "query_scaled")
@@ -143,11 +154,11 @@ def layer_graph(hidden_size: int, heads: int, intermediate_size: int, integer: b
     graph.add("MatMul", ["probabilities", "value_turned"], "contexts")
     graph.add("Transpose", ["contexts"], "contexts_turned", perm=[0, 2, 1, 3])
     graph.add("Reshape", ["contexts_turned", graph.value("join", np.array([0, 0, hidden_size]))], "joined")
-    attended = linear(graph, "output", quantized(graph, "joined", integer), hidden_size, hidden_size, integer)
+    attended = linear(graph, "output", quantized(graph, "joined", integer), hidden_size, hidden_size, integer, share)
     middle = residual_norm(graph, attended, "x", "middle", hidden_size)
-    wide = linear(graph, "wide", quantized(graph, middle, integer), hidden_size, intermediate_size, integer)
+    wide = linear(graph, "wide", quantized(graph, middle, integer), hidden_size, intermediate_size, integer, share)
     active = quantized(graph, gelu(graph, wide), integer)
-    narrow = linear(graph, "narrow", active, intermediate_size, hidden_size, integer)
+    narrow = linear(graph, "narrow", active, intermediate_size, hidden_size, integer, share)
     residual_norm(graph, narrow, middle, "z", hidden_size)
     return graph
 
@@ -172,8 +183,19 @@ def quantized(graph: Graph, name: str, integer: bool) -> str:
     return graph.add("DequantizeLinear", [f"{name}_q", scale, zero], f"{name}_dq")
 
 
-def linear(graph: Graph, name: str, read: str, inputs: int, outputs: int, integer: bool) -> str:
-    """A Linear [.., inputs] -> [.., outputs] with bias; its weight int8 with a scale for each output, or float."""
+def linear(graph: Graph, name: str, read: str, inputs: int, outputs: int, integer: bool, share: float = 1.0) -> str:
+    """A Linear [.., inputs] -> [.., outputs] with bias, two factors for a share below 1."""
+    if share < 1:
+        rank = max(1, round(share * inputs * outputs / (inputs + outputs)))
+        read = quantized(graph, product(graph, f"{name}_down", read, inputs, rank, integer), integer)
+        inputs = rank
+    found = product(graph, name, read, inputs, outputs, integer)
+    bias = graph.value(f"{name}_bias", np.zeros(outputs, np.float32))
+    return graph.add("Add", [bias, found], f"{name}_sum")
+
+
+def product(graph: Graph, name: str, read: str, inputs: int, outputs: int, integer: bool) -> str:
+    """[.., inputs] times a weight: int8 with a scale for each output, or float."""
     if integer:
         weight = graph.add(
             "DequantizeLinear",
@@ -187,9 +209,7 @@ def linear(graph: Graph, name: str, read: str, inputs: int, outputs: int, intege
         )
     else:
         weight = graph.value(f"{name}_weight", np.full((inputs, outputs), 0.01, np.float32))
-    graph.add("MatMul", [read, weight], f"{name}_product")
-    bias = graph.value(f"{name}_bias", np.zeros(outputs, np.float32))
-    return graph.add("Add", [bias, f"{name}_product"], f"{name}_sum")
+    return graph.add("MatMul", [read, weight], f"{name}_product")
 
 
 def gelu(graph: Graph, name: str) -> str:

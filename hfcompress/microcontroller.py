@@ -4,14 +4,18 @@ The search of Lin et al. 2020, MCUNet, section 3.1, over the width multiplier an
 more multiply-accumulates mean a better model. Accuracy itself cannot be predicted.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hfcompress.arena_interpreter import run
 from hfcompress.budget import ImageBudget
+from hfcompress.errors import UserError
 from hfcompress.integer_graph import IntegerGraph, read_onnx
 from hfcompress.mobilenet_graph import mobilenet_graph
 from hfcompress.onnx_graph import Array
@@ -178,6 +182,26 @@ def add_to_plan(plan: "Plan", candidate: str, config: dict[str, Any], resolution
         for n, v in limits.items()
     ]
     plan.advice += found.lines()
+
+
+def add_to_rows(rows: list[dict[str, Any]], candidate: str, folder: Path, budget: ImageBudget) -> None:
+    """Count the candidate's SRAM and flash into its measured row, where the budget limits them.
+
+    What cannot be counted (no int8 graph, an unknown operator) is said on standard error and stays unmeasured.
+    """
+    if budget.sram_kb is None and budget.flash_kb is None:
+        return
+    from hfcompress.evaluation.memory import image_size
+
+    noise = np.random.default_rng(0).standard_normal((3, *image_size(folder))).astype(np.float32)
+    try:
+        found = count(folder / "model.onnx", noise, budget.sram_kb)
+    except UserError as error:
+        print(f"{candidate}: SRAM and flash are not measured: {error}", file=sys.stderr)
+        return
+    for row in rows:
+        if row["name"] == candidate:
+            row |= {"sram_kb": found["sram_kb"], "flash_kb": found["flash_kb"], "microcontroller": found}
 
 
 def count(model: Path, pixel_values: Array, sram_kb: float | None = None) -> dict[str, Any]:

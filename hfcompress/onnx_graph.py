@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,15 +97,20 @@ def light_weights(network: Any) -> Iterator[None]:
 
 
 def export(
-    network: Any, out: Path, integers: dict[str, Array] | None = None, scales: dict[str, Array] | None = None
+    network: Any,
+    out: Path,
+    integers: dict[str, Array] | None = None,
+    scales: dict[str, Array] | None = None,
+    rewrite: Callable[[ModelProto], None] | None = None,
 ) -> None:
     """Write model.onnx for a classifier; with `integers`, weights that are fake-quantized become int8 for good.
 
     Args:
         network: a BERT-like classifier in fp32 on the CPU.
         integers, scales: by parameter name, the int8 rows of fake-quantized weights and their scales.
+        rewrite: changes the traced graph before the weights that it still reads are added.
     """
-    write_graph(trace(network), network, INPUTS, out / "model.onnx", integers, scales)
+    write_graph(trace(network), network, INPUTS, out / "model.onnx", integers, scales, rewrite)
 
 
 def write_graph(
@@ -115,12 +120,13 @@ def write_graph(
     path: Path,
     integers: dict[str, Array] | None = None,
     scales: dict[str, Array] | None = None,
+    rewrite: Callable[[ModelProto], None] | None = None,
 ) -> None:
     """Give a graph that `without_weights` made of the module around `network` its weights, and write it.
 
     Args:
         names: of the graph's inputs.
-        integers, scales: as of `export`.
+        integers, scales, rewrite: as of `export`.
     """
     state = {f"network.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
     parameters = {entry.name for entry in model.graph.input} - set(names)
@@ -133,6 +139,8 @@ def write_graph(
         )
         fold_casts(model)
         merge_equal_quantizers(model)
+    if rewrite is not None:
+        rewrite(model)
     transposed = fold_transposes(model, parameters)
     used = {name for node in model.graph.node for name in node.input}
     weights = {name: (state[name], name in transposed) for name in sorted(parameters & used)}

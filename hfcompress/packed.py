@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.checkpoint import Checkpoint
+from hfcompress.checkpoint import Checkpoint, read_config
+from hfcompress.decoder_kind import attention_softcap
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid, Quantized
 from hfcompress.ops.packing import pack, unpack
@@ -44,22 +45,22 @@ class PackedModel:
         """Whether lm_head is the embedding: then only the embedding is stored."""
         return "lm_head.codes" not in self.checkpoint and "lm_head.weight" not in self.checkpoint
 
-    def quantized(self, module: str) -> Quantized:
-        """The matrix of a module that is on a grid."""
+    def quantized(self, module: str, rows: slice | None = None) -> Quantized:
+        """The matrix of a module that is on a grid, or some of its rows."""
         grid = self.grids[module]
-        scales = self.checkpoint.read(f"{module}.scales")
+        scales = self.checkpoint.read(f"{module}.scales", rows)
         columns = self.columns(module)
-        codes = unpack(self.checkpoint.read(f"{module}.codes"), grid.bits, columns)
-        return Quantized(codes, scales, self.zeros(module, scales), grid)
+        codes = unpack(self.checkpoint.read(f"{module}.codes", rows), grid.bits, columns)
+        return Quantized(codes, scales, self.zeros(module, scales, rows), grid)
 
-    def zeros(self, module: str, scales: "Tensor") -> "Tensor":
+    def zeros(self, module: str, scales: "Tensor", rows: slice | None = None) -> "Tensor":
         """uint8 [rows, groups]: the code of zero in each group of a module with these scales."""
         import torch
 
         grid = self.grids[module]
         if grid.symmetric:
             return torch.full(scales.shape, grid.middle, dtype=torch.uint8)
-        return unpack(self.checkpoint.read(f"{module}.zeros"), grid.bits, scales.shape[1])
+        return unpack(self.checkpoint.read(f"{module}.zeros", rows), grid.bits, scales.shape[1])
 
     def columns(self, module: str) -> int:
         """Inputs of a module on a grid: those of down_proj are the intermediate size, and so on."""
@@ -77,6 +78,29 @@ class PackedModel:
         """Names of the tensors that are on no grid."""
         parts = {f"{module}.{part}" for module in self.grids for part in ("codes", "scales", "zeros")}
         return (name for name in self.checkpoint.places if name not in parts)
+
+
+class Dequantized:
+    """A packed model under the stock model's names, read as a Checkpoint is: matrices as the values they stand for."""
+
+    def __init__(self, packed: PackedModel) -> None:
+        self.packed, self.folder, self.config = packed, packed.folder, packed.config
+
+    def __contains__(self, name: str) -> bool:
+        return name.removesuffix(".weight") in self.packed.grids or name in self.packed.checkpoint
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        module = name.removesuffix(".weight")
+        if module in self.packed.grids:
+            return self.packed.checkpoint.shape(f"{module}.codes")[0], self.packed.columns(module)
+        return self.packed.checkpoint.shape(name)
+
+    def read(self, name: str, rows: slice | None = None) -> "Tensor":
+        """A tensor or some of its rows: float32, or what is on no grid in its own type."""
+        module = name.removesuffix(".weight")
+        if module in self.packed.grids:
+            return self.packed.quantized(module, rows).dequantize()
+        return self.packed.checkpoint.read(name, rows)
 
 
 def head_size(config: dict[str, Any]) -> int:
@@ -98,20 +122,44 @@ def load_simulated(folder: Path) -> "PreTrainedModel":
     from transformers import AutoConfig, AutoModelForCausalLM
 
     packed = PackedModel(folder)
+    config = AutoConfig.from_pretrained(folder, **attention_option(folder))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), torch_dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
     state = {name: packed.tensor(name).float() for name in packed.plain_names()}
     state |= {f"{module}.weight": packed.quantized(module).dequantize() for module in packed.grids}
     if packed.tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, strict=True, assign=True)
-    rebuild_buffers(model)
+    fill_buffers(model)
     if packed.tied:
         model.tie_weights()
     return model.eval()
 
 
-def rebuild_buffers(model: "PreTrainedModel") -> None:
-    """Buffers that no checkpoint holds (rotary frequencies) are made anew from the config."""
-    rotary = model.model.rotary_emb
-    model.model.rotary_emb = type(rotary)(config=model.config)
+def attention_option(folder: Path) -> dict[str, str]:
+    """What transformers must be told to compute a folder's attention: only eager knows Gemma 2's cap."""
+    return {"attn_implementation": "eager"} if attention_softcap(read_config(folder)) else {}
+
+
+def without_weights(config: Any) -> Any:
+    """A stock model's inner module without layers and words: what it has are the buffers that no checkpoint holds.
+
+    config: a transformers config, left as it is. Rotary frequencies (`rotary_emb`) and the like are made from it.
+    """
+    import copy
+
+    from transformers import AutoModelForCausalLM
+
+    small = copy.deepcopy(config)
+    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 0, 1, None
+    return AutoModelForCausalLM.from_config(small).model
+
+
+def fill_buffers(model: "PreTrainedModel") -> None:
+    """Buffers that no checkpoint holds are made anew from the config."""
+    inner, made = model.model, without_weights(model.config)
+    for name, module in made.named_children():
+        if name.startswith("rotary_emb"):
+            setattr(inner, name, module)
+    for name, buffer in made.embed_tokens.named_buffers():
+        setattr(inner.embed_tokens, name, buffer)

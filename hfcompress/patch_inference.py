@@ -131,14 +131,18 @@ def as_window(region: Region, origin: tuple[int, ...]) -> Window:
 
 
 def cuts(graph: IntegerGraph) -> list[int]:
-    """After how many operations a stage can end: one tensor alone is alive, and the next operation widens it."""
+    """After how many operations a stage can end: one tensor alone is alive, and a block ends there.
+
+    A block ends with a pool or an addition, or where the next operation widens a bottleneck.
+    """
     found = lifetimes(graph)
     ends = []
     for i, (operation, following) in enumerate(zip(graph.operations, graph.operations[1:], strict=False)):
         if operation.kind in ("GlobalAveragePool", "Gemm"):
             break
         alive = [t.tensor for t in found.values() if t.first <= i < t.last]
-        if alive == [operation.output] and graph.bytes(following.output) > graph.bytes(operation.output):
+        widened = graph.bytes(following.output) > graph.bytes(operation.output)
+        if alive == [operation.output] and (widened or operation.kind in ("MaxPool", "Add")):
             ends.append(i + 1)
     return ends
 

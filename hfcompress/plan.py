@@ -15,7 +15,15 @@ from hfcompress.image_plan import compare_images
 from hfcompress.image_shape import ImageShape, is_image_model
 from hfcompress.language_shape import LanguageShape
 from hfcompress.machine import Machine
-from hfcompress.shape import Shape
+from hfcompress.shape import (
+    Shape,
+    embedding_bytes,
+    embedding_parameters,
+    embedding_rows,
+    linear_parameters,
+    other_parameters,
+    parameters,
+)
 from hfcompress.stage import Stage
 from hfcompress.vocabulary import tokenizer_bytes
 
@@ -28,7 +36,10 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
-LIMITS = ("disk_mb", "ram_mb", "peak_over_bare_mb", "latency_ms", "latency_ratio", "first_token_ms")
+FACTOR_BYTES, QDQ_FACTOR_BYTES = 375, 1_650  # of a linear layer that became two
+LIMITS = (
+    "disk_mb", "ram_mb", "peak_over_bare_mb", "latency_ms", "latency_ratio", "embedding_ratio", "first_token_ms"
+)  # fmt: skip
 PREDICTED = ("parameters", *LIMITS, "sram_kb", "flash_kb")
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
 SHOWN_STUDENTS = 4
@@ -38,43 +49,33 @@ LOADED_COPIES = 1.65  # of the file: while it is parsed, beside the weights made
 SCORE_COPIES = 4  # of one layer's attention scores
 
 
-def linear_parameters(shape: Shape) -> int:
-    """Weights of the Linear layers, biases left out."""
-    h, i = shape.hidden_size, shape.intermediate_size
-    return shape.num_hidden_layers * (4 * h * h + 2 * h * i) + h * h + h * shape.num_labels
-
-
-def embedding_parameters(shape: Shape) -> int:
-    return (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size) * shape.hidden_size
-
-
-def other_parameters(shape: Shape) -> int:
-    """Biases and LayerNorms."""
-    h, i = shape.hidden_size, shape.intermediate_size
-    return 2 * h + shape.num_hidden_layers * (4 * h + i + h + 4 * h) + h + shape.num_labels
-
-
-def parameters(shape: Shape) -> int:
-    """All parameters of a BertForSequenceClassification of this shape."""
-    return linear_parameters(shape) + embedding_parameters(shape) + other_parameters(shape)
-
-
 def disk_bytes(shape: Shape) -> int:
     """All files that must be shipped: weights, graph, config and tokenizer."""
     classifier = shape.hidden_size * shape.num_labels  # stays in fp32
     weights = (
         (linear_parameters(shape) - classifier) * shape.weight_bits
-        + embedding_parameters(shape) * shape.embedding_bits
-    ) / 8 + 4 * (classifier + other_parameters(shape))
+        + (embedding_parameters(shape) - (shape.word_weights or 0)) * shape.embedding_bits
+    ) / 8 + 4 * (classifier + other_parameters(shape) + (shape.word_weights or 0))
     files = CONFIG_BYTES + (TOKENIZER_BYTES if shape.tokenizer_bytes is None else shape.tokenizer_bytes)
-    if shape.format == "transformers":
+    if shape.format != "onnx":
         return round(weights + files + TENSOR_HEADER * (16 * shape.num_hidden_layers + 9))
     graph = GRAPH_BYTES + LAYER_BYTES * shape.num_hidden_layers
     if shape.weight_bits < 32:  # a scale and a zero point for each row
         rows = shape.num_hidden_layers * (5 * shape.hidden_size + shape.intermediate_size) + shape.hidden_size
         graph += QDQ_GRAPH_BYTES + QDQ_LAYER_BYTES * shape.num_hidden_layers + 5 * rows
-        graph += 4 * (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size)
-    return round(weights + files + graph)
+        graph += 4 * embedding_rows(shape)
+    return round(weights + files + graph + factor_bytes(shape))
+
+
+def factor_bytes(shape: Shape) -> int:
+    """What the graph has more of where every linear layer became two: nodes and, in int8, a scale for each rank."""
+    if shape.linear_share == 1:
+        return 0
+    layers, h, i = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
+    if shape.weight_bits == 32:
+        return FACTOR_BYTES * (6 * layers + 1)
+    ranks = shape.linear_share * (layers * (2 * h + 2 * h * i / (h + i)) + h / 2)
+    return round((FACTOR_BYTES + QDQ_FACTOR_BYTES) * (6 * layers + 1) + 5 * ranks)
 
 
 def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
@@ -86,7 +87,13 @@ def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
 def latency_ms(shape: Shape, machine: Machine, batch: int, tokens: int) -> float:
     """Milliseconds of one request [batch, tokens] in onnxruntime on this machine: its embeddings and its layers."""
     layer = machine.layer_ms(
-        batch, tokens, shape.hidden_size, shape.num_attention_heads, shape.intermediate_size, shape.weight_bits
+        batch,
+        tokens,
+        shape.hidden_size,
+        shape.num_attention_heads,
+        shape.intermediate_size,
+        shape.weight_bits,
+        shape.linear_share,
     )
     return machine.embeddings_ms(batch, tokens, shape.hidden_size) + shape.num_hidden_layers * layer
 
@@ -99,6 +106,8 @@ class Serving:
     batch: int
     tokens: int
     reference_ms: float | None = None
+    reference_embeddings: int | None = None
+    """Their bytes, which `embedding_ratio` is counted from."""
 
     def latency_ms(self, shape: Shape) -> float | None:
         """None for a model that onnxruntime does not serve."""
@@ -106,7 +115,7 @@ class Serving:
 
 
 def prediction(shape: Shape, serving: Serving) -> dict[str, Any]:
-    """parameters, disk_mb, ram_mb, latency_ms and latency_ratio; the last three None for a model not in ONNX."""
+    """parameters, disk_mb, ram_mb, latency_ms and the ratios; all of time and memory None for a model not in ONNX."""
     milliseconds = serving.latency_ms(shape)
     return {
         "parameters": parameters(shape),
@@ -114,6 +123,9 @@ def prediction(shape: Shape, serving: Serving) -> dict[str, Any]:
         "ram_mb": ram_mb(shape, serving.batch, serving.tokens) if shape.format == "onnx" else None,
         "latency_ms": milliseconds,
         "latency_ratio": milliseconds / serving.reference_ms if milliseconds and serving.reference_ms else None,
+        "embedding_ratio": embedding_bytes(shape) / serving.reference_embeddings
+        if serving.reference_embeddings
+        else None,
     }
 
 
@@ -129,13 +141,16 @@ class Planned:
 class Plan:
     """Takes a Run's place in a recipe: the same calls, shapes instead of folders, nothing written."""
 
-    def __init__(self, on: str = HERE) -> None:
+    def __init__(self, on: str = HERE, fetches: bool = False) -> None:
         """Predict for a device of hfcompress/devices.py; "here" is this machine.
+
+        Args:
+            fetches: whether a model of the Hub may be fetched for its shape; without, only the cache is asked.
 
         Raises:
             UserError: no such device.
         """
-        self.on = known_device(on)
+        self.on, self.fetches = known_device(on), fetches
         self.memory: dict[str, Any] | None = None
         self.rows: list[dict[str, Any]] = []
         self.verdicts: list[dict[str, Any]] = []
@@ -159,11 +174,14 @@ class Plan:
             UserError: the shape is not known without the network, or the folder's config.json is not a BERT's.
         """
         if shape is None:
-            if "/" in name and not Path(name).expanduser().is_dir() and not name.startswith((".", "/", "~")):
+            on_hub = "/" in name and not Path(name).expanduser().is_dir() and not name.startswith((".", "/", "~"))
+            kept = hub.cached(name, "model") if on_hub and not self.fetches else None
+            if on_hub and not self.fetches and not (kept and (kept / "config.json").is_file()):
                 raise UserError(
-                    f"the shape of {name} is not known here; plan with a folder that holds its config.json"
+                    f"the shape of {name} is not known here, and the Hub's cache does not have it; plan with a folder "
+                    f"that holds its config.json, or first hf download {name.partition('@')[0]} config.json"
                 )
-            folder = hub.pull(name)
+            folder = kept or hub.pull(name)
             if is_image_model(folder / "config.json"):
                 return Planned(name, "base", ImageShape.read(folder))
             if not is_bert(folder / "config.json"):
@@ -201,11 +219,15 @@ class Plan:
         if self.on != HERE:
             raise UserError(f"--device {self.on}: only causal LMs can be planned for another device; leave it out")
         if isinstance(candidate.shape, ClickShape):
-            return self._compare_clicks(models, candidate, budget)
+            return self._compare_clicks(models, candidate, latency_reference or reference, budget, measure, task)
         if isinstance(candidate.shape, ImageShape):
             return compare_images(self, models, candidate, budget)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
-        serving = replace(serving, reference_ms=serving.latency_ms((latency_reference or reference).shape))
+        serving = replace(
+            serving,
+            reference_ms=serving.latency_ms((latency_reference or reference).shape),
+            reference_embeddings=round(embedding_bytes(reference.shape)),
+        )
         self.rows = [
             {"name": model.name, "stage": model.stage, "format": model.shape.format}
             | prediction(model.shape, serving)
@@ -234,11 +256,23 @@ class Plan:
         self.advice = language_plan.lines(candidate.name, self.memory)
         return {"ok": self.ok}
 
-    def _compare_clicks(self, models: tuple[Planned, ...], candidate: Planned, budget: Budget) -> dict[str, Any]:
-        """The same for click models: bytes from the shape; what they earn cannot be predicted."""
+    def _compare_clicks(
+        self,
+        models: tuple[Planned, ...],
+        candidate: Planned,
+        reference: Planned,
+        budget: Budget,
+        measure: Any,
+        task: Any,
+    ) -> dict[str, Any]:
+        """The same for click models: bytes and memory from the shape, time from the same graph with fewer rows."""
+        from hfcompress.click_latency import slates_ms
+
+        graphs = {model.name: model.shape.config for model in models if model.shape.format == "onnx"}
+        times = slates_ms(graphs, task.slate, measure.threads)
         self.rows = [
             {"name": model.name, "stage": model.stage, "format": model.shape.format}
-            | model.shape.predicted()
+            | model.shape.predicted(times.get(model.name), times.get(reference.name))
             | {"shape": model.shape.config}
             for model in models
         ]
@@ -252,7 +286,7 @@ class Plan:
 
 def is_bert(file: Path) -> bool:
     """Whether a config.json is of an encoder; a damaged one is left to `read_shape`, which says so."""
-    from hfcompress.language_shape import MODEL_TYPES
+    from hfcompress.decoder_kind import MODEL_TYPES
 
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -237,6 +237,7 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     from transformers import AutoConfig, AutoModel
 
     from hfcompress.models import check_folder, quiet_new_head
+    from hfcompress.surgery import load, read_edits
 
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     random = torch.Generator().manual_seed(0)
@@ -250,8 +251,10 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     try:
         config = AutoConfig.from_pretrained(folder)
         name = (config.architectures or [""])[0]
+        made = getattr(transformers, name, AutoModel)
         with quiet_new_head():
-            network = getattr(transformers, name, AutoModel).from_pretrained(folder, torch_dtype=torch.float32).eval()
+            edited = read_edits(folder)  # from_pretrained would give it new weights
+            network = load(folder) if edited else made.from_pretrained(folder, torch_dtype=torch.float32).eval()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} cannot be read by transformers ({str(error).splitlines()[0][:120]})") from None
     if network.main_input_name == "pixel_values":

@@ -3,7 +3,8 @@
 In the repository, the transformers model lies at the root, ONNX under onnx/ as model.onnx (fp32) and
 model_quantized.onnx (int8): where `from_pretrained`, Optimum and transformers.js look. What onnxruntime-genai and
 llama.cpp load are folders of their own, genai/ and gguf/. Beside them README.md (the model card), report.json,
-report.html, plot.svg, records/ (one JSON a stage) and recipe.lock.json.
+report.html, its pictures, records/ (one JSON a stage, and what a classifier said of each test text) and
+recipe.lock.json.
 """
 
 import dataclasses
@@ -15,9 +16,11 @@ from typing import Any
 from hfcompress.errors import UserError
 from hfcompress.lock import LOCK
 from hfcompress.record import Record, read_json
+from hfcompress.report.console import candidate_row
 from hfcompress.stage import Artifact
 
 INTEGER = {"int8", "uint8"}
+PREDICTIONS = "records/predictions.safetensors"
 FOLDERS = {"onnx-genai": "genai/", "gguf": "gguf/"}  # formats that are folders of their own
 SECRETS = (
     (
@@ -59,14 +62,9 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
         UserError: the run is not finished or was changed since, its verdicts do not hold (unless allowed), the
             base model's licence is unknown or forbids derivatives, or a file names a token or a path of this machine.
     """
-    from hfcompress.report.card import render_card
-    from hfcompress.report.html import ends
-    from hfcompress.report.language import language_card
-    from hfcompress.report.plots import allotment, size_latency_accuracy, standalone
+    from hfcompress.report.pages import card_of, pictures_of
 
     report, details, locked = (read_json(run / name) for name in ("report.json", "details.json", LOCK))
-    if details.get("kind") == "clicks":
-        raise UserError(f"{run}: a click model has no stock class that a colleague could load; it is not pushed")
     if not report["ok"] and not allow_failed:
         failed = next(verdict for verdict in report["verdicts"] if not verdict["ok"])
         raise UserError(
@@ -75,19 +73,14 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
         )
     origin = details["base"] | {"licence": agreed_licence(details["base"], licence)}
     places = delivered(run, report, details)
-    candidate, reference = ends(report, details)
     models_of = {place: name for place, (name, _) in places.items()}
-    card, picture = language_card, None
-    if details.get("kind") != "language":
-        card, picture = render_card, size_latency_accuracy(report["models"], candidate["name"], reference["name"])
-    elif "allotment" in details:
-        picture = allotment(details["allotment"]["grids"])
     rendered = {
-        "README.md": card(report, details | {"base": origin}, repository, models_of).encode(),
+        "README.md": card_of(report, details | {"base": origin}, repository, models_of).encode(),
         "report.json": as_json(report | {"delivered": models_of}),
         "report.html": (run / "report.html").read_bytes(),
-        **({"plot.svg": standalone(picture).encode()} if picture else {}),
+        **{name: picture.encode() for name, picture in pictures_of(report, details).items()},
         LOCK: as_json(locked),
+        **predictions(run, report, details),
     }
     for record in details["records"]:
         rendered[f"records/{record['name']}.json"] = as_json(record)
@@ -104,15 +97,51 @@ def delivered(run: Path, report: dict[str, Any], details: dict[str, Any]) -> dic
     """
     rows = {row["name"]: row for row in report["models"]}
     places: dict[str, tuple[str, Path]] = {}
-    for name in details["deliver"]:
-        folder = run / rows[name]["path"]
-        if not folder.is_dir():
-            raise UserError(f"{folder} is gone: run the recipe again")
-        if damage := Artifact(folder).damage(hashed=True):
-            raise UserError(f"{folder} is not what was measured: {damage}; run the recipe again")
+    for name in smallest([rows[name] for name in details["deliver"]], candidate_row(report)["name"]):
+        folder = intact(run / rows[name]["path"])
         # Of what several models have, such as the tokenizer, the first one's stays.
         places = {placed(file, rows[name]): (name, folder / file) for file in Record.read(folder).files} | places
     return places
+
+
+def smallest(rows: list[dict[str, Any]], candidate: str) -> list[str]:
+    """Of models that would lie in one place the candidate, or the smallest one; what lies at the root first."""
+    kept: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["name"] != candidate, row["bytes"])):
+        kept.setdefault(placed("model.onnx" if row["format"] == "onnx" else "model.safetensors", row), row)
+    names = {row["name"] for row in kept.values()}
+    ordered = sorted(rows, key=lambda row: row["format"] != "transformers")
+    return [row["name"] for row in ordered if row["name"] in names]
+
+
+def intact(folder: Path) -> Path:
+    """A folder of the run, if it holds what its record says.
+
+    Raises:
+        UserError: it is gone, or is not what was measured.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is gone: run the recipe again")
+    if damage := Artifact(folder).damage(hashed=True):
+        raise UserError(f"{folder} is not what was measured: {damage}; run the recipe again")
+    return folder
+
+
+def predictions(run: Path, report: dict[str, Any], details: dict[str, Any]) -> dict[str, bytes]:
+    """The candidate's logits [texts, classes] on the test split: what `verify` holds its own against.
+
+    Empty where the measurement keeps none: those of a language model would be larger than the model.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    if details.get("kind"):
+        return {}
+    if "measured" not in details:
+        raise UserError(f"{run}: made by an older version; run the recipe again, finished stages are kept")
+    with np.load(intact(run / details["measured"]) / "predictions.npz", allow_pickle=False) as kept:
+        logits = np.ascontiguousarray(kept[candidate_row(report)["name"]], dtype=np.float32)
+    return {PREDICTIONS: save({"logits": logits})}
 
 
 def placed(file: str, row: dict[str, Any]) -> str:
@@ -138,19 +167,18 @@ def agreed_licence(origin: dict[str, Any], stated: str | None) -> str:
     Raises:
         UserError: there is neither, they differ, or it forbids derivatives.
     """
-    known = origin["licence"]
+    known = None if origin["licence"] == "unknown" else origin["licence"]
+    named = f"{origin['name']} is under {origin.get('licence_name') or known}"
     licence: str | None = known or stated
     if licence is None:
         raise UserError(
             f"{origin['name']} names no licence, so nobody knows what may be done with a model made from it; "
             "state the result's with --license, such as --license apache-2.0"
         )
-    if stated and stated != licence:
-        raise UserError(
-            f"--license {stated}: {origin['name']} is under {licence}, which holds for what is made from it"
-        )
-    if re.search(r"(^|-)nd(-|$)|no-?deriv", licence, re.I):
-        raise UserError(f"{origin['name']} is under {licence}, which forbids derivatives: it is not pushed")
+    if known and stated and stated not in (known, origin.get("licence_name")):
+        raise UserError(f"--license {stated}: {named}, which holds for what is made from it")
+    if re.search(r"(^|-)nd(-|$)|no-?deriv", f"{licence} {origin.get('licence_name') or ''}", re.I):
+        raise UserError(f"{named if known else f'--license {stated}'}, which forbids derivatives: it is not pushed")
     return licence
 
 

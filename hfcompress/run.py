@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress import hub
-from hfcompress.budget import Budget, Verdict, verdicts
+from hfcompress.budget import Budget, ImageBudget, Verdict, verdicts
 from hfcompress.errors import UserError
 from hfcompress.lock import LOCK, lock, plain
 from hfcompress.record import Record, environment, peak_rss_mb, read_json, sha256, write_json
@@ -215,6 +215,10 @@ class Run:
             confidence=budget.confidence,
         )
         details = json.loads((measured.path / "measurements.json").read_text(encoding="utf-8"))
+        if isinstance(budget, ImageBudget):
+            from hfcompress.microcontroller import add_to_rows
+
+            add_to_rows(details["models"], candidate.name, candidate.path, budget)
         allowed = max(budget.drop.values(), default=0.0)
         for found in details["differences"].values():
             for difference in found.values():
@@ -236,6 +240,7 @@ class Run:
                 "datasets": [task.dataset.partition("@")[0]] if task.on_hub else [],
                 "base": hub.origin(base or reference.name),
                 "deliver": [model.name for model in deliver or (candidate,)],
+                "measured": measured.path.name,
                 **({"allotment": read_json(allotment.path / "allotment.json")} if allotment else {}),
                 **({"summaries": read_json(summaries.path / "summaries.json")} if summaries else {}),
                 **({"rollout": read_json(rollout.path / "rollout.json")} if rollout else {}),

@@ -10,8 +10,10 @@ class Shape:
     """A BERT-shaped sequence classifier.
 
     `weight_bits` counts the linear layers, `embedding_bits` the embedding tables; everything else (LayerNorm, biases)
-    stays in 32 bits. `format` is report.json's word. `tokenizer_bytes` is what the tokenizer's files take on disk;
-    `tokenizer_folder` is where they lie, when they are on this machine.
+    stays in 32 bits. Of layers that are factored `linear_share` says what is left of their weights, and `word_weights`
+    how many the word embeddings have as a tensor train (in 32 bits). `format` is report.json's word.
+    `tokenizer_bytes` is what the tokenizer's files take on disk; `tokenizer_folder` is where they lie, when they are
+    on this machine.
     """
 
     num_hidden_layers: int
@@ -24,9 +26,13 @@ class Shape:
     num_labels: int = 2
     weight_bits: int = 32
     embedding_bits: int = 32
+    linear_share: float = 1.0
+    word_weights: int | None = None
     format: str = "transformers"
     tokenizer_bytes: int | None = None
     tokenizer_folder: Path | None = None
+    embedding_size: int | None = None
+    """Of factorized embeddings; None: the hidden size, and no projection."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any], num_labels: int) -> "Shape":
@@ -40,7 +46,46 @@ class Shape:
             max_position_embeddings=config.get("max_position_embeddings", 512),
             type_vocab_size=config.get("type_vocab_size", 2),
             num_labels=num_labels,
+            embedding_size=config.get("embedding_size"),
         )
 
     def with_(self, **changes: Any) -> "Shape":
         return replace(self, **changes)
+
+
+def linear_parameters(shape: Shape) -> int:
+    """Weights of the Linear layers, biases left out."""
+    h, i = shape.hidden_size, shape.intermediate_size
+    projection = h * (shape.embedding_size or 0)
+    factorable = shape.num_hidden_layers * (4 * h * h + 2 * h * i) + h * h
+    return projection + round(shape.linear_share * factorable) + h * shape.num_labels
+
+
+def embedding_rows(shape: Shape) -> int:
+    """Of the word, position and type tables together."""
+    return shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size
+
+
+def embedding_parameters(shape: Shape) -> int:
+    size = shape.embedding_size or shape.hidden_size
+    words = shape.vocab_size * size if shape.word_weights is None else shape.word_weights
+    return words + (embedding_rows(shape) - shape.vocab_size) * size
+
+
+def embedding_bytes(shape: Shape) -> float:
+    """What the tables, their scales, and the projection of factorized ones take (see evaluation/size.py)."""
+    scales = 4 * embedding_rows(shape) if shape.embedding_bits < 32 else 0
+    projection = shape.hidden_size * (shape.embedding_size or 0) * shape.weight_bits / 8
+    return embedding_parameters(shape) * shape.embedding_bits / 8 + scales + projection
+
+
+def other_parameters(shape: Shape) -> int:
+    """Biases and LayerNorms."""
+    h, i = shape.hidden_size, shape.intermediate_size
+    before = 2 * h if shape.embedding_size is None else 2 * shape.embedding_size + h  # a LayerNorm; one, and a bias
+    return before + shape.num_hidden_layers * (4 * h + i + h + 4 * h) + h + shape.num_labels
+
+
+def parameters(shape: Shape) -> int:
+    """All parameters of a BertForSequenceClassification of this shape."""
+    return linear_parameters(shape) + embedding_parameters(shape) + other_parameters(shape)

@@ -5,7 +5,8 @@
 - `{"edit": "resize", "module": "...convolution", "to": {"in_channels": 12, "out_channels": 20, "groups": 1}}`:
   a convolution, Linear, normalization or Embedding of another size;
 - `{"edit": "attributes", "module": "...attention.self", "to": {"num_attention_heads": 7, "all_head_size": 448}}`:
-  numbers that a module's forward reads.
+  numbers that a module's forward reads;
+- the edits for factors of a layer, which hfcompress/factors.py describes.
 
 The weights are then loaded into the edited model, every name and every size of them.
 """
@@ -103,6 +104,8 @@ def apply(model: "PreTrainedModel", edits: list[Edit]) -> None:
     Raises:
         UserError: an edit names a module that the model does not have, or is of an unknown kind.
     """
+    from hfcompress.factors import factored
+
     for edit in edits:
         try:
             module = model.get_submodule(edit["module"])
@@ -111,9 +114,11 @@ def apply(model: "PreTrainedModel", edits: list[Edit]) -> None:
             elif edit["edit"] == "attributes":
                 for name, value in edit["to"].items():
                     setattr(module, name, value)
+            elif (new := factored(module, edit)) is not None:
+                model.set_submodule(edit["module"], new)
             else:
                 raise UserError(f"{SURGERY}: there is no edit {edit['edit']!r}; a newer version may have made it")
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{SURGERY}: {edit} does not fit the model ({error})") from None
     model.edits = [*edits_of(model), *edits]
 

@@ -56,7 +56,7 @@ def recipe(
     whole = run(ExportClicks(), model=baseline, task=task, name="baseline-onnx")
     points = []
     for point in curve:
-        other = run(point_of(point), model=baseline, task=task, name=f"{point}x-torch")
+        other = run(CompressEmbeddings(**point_of(point)), model=baseline, task=task, name=f"{point}x-torch")
         points.append(run(ExportClicks(), model=other, task=task, name=f"{point}x"))
     small = run(compress, model=baseline, task=task, name="compressed-torch")
     compressed = run(ExportClicks(), model=small, task=task, name="compressed")
@@ -79,8 +79,8 @@ def recipe(
     )
 
 
-def point_of(text: str) -> CompressEmbeddings:
-    """KIND-BITS-RATIO as a stage.
+def point_of(text: str) -> dict[str, Any]:
+    """KIND-BITS-RATIO as the options of a stage.
 
     Raises:
         UserError: it is none.
@@ -89,7 +89,7 @@ def point_of(text: str) -> CompressEmbeddings:
         kind, bits, ratio = text.rsplit("-", 2)
         if kind not in ("rows", "factorized", "hashed", "quotient_remainder", "mixed") or bits not in ("4", "8", "32"):
             raise ValueError
-        return CompressEmbeddings(kind=kind, bits=int(bits), ratio=float(ratio))  # type: ignore[arg-type]
+        return {"kind": kind, "bits": int(bits), "ratio": float(ratio)}
     except ValueError:
         raise UserError(f"--curve {text}: KIND-BITS-RATIO, such as factorized-8-20") from None
 

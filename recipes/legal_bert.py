@@ -56,17 +56,7 @@ def recipe(
         qat: how the pruned student learns to compute in int8.
         measure: how the models are measured.
     """
-    if teacher == "auto" and trim_vocabulary and made_with(base, task, trim, finetune):
-        teacher = str(licence_teacher.FOLDER)
-    if teacher in ("auto", "none"):
-        encoder: Path | Artifact = run.base(base, KNOWN_SHAPES.get(base))
-        if not made_for_mean(encoder):
-            finetune = replace(finetune, pooling="cls")
-        if trim_vocabulary:
-            encoder = run(trim, model=encoder, task=task, name="trimmed")
-        expert = run(finetune, model=encoder, task=task, name="teacher")
-    else:
-        expert = run(Adopt(), model=run.base(teacher), task=task, name="teacher")
+    expert, source = made_or_adopted(run, base, teacher, task, trim if trim_vocabulary else None, finetune)
     student = run(distill, model=expert, task=task, name="student")
     guide = student if distill.linear_weight else expert  # taught by two, the student passes both on
     slim = run(prune, model=student, teacher=guide, task=task, name="slim")
@@ -92,11 +82,33 @@ def recipe(
         candidate=int8,
         latency_reference=expert_onnx,
         deliver=(slim, slim_onnx, int8),
-        base=base if teacher in ("auto", "none", str(licence_teacher.FOLDER)) else teacher,
+        base=source,
         budget=budget,
         task=task,
         measure=measure,
     )
+
+
+def made_or_adopted(
+    run: Run,
+    base: str,
+    teacher: str,
+    task: TextClassification,
+    trim: TrimVocabulary | None,
+    finetune: Finetune,
+) -> tuple[Artifact, str]:
+    """The teacher (see `recipe`), and the name of what it was made from."""
+    if teacher == "auto" and trim is not None and made_with(base, task, trim, finetune):
+        return run(Adopt(), model=run.base(str(licence_teacher.FOLDER)), task=task, name="teacher"), base
+    if teacher not in ("auto", "none"):
+        source = base if teacher == str(licence_teacher.FOLDER) else teacher
+        return run(Adopt(), model=run.base(teacher), task=task, name="teacher"), source
+    encoder: Path | Artifact = run.base(base, KNOWN_SHAPES.get(base))
+    if not made_for_mean(encoder):
+        finetune = replace(finetune, pooling="cls")
+    if trim is not None:
+        encoder = run(trim, model=encoder, task=task, name="trimmed")
+    return run(finetune, model=encoder, task=task, name="teacher"), base
 
 
 def made_with(*choices: Any) -> bool:

@@ -84,6 +84,36 @@ def image_classifier(
 
 
 @pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+    """A short run to its report: a teacher, its fp32 ONNX, its int8 ONNX."""
+    from hfcompress.budget import Budget
+    from hfcompress.run import Run
+    from hfcompress.stages.adopt import Adopt
+    from hfcompress.stages.measure import Measure
+    from hfcompress.stages.onnx import DynamicInt8, ExportOnnx
+
+    folder = tmp_path_factory.mktemp("push") / "run"
+    run = Run(folder, "legal_bert", "small", options={"task": tiny_task})
+    teacher = run(Adopt(), model=tiny_teacher, task=tiny_task, name="teacher")
+    onnx = run(ExportOnnx(), model=teacher, task=tiny_task, name="teacher-onnx")
+    int8 = run(DynamicInt8(), model=onnx, task=tiny_task, name="int8")
+    run.compare(
+        teacher,
+        onnx,
+        int8,
+        reference=teacher,
+        candidate=int8,
+        deliver=(teacher, onnx, int8),
+        base=str(tiny_teacher),
+        budget=Budget(disk_mb=1, drop={"accuracy": 0.5}),
+        task=tiny_task,
+        measure=Measure(sequence_length=32, runs=5, resamples=200),
+    )
+    run.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data; without it a test skips, except in CI, where it must be there."""
     if not DATA.is_dir():

@@ -20,13 +20,18 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 TOKEN = "hf_" + "a" * 34
-LICENCES = ("mit", "apache-2.0", "cc-by-nc-nd-4.0")
+LICENCES = ("mit", "apache-2.0", "cc-by-nc-nd-4.0", "other")
+PIPELINES = ("text-classification", "text-generation", "tabular-classification")
+RELATIONS = ("adapter", "merge", "quantized", "finetune")
 LARGE = (".safetensors", ".onnx")
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next request that fits: a status, or "cut" or "corrupt"."""
+    """What goes wrong with the next request that fits: a status, "cut", "corrupt", or "hang" until the client is gone.
+
+    Both ways: a PUT is cut or stored with other bytes, a GET is cut or answered with other bytes.
+    """
 
     method: str
     fragment: str
@@ -51,6 +56,9 @@ class Hub:
     """What was uploaded, by SHA-256."""
     faults: list[Fault] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    """Method and path of each request, with its range where it asks for one."""
+    hanging: threading.Event = field(default_factory=threading.Event)
+    """Set when a request hangs."""
     uploaded: int = 0
     """Bytes of large files that were sent."""
     endpoint: str = ""
@@ -66,14 +74,12 @@ class Hub:
         """The id of a branch's last commit."""
         return commit_id(repository, revision, self.commits(repository, revision))
 
-    def branch_of(self, repository: str, revision: str) -> str:
+    def branch_of(self, repository: str, revision: str) -> str | None:
         """The branch that is meant by its name or by the id of its last commit."""
         branches = self.repositories[repository].branches
-        return (
-            revision
-            if revision in branches
-            else next(b for b in branches if self.commit_of(repository, b) == revision)
-        )
+        if revision in branches:
+            return revision
+        return next((b for b in branches if self.commit_of(repository, b) == revision), None)
 
     def keep(self, content: bytes) -> str:
         oid = hashlib.sha256(content).hexdigest()
@@ -107,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def log_message(self, format: str, *args: Any) -> None:
-        self.hub.log.append(f"{self.command} {self.path}")
+        part = self.headers.get("Range")
+        self.hub.log.append(f"{self.command} {self.path}" + (f" {part}" if part else ""))
 
     def do(self) -> None:
         length, path = int(self.headers.get("Content-Length") or 0), unquote(urlsplit(self.path).path)
@@ -118,14 +125,16 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.faults.remove(fault)
             if isinstance(fault.kind, int):
                 return self.answer({"error": f"fault {fault.kind}"}, fault.kind, fault.headers)
+            if fault.kind == "hang":
+                return self.hang()
             if fault.kind == "cut" and self.command == "PUT":
                 return self.cut()
             if fault.kind == "corrupt":
-                body = body[:-1] + b"?"
+                body = other_bytes(body)
         for method, pattern, call in ROUTES:
             match = re.fullmatch(pattern, path)
             if method == self.command and match:
-                if method in ("POST", "PUT") and not self.may_write():
+                if method in ("POST", "PUT") and call is not Handler.paths_info and not self.may_write():
                     return self.answer({"error": "Invalid credentials"}, 401)
                 return call(self, match, body, fault)
         return self.answer({"error": "no such endpoint"}, 404)
@@ -137,6 +146,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
+
+    def hang(self) -> None:
+        """Answer nothing until the client is gone."""
+        self.hub.hanging.set()
+        while self.rfile.read(1):
+            pass
+        self.close_connection = True
 
     def may_write(self) -> bool:
         presigned = "/lfs/store/" in self.path
@@ -152,9 +168,6 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":  # a body would be read as the next answer
             self.wfile.write(content)
 
-    def missing(self) -> None:
-        self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
-
     def create(self, match: Any, body: bytes, fault: Fault | None) -> None:
         asked = json.loads(body)
         name = f"{asked.get('organization') or 'me'}/{asked['name']}"
@@ -168,42 +181,52 @@ class Handler(BaseHTTPRequestHandler):
         branches.setdefault(match[2], list(branches["main"][-1:]))
         self.answer({}, 409 if known else 200)
 
+    def asked(self, match: Any) -> tuple[str, str] | None:
+        """The repository and the branch of a request; None when there is no such, and that was answered."""
+        name = key(match)
+        if name not in self.hub.repositories:
+            self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+            return None
+        branch = self.hub.branch_of(name, match[3] or "main")
+        if branch is None:
+            self.answer({"error": "no revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
+            return None
+        return name, branch
+
+    def entries(self, name: str, branch: str) -> list[dict[str, Any]]:
+        files = self.hub.files(name, branch)
+        return [{"type": "file", "path": p, "size": len(c), "oid": git_oid(c)} for p, c in files.items()]
+
     def tree(self, match: Any, body: bytes, fault: Fault | None) -> None:
-        if match[1] not in self.hub.repositories:
-            return self.missing()
-        files = self.hub.files(match[1], match[2])
-        entries = [{"type": "file", "path": p, "size": len(c), "oid": git_oid(c)} for p, c in files.items()]
-        return self.answer(entries)
+        if asked := self.asked(match):
+            self.answer(self.entries(*asked))
+
+    def paths_info(self, match: Any, body: bytes, fault: Fault | None) -> None:
+        """Of the files that a form or a JSON object names."""
+        if asked := self.asked(match):
+            text = body.decode()
+            wanted = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
+            self.answer([entry for entry in self.entries(*asked) if entry["path"] in wanted])
 
     def information(self, match: Any, body: bytes, fault: Fault | None) -> None:
-        if match[1] not in self.hub.repositories:
-            return self.missing()
-        revision = match[2] or "main"
-        repository = self.hub.repositories[match[1]]
-        if revision not in repository.branches and not re.fullmatch("[0-9a-f]{40}", revision):
-            return self.answer({"error": "no revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
-        branch = self.hub.branch_of(match[1], revision)
-        sha = self.hub.commit_of(match[1], branch)
-        files = self.hub.files(match[1], branch)
-        return self.answer(
-            {
-                "id": match[1],
-                "sha": sha,
-                "private": repository.private,
-                "siblings": [{"rfilename": f} for f in files],
-            }
-        )
+        if asked := self.asked(match):
+            name, branch = asked
+            self.answer(
+                {
+                    "id": match[2],
+                    "sha": self.hub.commit_of(name, branch),
+                    "private": self.hub.repositories[name].private,
+                    "siblings": [{"rfilename": f} for f in self.hub.files(name, branch)],
+                }
+            )
 
     def validate(self, match: Any, body: bytes, fault: Fault | None) -> None:
         content = json.loads(body)["content"]
         metadata = yaml.safe_load(content.split("---\n")[1]) if content.startswith("---\n") else {}
-        errors = [] if metadata.get("license") in LICENCES else [{"message": '"license" must be one of a list'}]
-        errors += [{"message": "no model-index"}] if "model-index" not in metadata else []
+        errors = [{"message": message} for message in what_is_wrong(metadata)]
         self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def preupload(self, match: Any, body: bytes, fault: Fault | None) -> None:
-        if match[1] not in self.hub.repositories:
-            return self.missing()
         files, answers = self.hub.files(match[1], match[2]), []
         for file in json.loads(body)["files"]:
             large = file["path"].endswith(LARGE)
@@ -259,18 +282,19 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def resolve(self, match: Any, body: bytes, fault: Fault | None) -> None:
-        if match[1] not in self.hub.repositories:
-            return self.missing()
-        branch = self.hub.branch_of(match[1], match[2])
-        content = self.hub.files(match[1], branch).get(match[3])
+        if not (asked := self.asked(match)):
+            return None
+        name, branch = asked
+        content = self.hub.files(name, branch).get(match[4])
         if content is None:
             return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
         start = int(re.fullmatch(r"bytes=(\d+)-.*", self.headers.get("Range") or "bytes=0-")[1])  # type: ignore[index]
-        part = content[start:]
+        part = (other_bytes(content) if fault and fault.kind == "corrupt" else content)[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(part)))
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", self.hub.commit_of(match[1], branch))
+        self.send_header("ETag", etag)
+        self.send_header("X-Repo-Commit", self.hub.commit_of(name, branch))
         self.send_header("Accept-Ranges", "bytes")
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -283,20 +307,72 @@ class Handler(BaseHTTPRequestHandler):
 
 
 NAME = r"([\w.-]+/[\w.-]+)"
+KIND = "(models|datasets)"
 ROUTES = [
     ("POST", "/api/repos/create", Handler.create),
     ("POST", f"/api/models/{NAME}/branch/(.+)", Handler.branch),
-    ("GET", f"/api/models/{NAME}/tree/(.+)", Handler.tree),
-    ("GET", f"/api/models/{NAME}(?:/revision/(.+))?", Handler.information),
+    ("GET", f"/api/{KIND}/{NAME}/tree/([^/]+)(?:/.*)?", Handler.tree),
+    ("POST", f"/api/{KIND}/{NAME}/paths-info/(.+)", Handler.paths_info),
+    ("GET", f"/api/{KIND}/{NAME}(?:/revision/(.+))?", Handler.information),
+    ("HEAD", f"/api/{KIND}/{NAME}(?:/revision/(.+))?", Handler.information),
     ("POST", "/api/validate-yaml", Handler.validate),
     ("POST", f"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
     ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/lfs/store/([0-9a-f]+)", Handler.store),
     ("POST", "/lfs/verify/([0-9a-f]+)", Handler.verify),
     ("POST", f"/api/models/{NAME}/commit/(.+)", Handler.commit),
-    ("HEAD", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
-    ("GET", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
+    ("HEAD", f"/(datasets/)?{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
+    ("GET", f"/(datasets/)?{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
 ]
+
+
+def key(match: Any) -> str:
+    """A repository's name in the Hub's dictionary: datasets/org/name for a data set."""
+    return f"datasets/{match[2]}" if (match[1] or "").startswith("datasets") else str(match[2])
+
+
+def other_bytes(content: bytes) -> bytes:
+    """As many, the last one another."""
+    return content[:-1] + bytes([content[-1] ^ 1]) if content else content
+
+
+def what_is_wrong(metadata: dict[str, Any]) -> list[str]:
+    """The Hub's rules for a card's metadata, as its documentation of model cards and of `model-index` states them."""
+    wrong = []
+    if metadata.get("license") not in LICENCES:
+        wrong.append('"license" must be one of a list')
+    if metadata.get("license") == "other" and "license_name" not in metadata:
+        wrong.append('"license_name" is required with the license "other"')
+    if metadata.get("pipeline_tag") not in PIPELINES:
+        wrong.append('"pipeline_tag" must be one of a list')
+    relation = metadata.get("base_model_relation")
+    if relation is not None and (relation not in RELATIONS or "base_model" not in metadata):
+        wrong.append(f'"base_model_relation" must be one of {RELATIONS}, beside a "base_model"')
+    for name in ("base_model", "datasets"):
+        given = metadata.get(name, [])
+        if not all(re.fullmatch(f"{NAME}", one) for one in ([given] if isinstance(given, str) else given)):
+            wrong.append(f'"{name}" must be ids of repositories')
+    for name in ("tags", "metrics"):
+        if not all(isinstance(one, str) for one in metadata.get(name, [])):
+            wrong.append(f'"{name}" must be texts')
+    if not re.fullmatch("[a-z]{2,3}", str(metadata.get("language", "en"))):
+        wrong.append('"language" must be a code of ISO 639')
+    return wrong + wrong_index(metadata.get("model-index"))
+
+
+def wrong_index(index: Any) -> list[str]:
+    if not index:
+        return ["no model-index"]
+    wrong = []
+    for result in index[0].get("results", []):
+        data = result.get("dataset", {})
+        if not result.get("task", {}).get("type") or not data.get("type") or not data.get("name"):
+            wrong.append('"model-index[0].results[0]" needs task.type, dataset.type and dataset.name')
+        for metric in result["metrics"]:
+            value = metric.get("value")
+            if not isinstance(metric.get("type"), str) or not isinstance(value, int | float) or value != value:
+                wrong.append('"model-index[0].results[0].metrics" need a type and a value each')
+    return wrong
 
 
 def git_oid(content: bytes) -> str:

@@ -49,7 +49,7 @@ def write_llama(folder: Path, *, tied: bool = True, kind: str = "Llama", seed: i
         "initializer_range": 0.12,
     }  # fmt: skip
     config = getattr(transformers, f"{kind}Config")(**shape | changes)
-    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).save_pretrained(folder)
     byte_pair_tokenizer(texts(60, 0), shape["vocab_size"]).save_pretrained(folder)
     return folder
 

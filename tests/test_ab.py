@@ -69,7 +69,7 @@ def test_looking_often_with_bounds_for_one_look_would_be_wrong_far_too_often() -
 
 
 def test_real_differences_are_found_with_this_power() -> None:
-    """20,000 users, 20% clicks, one point of tolerance at most: as good is accepted, three points worse is not."""
+    """20,000 users, 20% clicks, two points of tolerance: as good is accepted, four points worse is rolled back."""
     tolerance = Tolerance(0.02, relative=False)
     same = decisions(0.2, 0.2, tolerance, 20_000, experiments=100)
     worse = decisions(0.2, 0.16, tolerance, 20_000, experiments=100)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: one smoke run from base to report, then all that one does with it."""
 
+import io
 import json
 import os
 import re
@@ -130,8 +131,9 @@ def test_the_recipes_own_run_is_pushed_and_proved_from_the_hub(smoke: Path, tmp_
     with serve() as hub:
         here = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path)}
         words = [sys.executable, "-m", "hfcompress"]
+        again = ["run", "legal_bert", "--smoke", "--run-dir", str(smoke)]  # every stage is done: it is pushed
         for arguments in (
-            ["push", str(smoke), "--hub-model-id", "org/smoke", "--license", "mit"],
+            [*again, "--push-to-hub", "--hub-model-id", "org/smoke", "--license", "mit"],
             ["verify", "org/smoke", "--data", str(smoke / "smoke" / "data")],
         ):
             done = subprocess.run([*words, *arguments], capture_output=True, text=True, env=os.environ | here)
@@ -359,3 +361,45 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_if_it_never_was(smoke: Path
     for one, other in zip(whole["models"], pieced["models"], strict=True):
         assert one["accuracy"] == other["accuracy"], one["name"]
         assert one["bytes"] == other["bytes"], one["name"]
+
+
+def test_the_int8_student_is_replayed_and_shadowed_against_its_teacher(
+    smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher answers the test texts, which are recorded; the run's int8 model is asked the same, twice over."""
+    from hfcompress.cli import dispatch
+    from hfcompress.evaluation.traffic import read
+
+    rows = [json.loads(line) for line in (smoke / "smoke" / "data" / "test.jsonl").read_text().splitlines()]
+    requests = [
+        json.dumps({"input": row["text"], "group": row["group"], "outcome": {"label": row["label"]}}) for row in rows
+    ]
+    teacher = str(smoke / next(model["path"] for model in report_of(smoke)["models"] if model["name"] == "teacher"))
+
+    def given(lines: list[str]) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+
+    given(requests)
+    traffic = tmp_path / "traffic.jsonl"
+    assert dispatch(["record", teacher, str(traffic)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(read(traffic).events) == len(rows)
+
+    assert dispatch(["replay", teacher, str(smoke), str(traffic)]) == 0
+    replayed = json.loads(capsys.readouterr().out)
+    models = {model["name"]: model["accuracy"]["value"] for model in report_of(smoke)["models"]}
+    truth = replayed["against_truth"]["accuracy"]
+    assert truth["old"] == pytest.approx(models["teacher"])  # the same texts: replay and report measure the same
+    assert truth["new"] == pytest.approx(models["int8"])
+    assert set(replayed["latency_ms"]) == {"old", "new"}
+
+    given([str(event.input) for event in read(traffic).events])
+    assert dispatch(["shadow", teacher, str(smoke), str(tmp_path / "shadow.jsonl")]) == 0
+    seen = capsys.readouterr()
+    shadowed = json.loads(seen.err[seen.err.index("{") :])
+    assert shadowed["answered"] == len(rows)
+    assert shadowed["compared"] + shadowed["dropped"] == len(rows)
+    assert shadowed["failed"] == shadowed["unwritten"] == 0
+    arms = [event.arm for event in read(tmp_path / "shadow.jsonl").events]
+    assert (arms.count("old"), arms.count("new")) == (len(rows), shadowed["compared"])
+    assert shadowed["compared"] > 0
+    assert shadowed["agreement"] >= 1 - replayed["changes"]["changed"] / shadowed["compared"]

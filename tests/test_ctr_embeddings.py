@@ -2,24 +2,36 @@
 
 import io
 import json
+import multiprocessing
+import os
+import re
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
+from hfcompress import click_checkpoint, click_latency
 from hfcompress.cli import dispatch
-from hfcompress.click_model import load_click_model, save_click_model
+from hfcompress.click_graph import export_clicks
+from hfcompress.click_inputs import read_config
+from hfcompress.click_model import ClickModel, load_click_model, save_click_model
 from hfcompress.errors import UserError
 from hfcompress.evaluation.traffic import read
 from hfcompress.stages import click_onnx
 from hfcompress.stages.click_onnx import ExportClicks
 from hfcompress.stages.embedding_codes import CompressEmbeddings
+from hfcompress.stages.quantize_towers import QuantizeTowers
 from hfcompress.stages.rollout import Rollout, request_lines
 from hfcompress.stages.train_clicks import TrainClicks
 from hfcompress.tasks.clicks import Clicks
 from recipes.ctr_embeddings import CURVE, point_of, smoke
+from tests.hub_server import Hub
+from tests.test_push import NAME, cache_folder, command, hub, push, run_code  # noqa: F401  (two are fixtures)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +73,32 @@ def test_the_delivered_bytes_are_a_tenth(run: Path) -> None:
     assert delivered["integer_kernels"] >= 3
 
 
-def test_the_plan_predicts_the_sizes(run: Path) -> None:
+def test_the_plan_predicts_the_sizes_and_the_memory(run: Path) -> None:
     for row in json.loads((run / "report.json").read_text())["models"]:
-        if row["predicted"]:
-            assert row["bytes"] / 1e6 == pytest.approx(row["predicted"]["disk_mb"], rel=0.05, abs=0.02), row["name"]
+        predicted = row["predicted"]
+        if predicted:
+            assert row["bytes"] / 1e6 == pytest.approx(predicted["disk_mb"], rel=0.05, abs=0.02), row["name"]
+        if predicted and row["format"] == "onnx":
+            assert row["peak_rss_mb"] == pytest.approx(predicted["ram_mb"], rel=0.05), row["name"]
+            assert predicted["latency_ms"] > 0
+            assert predicted["latency_ratio"] > 0
+
+
+def test_what_is_timed_for_the_plan_is_the_models_own_graph_with_fewer_rows(run: Path, tmp_path: Path) -> None:
+    """Node for node: the kinds, the order and the number are those of the model that is delivered."""
+    import onnx
+
+    for name in ("baseline-onnx", "compressed", "int8", "hashed-8-20x", "quotient_remainder-8-20x"):
+        whole = onnx.load(artifact(run, name) / "model.onnx")
+        config = read_config(artifact(run, name))
+        fewer = click_latency.with_few_rows(config, 1_100)
+        network = ClickModel(fewer)
+        for parameter in network.tables.parameters():
+            torch.nn.init.normal_(parameter)
+        export_clicks(network, tmp_path)
+        small = onnx.load(tmp_path / "model.onnx")
+        assert [node.op_type for node in small.graph.node] == [node.op_type for node in whole.graph.node], name
+        assert max(fewer["columns"].values()) == 1_100
 
 
 def test_a_model_with_swapped_rows_fails_the_budget(run: Path, task: Clicks, tmp_path: Path) -> None:
@@ -196,3 +230,87 @@ def test_options_that_are_wrong_are_named() -> None:
         TrainClicks(unknown="drop")
     with pytest.raises(UserError, match=r"--tolerance"):
         Rollout(tolerance="much")
+
+
+@pytest.mark.slow
+def test_it_is_pushed_proved_again_and_loaded_in_plain_onnxruntime(
+    run: Path,
+    hub: Hub,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    done = push(hub, run)
+    assert done.returncode == 0, done.stderr
+    files = hub.files(NAME)
+    assert set(files) >= {"config.json", "onnx/model_quantized.onnx", "report.html", "plot.svg", "recipe.lock.json"}
+    assert "model.safetensors" not in files, "there is no class that would load it"
+
+    card = ModelCard(files["README.md"].decode())
+    results = {result.metric_type: result for result in card.data.eval_results or []}
+    assert set(results) == {"auc", "log_loss", "ece", "conversion_auc", "ctr"}
+    assert all(set(result.metric_args) == {"n", "ci95"} for result in results.values())
+    for words in ("## What each stage cost", "CompressEmbeddings", "QuantizeTowers", "## Intended use and limits"):
+        assert words in card.text
+    (code,) = re.findall("```python\n(.*?)```", card.text, re.S)
+    said = [float(value) for value in run_code(hub, code + "print(*click)", tmp_path).split()]
+    slate = [{"user": 7, "item": item, "category": c, "context": 5, "price": p, "time": 0.0}
+             for item, c, p in ((3, 1, 0.3), (11, 4, -0.8))]  # fmt: skip
+    (tmp_path / "slate.txt").write_text("\n".join(map(json.dumps, slate)))
+    answers = command(hub, "predict", NAME, tmp_path / "slate.txt", "--format", "json").stdout.splitlines()
+    found = [json.loads(line) for line in answers]
+    clicks = [a["score"] if a["label"] == "click" else 1 - a["score"] for a in found]
+    assert clicks == pytest.approx(said, abs=1e-4)
+
+    done = command(hub, "verify", NAME)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for metric in results:
+        assert f"holds       {metric} on 6,000 rows" in done.stdout
+    branch = hub.repositories[NAME].branches["main"]
+    report = json.loads(files["report.json"])
+    row = next(model for model in report["models"] if model["name"] == "int8")
+    row["accuracy"]["all"]["auc"] += 0.005  # within its interval, and not what the model does
+    branch.append(branch[-1] | {"report.json": hub.keep(json.dumps(report).encode())})
+    done = command(hub, "verify", NAME)
+    assert done.returncode == 1
+    assert "DIFFERS     auc on 6,000 rows" in done.stdout
+
+
+def killed_at_the_second_checkpoint(stage: Any, out: Path, inputs: dict[str, Any]) -> None:
+    """A process that ends by SIGKILL as soon as its second checkpoint is there."""
+    save, seen = click_checkpoint.save_checkpoint, []
+
+    def then_die(*arguments: Any) -> None:
+        save(*arguments)
+        seen.append(1)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    click_checkpoint.save_checkpoint = then_die
+    stage(out, **inputs)
+
+
+@pytest.mark.parametrize("name", ["train", "compress", "towers"])
+def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_model(
+    name: str, run: Path, task: Clicks, tmp_path: Path
+) -> None:
+    short: dict[str, Any] = {"train_batch_size": 256, "num_train_epochs": 0.3}
+    stage, inputs = {
+        "train": (TrainClicks(**short), {}),
+        "compress": (CompressEmbeddings(**short), {"model": artifact(run, "baseline")}),
+        "towers": (
+            QuantizeTowers(**short),
+            {"model": artifact(run, "compressed-torch"), "teacher": artifact(run, "baseline")},
+        ),
+    }[name]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    assert stage(whole, task=task, **inputs)["resumed_at_step"] == 0
+    process = multiprocessing.get_context("fork").Process(
+        target=killed_at_the_second_checkpoint, args=(stage, cut, {"task": task, **inputs})
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (cut / "model.safetensors").exists()
+    resumed = stage(cut, task=task, **inputs)
+    assert 0 < resumed["resumed_at_step"] < resumed["steps"]
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

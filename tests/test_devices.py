@@ -41,6 +41,10 @@ def real(config: dict[str, Any]) -> Any:
         TINY | {"model_type": "mistral", "sliding_window": 32},
         TINY | {"model_type": "qwen2", "tie_word_embeddings": True},
         TINY | {"model_type": "qwen3", "head_dim": 32},
+        TINY | {"model_type": "phi3", "pad_token_id": 0},
+        TINY | {"model_type": "gemma"},
+        TINY | {"model_type": "gemma2", "head_dim": 32, "sliding_window": 32},
+        TINY | {"model_type": "gemma3_text", "head_dim": 32, "sliding_window": 32},
     ],
 )
 def test_parameters_are_the_real_models(config: dict[str, Any]):
@@ -172,3 +176,16 @@ def test_here_is_measured(monkeypatch: pytest.MonkeyPatch):
     assert here.memory_bandwidth > 0.1
     assert here.compute > 0.1
     assert here.usable_memory > 0.1
+
+
+def test_behind_a_long_text_an_int8_cache_costs_arithmetic():
+    shape = dataclasses.replace(LanguageShape.from_config(MISTRAL), weight_bits=4, kv_bits=8)
+    assert devices.attention_operations(shape, 1984) == 4 * 32 * 32 * 128 * 1984
+    floats, slower = dataclasses.replace(shape, kv_bits=16), dataclasses.replace(PI, compute=PI.compute / 2)
+    more = {
+        depth: devices.decode_ms(shape, PI, depth) - devices.decode_ms(shape, slower, depth) for depth in (64, 1984)
+    }
+    assert more[1984] == pytest.approx(31 * more[64]), "what is computed grows with the text, and halves the rate"
+    assert devices.decode_ms(floats, PI, 1984) == devices.decode_ms(floats, slower, 1984), "bytes alone"
+    windowed = dataclasses.replace(shape, sliding_window=64)
+    assert devices.decode_ms(windowed, PI, 1984) == devices.decode_ms(windowed, PI, 64)

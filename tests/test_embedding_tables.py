@@ -13,9 +13,10 @@ from onnx import TensorProto, helper
 from hfcompress.click_graph import export_clicks
 from hfcompress.click_inputs import write_config
 from hfcompress.click_model import ClickModel, KnownIds
+from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain, fit, logits_of, new_click_model
 from hfcompress.embedding_graph import Lookup, known_ids, look_up
-from hfcompress.errors import UserError
+from hfcompress.errors import UnknownShape, UserError
 from hfcompress.evaluation.click_predictor import ClickPredictor
 from hfcompress.onnx_graph import OPSET
 from hfcompress.ops import factorized, hashed, mixed_dimension, quotient_remainder, row_codes
@@ -252,7 +253,7 @@ def test_fine_tuning_brings_it_nearer_to_the_whole_model(kind: str, trained: Cli
     log = task.data.logs["train"]
     said = logits_of(trained, log)
     before = divergence(said, logits_of(network, log))
-    fit(network, log, gentle, said, 1.0)
+    fit(network, log, gentle, None, said, 1.0)
     assert divergence(said, logits_of(network, log)) < 0.95 * before
 
 
@@ -270,6 +271,22 @@ def test_the_best_factors_beat_the_first_columns(trained: ClickModel, task: Clic
     cut[:, 4:] = 0
     weight = frequency.unsqueeze(1)
     assert (weight * (a @ b - table).square()).sum() < 0.9 * (weight * (cut - table).square()).sum()
+
+
+def test_ranks_by_energy_are_the_smallest_that_hold_it(trained: ClickModel, task: Clicks) -> None:
+    frequencies = frequencies_of(task)
+    found = CompressEmbeddings(kind="factorized", energy=0.9).by_energy(trained, frequencies)["tables"]
+    table = trained.tables["item"].weight.detach().double() * frequencies["item"].double().sqrt().unsqueeze(1)
+    energies = torch.linalg.svdvals(table).square()
+    rank = found["item"]["rank"]
+    assert energies[:rank].sum() >= 0.9 * energies.sum() > energies[: rank - 1].sum()
+    assert found["context"] == {"kind": "rows", "bits": 8}
+    whole = CompressEmbeddings(kind="factorized", energy=1.0).by_energy(trained, frequencies)["tables"]
+    assert whole["item"]["rank"] == DIM
+    with pytest.raises(UserError, match=r"--compress\.energy 0\.9: .* factorized tables alone"):
+        CompressEmbeddings(kind="hashed", energy=0.9)
+    with pytest.raises(UnknownShape):
+        CompressEmbeddings(kind="factorized", energy=0.9).predict(ClickShape(trained.config), task=task)
 
 
 def test_a_ratio_that_cannot_be_reached_is_named(trained: ClickModel, task: Clicks) -> None:

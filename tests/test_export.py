@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,28 @@ def test_an_asymmetric_image_model_is_quantized_anew(
     tensorrt_rules.require(onnx.load(str(tmp_path / "out" / "model.onnx")), "model.onnx")
     assert "give that one" in refused(int8, "--to", "tensorrt-onnx", "--out", tmp_path / "no", "--images", pictures)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_runs_own_images_are_taken(camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfcompress.cli import delivery as cli
+    from hfcompress.lock import LOCK, lock
+    from hfcompress.tasks.image_classification import ImageClassification
+
+    digits = ImageClassification()
+
+    def recipe(run: Any, task: ImageClassification = digits) -> None: ...
+
+    monkeypatch.setattr(cli, "load_recipe", lambda name: SimpleNamespace(recipe=recipe))
+    run = run_around(camera, tmp_path / "run")
+    task = ImageClassification(max_train_examples=100)
+    (run / LOCK).write_text(json.dumps(lock("cameras", "small", {"task": task}, task.identity)))
+    images = cli.images_of(str(run), None)
+    assert images(camera, 5).shape == (5, 3, 32, 32)
+    assert cli.images_of(str(camera), None) is None  # no run
+    there = json.loads((run / LOCK).read_text())
+    there["options"]["task"]["dataset"] = {"local": "photographs", "sha256": None}
+    (run / LOCK).write_text(json.dumps(there))
+    assert cli.images_of(str(run), None) is None  # photographs of another machine
 
 
 def test_a_text_model_of_the_target_tensorrt_keeps_the_rules(quantized: dict[str, Path], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hfcompress.evaluation.onnx_decoder import OnnxDecoder
 from hfcompress.evaluation.size import sizes
 from hfcompress.models import load_tokenizer
 from hfcompress.ops.grid import Grid
-from hfcompress.packed import load_simulated
+from hfcompress.packed import PackedModel, load_simulated
 from hfcompress.stage import model_format
 from hfcompress.stages.genai import ExportGenai
 from hfcompress.tasks.causal_lm import CausalLM
@@ -110,13 +110,17 @@ def test_an_int8_cache_says_nearly_the_same(tmp_path: Path, changes: dict[str, A
 
 
 def test_the_scales_of_an_int8_cache_are_the_channels_largest_values(tmp_path: Path) -> None:
-    packed, onnx = export(tmp_path, Grid(8, 32))
+    packed = pack_model(write_llama(tmp_path / "model", kind="Mistral", sliding_window=8), tmp_path / "packed",
+                        Grid(4, 32, False))  # fmt: skip
     windows = np.array([IDS[:20], IDS[20:40]])
-    found = cache_scales(onnx, windows)
+    found = cache_scales(PackedModel(packed), windows)
     largest: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         for window in windows:
-            cache = load_simulated(packed)(torch.tensor([window.tolist()]), use_cache=True).past_key_values
+            from transformers import DynamicCache
+
+            cache = DynamicCache()  # which keeps all tokens, whatever the window
+            load_simulated(packed)(torch.tensor([window.tolist()]), past_key_values=cache)
             for layer in range(2):
                 key, value = cache.layers[layer].keys, cache.layers[layer].values
                 for name, tensor in (("key", key), ("value", value)):
@@ -131,8 +135,8 @@ def test_the_scales_of_an_int8_cache_are_the_channels_largest_values(tmp_path: P
 def test_wrong_scales_of_a_cache_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hfcompress import decoder_cache
 
-    def too_small(folder: Path, windows: np.ndarray, threads: int = 1) -> dict[str, np.ndarray]:
-        return {name: scales / 20 for name, scales in cache_scales(folder, windows, threads).items()}
+    def too_small(packed: PackedModel, windows: np.ndarray, bf16: bool) -> dict[str, np.ndarray]:
+        return {name: scales / 20 for name, scales in cache_scales(packed, windows, bf16).items()}
 
     monkeypatch.setattr(decoder_cache, "cache_scales", too_small)
     with pytest.raises(RuntimeError, match="other logits"):

@@ -226,7 +226,9 @@ def test_sliding_window_limits_the_context(tmp_path: Path):
     ("changes", "match"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        ({"architectures": ["Gemma3ForCausalLM"]}, "Gemma3ForCausalLM"),
         ({"hidden_act": "gelu"}, "gelu"),
+        ({"model_type": "gemma2", "query_pre_attn_scalar": 24, "architectures": ["Gemma2ForCausalLM"]}, "scalar 24"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
     ],
 )
@@ -363,6 +365,13 @@ def test_llama_cpp_sees_a_wrong_order(
         {"head_dim": 64, "num_key_value_heads": 4, "rope_theta": 500.0},
         {"model_type": "qwen2"},
         {"model_type": "qwen3", "head_dim": 64},
+        {"model_type": "phi3", "pad_token_id": 0},
+        {"model_type": "phi3", "pad_token_id": 0, "partial_rotary_factor": 0.5},
+        {"model_type": "gemma", "head_dim": 64, "hidden_act": "gelu_pytorch_tanh"},
+        {
+            "model_type": "gemma2", "head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 40,
+            "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0,
+        },
         {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
         {
             "rope_scaling": {

@@ -55,7 +55,6 @@ def exported(folder: Path, kind: Any, out: Path, bits: int) -> int:
     export_images(network.eval(), out, (16, 16))
     if bits == 8:
         onnx_images.quantize(out / "model.onnx", out / "int8.onnx", 16)
-        (out / "int8.prepared.onnx").unlink()
         (out / "model.onnx").unlink()
     for name in image_recipe.COMPANIONS:
         (out / name).write_bytes((folder / name).read_bytes())

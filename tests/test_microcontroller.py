@@ -10,14 +10,14 @@ import pytest
 
 from hfcompress import microcontroller
 from hfcompress.arena_interpreter import run
-from hfcompress.budget import ImageBudget
+from hfcompress.budget import ImageBudget, verdicts
 from hfcompress.errors import UserError
 from hfcompress.integer_graph import IntegerGraph, Operation, read_onnx
 from hfcompress.mobilenet_graph import mobilenet_graph
 from hfcompress.patch_inference import cuts, fitting_patches, input_region, patched, smallest_patches
 from hfcompress.plan import Plan
 from hfcompress.tensor_lifetimes import MemoryPlan, lifetimes, plan_memory
-from tests import onnx_images
+from tests import image_models, onnx_images
 
 
 def conv(name: str, source: str, **settings: object) -> Operation:
@@ -259,3 +259,22 @@ def test_count_runs_the_file(model: Path, graph: IntegerGraph) -> None:
     small = microcontroller.count(model, pixel_values, sram_kb=8)
     assert small["sram_kb"] == small["predicted_sram_kb"] <= 8
     assert small["patches"]["grid"] > 1
+
+
+def test_the_budget_is_held_against_what_was_counted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_models.processor(32).save_pretrained(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(model.read_bytes())
+    row = {"name": "int8", "bytes": 1, "peak_rss_mb": 1, "latency_ms": {"p50": 1}}
+    for limit, ok in ((8, True), (1, False)):
+        rows = [dict(row)]
+        budget = ImageBudget(sram_kb=limit, flash_kb=600)
+        microcontroller.add_to_rows(rows, "int8", tmp_path, budget)
+        found = {v.limit: v for v in verdicts(budget, "int8", "int8", "int8", rows, {}, {"sram_kb": 7})}
+        assert (found["sram_kb"].ok, found["flash_kb"].ok) == (ok, True)
+        assert found["sram_kb"].predicted == 7
+    (tmp_path / "model.onnx").unlink()
+    microcontroller.add_to_rows(rows := [dict(row)], "int8", tmp_path, budget)
+    assert "SRAM and flash are not measured" in capsys.readouterr().err
+    assert not any(v.ok for v in verdicts(budget, "int8", "int8", "int8", rows, {}, {}))

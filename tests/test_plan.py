@@ -53,9 +53,16 @@ class CountingMachine(Machine):
         super().__init__(threads=1)
 
     def layer_ms(
-        self, batch: int, tokens: int, hidden_size: int, heads: int, intermediate_size: int, bits: int
+        self,
+        batch: int,
+        tokens: int,
+        hidden_size: int,
+        heads: int,
+        intermediate_size: int,
+        bits: int,
+        share: float = 1.0,
     ) -> float:
-        products = batch * tokens * (4 * hidden_size**2 + 2 * hidden_size * intermediate_size)
+        products = share * batch * tokens * (4 * hidden_size**2 + 2 * hidden_size * intermediate_size)
         return products / 1e8 / (1 if bits == 32 else 4)
 
     def embeddings_ms(self, batch: int, tokens: int, hidden_size: int) -> float:

@@ -1,49 +1,22 @@
 """push and verify, through the real client and HTTP: what goes up, what is refused, what survives a fault."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hfcompress.budget import Budget
-from hfcompress.hub import pull
-from hfcompress.run import Run
-from hfcompress.stages.adopt import Adopt
-from hfcompress.stages.measure import Measure
-from hfcompress.stages.onnx import DynamicInt8, ExportOnnx
 from hfcompress.tasks.text_classification import TextClassification
 from tests.hub_server import TOKEN, Fault, Hub, serve
 
 NAME = "org/small"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
-    """A short run to its report: a teacher, its fp32 ONNX, its int8 ONNX."""
-    folder = tmp_path_factory.mktemp("push") / "run"
-    run = Run(folder, "legal_bert", "small", options={"task": tiny_task})
-    teacher = run(Adopt(), model=pull(str(tiny_teacher)), task=tiny_task, name="teacher")
-    onnx = run(ExportOnnx(), model=teacher, task=tiny_task, name="teacher-onnx")
-    int8 = run(DynamicInt8(), model=onnx, task=tiny_task, name="int8")
-    run.compare(
-        teacher,
-        onnx,
-        int8,
-        reference=teacher,
-        candidate=int8,
-        deliver=(teacher, onnx, int8),
-        base=str(tiny_teacher),
-        budget=Budget(disk_mb=1, drop={"accuracy": 0.5}),
-        task=tiny_task,
-        measure=Measure(sequence_length=32, runs=5, resamples=200),
-    )
-    run.close()
-    return folder
 
 
 @pytest.fixture
@@ -57,17 +30,30 @@ def hub() -> Iterator[Hub]:
         yield running
 
 
-def command(hub: Hub, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command line with this Hub in place of the real one; a fresh cache for each Hub."""
+def settings(hub: Hub, **more: str) -> dict[str, str]:
+    """The environment of a client of this Hub, with a cache of its own."""
     cache = Path(os.environ["PYTEST_CACHE_OF_HUB"]) / hub.endpoint.rpartition(":")[2]
-    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(cache)}
+    own = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(cache)}
+    return os.environ | own | more
+
+
+def command(hub: Hub, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line with this Hub in place of the real one."""
     return subprocess.run(
         [sys.executable, "-m", "hfcompress", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | settings | environment,
-        timeout=120,
+        env=settings(hub, **environment),
+        timeout=600,
     )
+
+
+def run_code(hub: Hub, code: str, home: Path) -> str:
+    """What a reader's own program prints, without this package's help, on another machine: its cache is empty."""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, env=settings(hub, HF_HOME=str(home / "other")))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
 
 
 @pytest.fixture(autouse=True)
@@ -107,21 +93,16 @@ def test_models_and_evidence_go_up_in_one_commit_and_load_with_stock_tools(
         "records/int8.json",
     }
     stock = """
-import sys
 from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-name = sys.argv[1]
+name = "org/small"
 tokens = AutoTokenizer.from_pretrained(name)(["the river with iron"], return_tensors="pt")
 stock = AutoModelForSequenceClassification.from_pretrained(name)(**tokens).logits
 for file, allowed in (("model.onnx", 1e-4), ("model_quantized.onnx", 0.5)):
     network = ORTModelForSequenceClassification.from_pretrained(name, subfolder="onnx", file_name=file)
     assert (network(**tokens).logits - stock).abs().max() < allowed, file
 """
-    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "other")}
-    done = subprocess.run(
-        [sys.executable, "-c", stock, NAME], capture_output=True, text=True, env=os.environ | settings
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_code(hub, stock, tmp_path)
 
 
 def test_the_card_passes_the_hubs_own_validation_and_says_where_each_figure_is_from(hub: Hub, finished: Path) -> None:
@@ -170,8 +151,8 @@ def test_files_of_an_earlier_push_that_are_no_longer_made_are_removed(hub: Hub, 
     ("fault", "said"),
     [
         (Fault("POST", "repos/create", 401), "hf auth login"),
-        pytest.param(Fault("POST", "repos/create", 403), "may not write", marks=pytest.mark.slow),
-        (Fault("POST", "preupload", 403), "may not write"),
+        pytest.param(Fault("POST", "repos/create", 403), "may not read or write", marks=pytest.mark.slow),
+        (Fault("POST", "preupload", 403), "may not read or write"),
         (Fault("POST", "/commit/", 409), "taken, or somebody else pushed"),
         pytest.param(Fault("POST", "preupload", 429, {"Retry-After": "1"}), "slow down", marks=pytest.mark.slow),
         (Fault("POST", "/commit/", 500), "the Hub answered 500"),
@@ -208,6 +189,70 @@ def test_a_download_that_is_cut_is_one_line_and_the_next_one_proves_whole(
     assert not hub.faults
 
 
+@pytest.mark.slow
+def test_a_push_that_is_killed_sends_only_the_rest_when_it_is_repeated(hub: Hub, finished: Path) -> None:
+    """The process dies amid one large file; those that had arrived are not sent again."""
+    file = next(finished.glob("int8-*")) / "model.onnx"
+    last = f"/lfs/store/{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    hub.faults.append(Fault("PUT", last, "hang"))
+    words = (sys.executable, "-m", "hfcompress", "push", str(finished), "--hub-model-id", NAME, "--license", "mit")
+    process = subprocess.Popen(words, env=settings(hub), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert hub.hanging.wait(60)
+    while len(hub.contents) < 3:  # the other large files: two models and the run's answers
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert hub.files(NAME) == {}
+    before = hub.uploaded
+    assert push(hub, finished).returncode == 0
+    assert hub.uploaded - before == file.stat().st_size
+    assert hub.commits(NAME) == 1
+
+
+@pytest.mark.slow
+def test_other_bytes_on_the_way_to_a_reader_are_found_out(
+    hub: Hub, finished: Path, tiny_task: TextClassification
+) -> None:
+    push(hub, finished)
+    hub.faults.append(Fault("GET", "/onnx/model_quantized.onnx", "corrupt"))
+    done = command(hub, "verify", NAME, "--data", tiny_task.dataset)
+    assert done.returncode == 1
+    assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_cards_lines_load_the_model(hub: Hub, finished: Path, tmp_path: Path) -> None:
+    push(hub, finished)
+    (code,) = re.findall("```python\n(.*?)```", hub.files(NAME)["README.md"].decode(), re.S)
+    assert len([line for line in code.splitlines() if line]) == 5
+    said = run_code(hub, code + "print(classify('the river under this lake')[0]['label'])", tmp_path)
+    here = command(hub, "predict", finished, "--text", "the river under this lake")
+    assert said == here.stdout.partition("\t")[0]
+
+
+@pytest.mark.slow
+def test_make_push_pushes_the_run_of_a_recipe(hub: Hub, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "legal_bert-small").symlink_to(finished)
+    tool = tmp_path / "bin" / "hfcompress"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m hfcompress "$@"\n')
+    tool.chmod(0o755)
+    makefile = Path(__file__).parents[1] / "Makefile"
+    words = ["make", "-C", tmp_path, "-f", makefile, "-o", ".venv/.ready", "push", f"BIN={tool.parent}"]
+
+    def made(*more: str) -> subprocess.CompletedProcess[str]:
+        environment = settings(hub) | {"PYTHONPATH": str(makefile.parent)}
+        return subprocess.run([*map(str, words), *more], capture_output=True, text=True, env=environment)
+
+    assert "make push RECIPE=legal_bert HUB_MODEL_ID=org/name" in made("RECIPE=legal_bert").stdout
+    done = made("RECIPE=legal_bert", f"HUB_MODEL_ID={NAME}", "ARGS=--license mit --private")
+    assert done.returncode == 0, done.stderr
+    assert hub.commits(NAME) == 1
+    assert hub.repositories[NAME].private
+
+
 def test_a_name_that_holds_another_model_is_taken(hub: Hub, finished: Path) -> None:
     from tests.hub_server import Repository
 
@@ -241,7 +286,8 @@ def test_a_name_that_is_no_hub_id_is_refused(hub: Hub, finished: Path) -> None:
 def test_dry_run_prints_files_and_card_and_sends_nothing(hub: Hub, finished: Path) -> None:
     done = push(hub, finished, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "onnx/model_quantized.onnx" in done.stdout
+    int8 = (next(finished.glob("int8-*")) / "model.onnx").stat().st_size
+    assert f"{int8:>12,}  onnx/model_quantized.onnx" in done.stdout
     assert "# legal_bert-small-int8" in done.stdout
     assert not hub.log
 
@@ -375,15 +421,19 @@ def test_a_lock_says_which_commit_a_name_meant(hub: Hub, finished: Path) -> None
     push(hub, finished)
     commit = hub.commit_of(NAME, "main")
     code = f"from hfcompress.hub import fetch, pinned; fetch({NAME!r}); print(pinned({NAME!r}, 'model'))"
-    cache = Path(os.environ["PYTEST_CACHE_OF_HUB"]) / "locked"
 
     def locked(**environment: str) -> str:
-        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(cache)} | environment
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | settings)
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, capture_output=True, text=True, env=settings(hub, **environment))
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     assert locked() == f"{NAME}@{commit}"
+    hub.repositories[NAME].branches["main"].append(dict(hub.repositories[NAME].branches["main"][-1]))
+    asked = f"from hfcompress.hub import pinned; print(pinned({NAME!r}, 'model'))"
+    moved = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env=settings(hub))
+    assert moved.stdout.strip() == f"{NAME}@{commit}", "what was fetched, and not what has been pushed since"
+    del hub.repositories[NAME].branches["main"][-1]
     assert locked(HF_HUB_OFFLINE="1") == f"{NAME}@{commit}", "from the cache"
     assert command(hub, "predict", f"{NAME}@{commit}", "--text", "the river").returncode == 0
 

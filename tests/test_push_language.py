@@ -1,16 +1,13 @@
 """A causal LM's run goes to the Hub with its evidence, loads from there, and is proved again."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hfcompress.cli import dispatch
 from tests.hub_server import Hub
-from tests.test_push import NAME, cache_folder, command, hub, push, refused  # noqa: F401  (two are fixtures)
+from tests.test_push import NAME, cache_folder, command, hub, push, refused, run_code  # noqa: F401  (two are fixtures)
 
 pytestmark = pytest.mark.slow
 
@@ -44,17 +41,17 @@ def test_it_is_pushed_loaded_back_and_verified_and_a_changed_one_fails(
         "recipe.lock.json",
         "report.html",
         "plot.svg",
+        "bits.svg",
     }
     assert "surgery.json" not in files, "the packed model stays in the run"
 
     stock = """
-import sys
 import numpy as np
 import onnxruntime_genai as genai
 import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer
-name = sys.argv[1]
+name = "org/small"
 ids = AutoTokenizer.from_pretrained(name)("the licence grants you")["input_ids"]
 with torch.inference_mode():
     wanted = AutoModelForCausalLM.from_pretrained(name)(torch.tensor([ids])).logits[0, -1]
@@ -66,17 +63,13 @@ generator.append_tokens(np.array(ids, np.int32))
 found = torch.from_numpy(generator.get_logits()).flatten()[-len(wanted):]
 assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 """
-    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "other")}
-    done = subprocess.run(
-        [sys.executable, "-c", stock, NAME], capture_output=True, text=True, env=os.environ | settings
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_code(hub, stock, tmp_path)
 
     asked = ("verify", NAME, "--data", str(smoke / "smoke" / "data"))
     done = command(hub, *asked)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "holds       perplexity on" in done.stdout
-    assert "to compare  ms a token" in done.stdout
+    assert "to compare  a token: claimed" in done.stdout
     assert "give yours with --data" in refused(command(hub, "verify", NAME))
 
     branch = hub.repositories[NAME].branches["main"]
@@ -103,11 +96,16 @@ def test_its_card_passes_the_hubs_validation_and_says_how_each_format_is_loaded(
 
     push(hub, smoke)
     card = ModelCard(hub.files(NAME)["README.md"].decode())
-    (result,) = [r for r in card.data.eval_results or [] if r.metric_type == "perplexity"]
+    results = {result.metric_type: result for result in card.data.eval_results or []}
+    assert set(results) == {"perplexity", "kl", "agreement"}
+    assert all(set(result.metric_args) == {"n", "ci95"} for result in results.values())
+    result = results["perplexity"]
     report = json.loads((smoke / "report.json").read_text())
     claimed = next(model for model in report["models"] if model["name"] == "onnx")["accuracy"]
     assert result.metric_value == pytest.approx(claimed["value"], abs=1e-5)
     assert result.metric_args["ci95"] == claimed["ci95"]
+    for words in ("bits.svg", "plot.svg", "## What each stage cost", "## Intended use and limits", "times smaller"):
+        assert words in card.text
     assert f'snapshot_download("{NAME}", allow_patterns="genai/*")' in card.text
     assert f'AutoModelForCausalLM.from_pretrained("{NAME}")' in card.text
 

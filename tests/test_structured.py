@@ -212,7 +212,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("dies_in", [1, 2, 3])
+@pytest.mark.parametrize("dies_in", [1, 3])
 def test_a_killed_run_ends_in_the_same_network(tmp_path: Path, dies_in: int) -> None:
     """Killed after a training and before its weights are kept: finished iterations are not trained again."""
     torch.manual_seed(0)

@@ -73,6 +73,19 @@ def test_gptq_beats_rounding_to_nearest_at_three_bits(tmp_path: Path, trained: P
     assert kl(trained, tmp_path / "gptq", task) < 0.9 * kl(trained, tmp_path / "rtn", task)
 
 
+def test_calibration_in_bf16_costs_nothing_that_can_be_seen(tmp_path: Path, trained: Path, task: CausalLM) -> None:
+    """Beside what 3 bits cost at all, with either algorithm that reads the inputs' moments."""
+    for algorithm in ("gptq", "awq"):
+        found = {}
+        for bf16 in ("yes", "no"):
+            out = tmp_path / f"{algorithm}-{bf16}"
+            told = made(WeightOnly(algorithm, 3, 32, bf16=bf16), out, model=trained, task=task)  # type: ignore[arg-type]
+            found[bf16] = (kl(trained, out, task), sum(told["relative_errors"].values()))
+        assert found["yes"] != found["no"], "the option does something"
+        assert found["yes"][0] < 1.1 * found["no"][0]
+        assert found["yes"][1] == pytest.approx(found["no"][1], rel=0.02)
+
+
 def test_a_killed_run_goes_on_at_the_layer_and_ends_with_the_same_bytes(
     tmp_path: Path, trained: Path, task: CausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,9 +272,9 @@ def test_a_budget_of_memory_takes_bits_away(tmp_path: Path, trained: Path, task:
     assert free["resident_bytes"] == by_hand + sum(weights[name] * (b + 64 / 32) / 8 for name, b in bits.items())
     shape = replace(LanguageShape.read(trained), kv_bits=8)
     others = 1e9 - matrices_allowed(shape, 64, 1e9)
-    assert others == pytest.approx(
-        sum(resident_bytes(replace(shape, weight_bits=0), 64).values())
-    ), "all that is no matrix: norms, cache, activations, runtime and interpreter"
+    assert others == pytest.approx(sum(resident_bytes(replace(shape, weight_bits=0), 64).values())), (
+        "all that is no matrix: norms, cache, activations, runtime and interpreter"
+    )
     tight = chosen((others + 0.8 * free["resident_bytes"]) / 1e9)
     assert tight["resident_bytes"] <= tight["allowed_resident_bytes"] < free["resident_bytes"]
     assert tight["predicted_kl"] > free["predicted_kl"]

@@ -9,6 +9,7 @@ import tyro
 
 from hfcompress.cli.common import FAILED, INTERRUPTED, WRONG_INPUT
 from hfcompress.cli.delivery import export
+from hfcompress.cli.harness import evaluate
 from hfcompress.cli.language import summarize
 from hfcompress.cli.profiling import profile
 from hfcompress.cli.results import check, env, predict, push, report, verify
@@ -48,6 +49,7 @@ def dispatch(arguments: list[str]) -> int:
         "predict": predict,
         "summarize": summarize,
         "export": export,
+        "eval": evaluate,
         "push": push,
         "verify": verify,
         "record": record,

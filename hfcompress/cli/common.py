@@ -43,7 +43,8 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
         return
     with tempfile.TemporaryDirectory() as work:
         task = read_json(folder / LOCK)["options"]["task"]
-        yield laid_out(folder, row, Path(work)), task["max_length"] if "max_length" in task else task["window"]
+        length = task.get("max_length") or task.get("window") or 1  # a click model reads no tokens
+        yield laid_out(folder, row, Path(work)), length
 
 
 def tokens_read(folder: Path) -> int:

@@ -1,13 +1,15 @@
 """export: a run's model in another format."""
 
+import inspect
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import quiet
+from hfcompress.cli.common import load_recipe, quiet
 from hfcompress.errors import UserError
+from hfcompress.record import read_json
 
 
 def export(
@@ -25,7 +27,8 @@ def export(
         to: onnx (as it is), litert (image classifiers, by litert-torch) or tensorrt-onnx (symmetric Q/DQ, checked).
         out: a new folder [NAME-FORMAT].
         bits: of a LiteRT model: 32, or 8 calibrated on --images.
-        images: a folder or parquet file of images, for calibration and for comparing LiteRT with torch.
+        images: a folder or parquet file of images, for calibration and for comparing LiteRT with torch [the run's
+            training images].
         litert_python: the Python of an environment that has litert-torch, where this one has not.
     """
     if bits not in (8, 32):
@@ -41,10 +44,27 @@ def export(
         to,
         place,
         bits=bits,
-        images=None if images is None else delivery.read_images(images),
+        images=images_of(model, images),
         python=litert_python,
     )
     for line in found.lines:
         print(line)
     print(f"written: {found.folder}", file=sys.stderr)
     return 0
+
+
+def images_of(model: str, given: Path | None) -> Any:
+    """Where images come from: what was given, else the run's own data; None where that is neither here nor images."""
+    from hfcompress import delivery
+    from hfcompress.lock import LOCK, locked_task
+    from hfcompress.tasks.image_classification import ImageClassification
+
+    if given is not None:
+        return delivery.read_images(given)
+    if not (Path(model) / LOCK).is_file():
+        return None
+    locked = read_json(Path(model) / LOCK)
+    default = inspect.signature(load_recipe(str(locked.get("recipe"))).recipe).parameters["task"].default
+    if not isinstance(default, ImageClassification) or isinstance(locked["options"]["task"]["dataset"], dict):
+        return None
+    return delivery.task_images(locked_task(locked, default, None))

@@ -154,7 +154,7 @@ def run_recipe(
     from hfcompress.plan import Plan
     from hfcompress.run import Run
 
-    planned = Plan()
+    planned = Plan(fetches=True)  # the run needs the model anyhow
     try:
         recipe(planned, **options)
     except UnknownShape:  # then it is measured without having been predicted

@@ -25,12 +25,24 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
     """
     from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.evaluation.traffic import Writer
+    from hfcompress.run import disk_is_full
     from hfcompress.serving import record as recorded
 
     with candidate_of(model) as (folder, max_length):
         predictor, writer, count = open_predictor(folder), Writer(traffic, rotate_mb), 0
-        for count, event in enumerate(recorded(predictor, sys.stdin.buffer, writer, arm, max_length), 1):  # noqa: B007
-            print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
+        try:
+            for event in recorded(predictor, sys.stdin.buffer, writer, arm, max_length):
+                print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
+                count += 1
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            raise UserError(
+                f"the disk that holds {traffic} is full; {count} requests are recorded, each whole, and the next one "
+                "is not; make room, then go on with that one: the file is appended to"
+            ) from error
+        finally:
+            writer.close()
     print(f"{count} requests recorded in {traffic}", file=sys.stderr)
     return 0
 
@@ -106,6 +118,7 @@ def shadow(
                     page.write_text(serving.page(state), encoding="utf-8")
         finally:
             other.close()
+            writer.close()
             if page is not None:
                 page.write_text(serving.page(state), encoding="utf-8")
             print(json.dumps(state.as_dict(), indent=1, ensure_ascii=False), file=sys.stderr)

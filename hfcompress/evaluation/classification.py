@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from hfcompress.evaluation.accuracy import evaluate_logits
-from hfcompress.evaluation.intervals import probability_intervals
+from hfcompress.evaluation.intervals import scored
 from hfcompress.evaluation.statistics import (
     METRICS,
     class_f1,
     difference_of_draws,
     group_confusions,
-    interval,
     resampled,
 )
 
@@ -29,7 +27,6 @@ def confusions(logits: dict[str, Array], labels: Array, groups: list[str], class
 def accuracy_of(
     logits: Array,
     labels: Array,
-    confusion: Array,
     *,
     metric: str,
     names: list[str],
@@ -38,11 +35,8 @@ def accuracy_of(
     seed: int,
 ) -> dict[str, Any]:
     """report.json's `accuracy` of one model: `metric` with its interval, and all others under `all`."""
-    every = evaluate_logits(logits, labels, names)
-    intervals = {name: list(interval(confusion, compute, resamples, seed)) for name, compute in METRICS.items()}
-    probabilities = softmax(logits.astype("float64"), axis=1)
-    every["ci95"] = intervals | probability_intervals(probabilities, labels, groups, resamples=resamples, seed=seed)
-    return {"metric": metric, "value": every[metric], "ci95": intervals[metric], "n": len(labels), "all": every}
+    every = scored(logits, labels, names, groups, resamples=resamples, seed=seed)
+    return {"metric": metric, "value": every[metric], "ci95": every["ci95"][metric], "n": len(labels), "all": every}
 
 
 def differences(

@@ -72,29 +72,49 @@ def by_user(values: Array, user: Array) -> Array:
     return np.bincount(np.unique(user, return_inverse=True)[1], values)
 
 
+def losses(score: Array, happened: Array) -> Array:
+    """-log p of what happened, in nats, [rows]."""
+    return np.logaddexp(0.0, np.where(happened > 0, -score, score).astype(np.float64))
+
+
 def log_loss(score: Array, happened: Array) -> float:
-    """Mean of -log p of what happened, in nats."""
-    return float(np.logaddexp(0.0, np.where(happened > 0, -score, score).astype(np.float64)).mean())
+    """Their mean."""
+    return float(losses(score, happened).mean())
+
+
+def bins_of(probability: Array, bins: int) -> list[Array]:
+    """Rows in the order of their probability, in parts of equally many."""
+    return [part for part in np.array_split(np.argsort(probability, kind="stable"), bins) if len(part)]
+
+
+def calibration_gaps(probability: Array, happened: Array, bins: int = BINS) -> Array:
+    """What each row adds to the calibration error, [rows]; their mean is the error.
+
+    Predicted minus observed, with the sign that its bin has: to first order, as long as no bin's gap is near 0.
+    """
+    gaps = (probability - happened).astype(np.float64)
+    for part in bins_of(probability, bins):
+        gaps[part] *= np.sign(gaps[part].mean())
+    return gaps
 
 
 def calibration_error(probability: Array, happened: Array, bins: int = BINS) -> tuple[float, list[dict[str, float]]]:
     """Expected calibration error over bins of equally many rows, and these: predicted, observed, n."""
-    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
     found = [
         {"predicted": float(probability[part].mean()), "observed": float(happened[part].mean()), "n": float(len(part))}
-        for part in parts
-        if len(part)
+        for part in bins_of(probability, bins)
     ]
     error = sum(one["n"] * abs(one["predicted"] - one["observed"]) for one in found) / len(probability)
     return float(error), found
 
 
 def summary(judged: Judged) -> dict[str, Any]:
-    """Every figure of one model; `ci95` has two-sided intervals of auc and ctr over users."""
+    """Every figure of one model; `ci95` has two-sided intervals over users, by the delta method."""
     auc, influence = placements(judged.score, judged.click)
     ctr, earned = earned_by_user(judged)
     error, bins = calibration_error(judged.probability, judged.click)
     bought = 1 / (1 + np.exp(-judged.conversion_score.astype(np.float64)))
+    bought_auc, user = conversions(judged), judged.user
     z = float(norm.ppf(0.975))
     return {
         "auc": auc,
@@ -104,21 +124,30 @@ def summary(judged: Judged) -> dict[str, Any]:
         "observed_ctr": float(judged.click.mean()),
         "ece": error,
         "calibration": bins,
-        "conversion_auc": conversion_auc(judged),
+        "conversion_auc": bought_auc[0] if bought_auc else None,
         "predicted_conversion": float(bought.mean()),
         "observed_conversion": float(judged.conversion.mean()),
         "ci95": {
-            "auc": interval(auc, by_user(influence, judged.user), z),
+            "auc": interval(auc, by_user(influence, user), z),
             "ctr": interval(ctr, earned[0] - ctr * earned[1], z, earned[1].sum()),
+            "log_loss": mean_interval(losses(judged.score, judged.click), user, z),
+            "ece": mean_interval(calibration_gaps(judged.probability, judged.click), user, z),
+            **({"conversion_auc": interval(bought_auc[0], by_user(bought_auc[1], user), z)} if bought_auc else {}),
         },
     }
 
 
-def conversion_auc(judged: Judged) -> float | None:
-    """None where nothing, or everything, converted."""
+def conversions(judged: Judged) -> tuple[float, Array] | None:
+    """`placements` of the conversions; None where nothing, or everything, converted."""
     if not 0 < int(judged.conversion.sum()) < len(judged.conversion):
         return None
-    return placements(judged.conversion_score, judged.conversion)[0]
+    return placements(judged.conversion_score, judged.conversion)
+
+
+def mean_interval(values: Array, user: Array, z: float) -> list[float]:
+    """Of a mean over rows [rows], whose users are drawn."""
+    mean = float(values.mean())
+    return interval(mean, by_user((values - mean) / len(values), user), z)
 
 
 def interval(value: float, influence: Array, z: float, total: float = 1.0) -> list[float]:

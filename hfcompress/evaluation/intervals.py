@@ -19,6 +19,26 @@ def text_weights(groups: list[str], resamples: int, seed: int) -> Array:
     return np.asarray(drawn[:, number])
 
 
+def scored(
+    logits: Array, labels: Array, names: list[str], groups: list[str], *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """`evaluate_logits` and, as `ci95`, a 95% interval of each of its totals.
+
+    Args:
+        logits: [texts, classes]; labels: [texts]; names: of the classes; groups: of each text.
+    """
+    from scipy.special import softmax
+
+    from hfcompress.evaluation.accuracy import evaluate_logits
+    from hfcompress.evaluation.statistics import METRICS, group_confusions, interval
+
+    confusions = group_confusions(labels, logits.argmax(axis=1), groups, len(names))
+    intervals = {name: list(interval(confusions, compute, resamples, seed)) for name, compute in METRICS.items()}
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    more = probability_intervals(probabilities, labels, groups, resamples=resamples, seed=seed)
+    return evaluate_logits(logits, labels, names) | {"ci95": intervals | more}
+
+
 def probability_intervals(
     probabilities: Array, labels: Array, groups: list[str], *, resamples: int, seed: int
 ) -> dict[str, list[float]]:

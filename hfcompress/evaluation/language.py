@@ -97,7 +97,7 @@ def increase(reference: Scores, candidate: Scores, weights: Array, confidence: f
 
 
 def summary(scored: Scores, weights: Array, *, has_reference: bool) -> dict[str, Any]:
-    """Perplexity with its interval; KL (nats a token) and top-1 agreement with their standard errors."""
+    """Perplexity, KL (nats a token) and top-1 agreement, each with its interval; of the latter two the errors too."""
     tokens = scored.tokens.sum()
     found: dict[str, Any] = {
         "perplexity": scored.perplexity,
@@ -111,8 +111,10 @@ def summary(scored: Scores, weights: Array, *, has_reference: bool) -> dict[str,
     }
     if has_reference:
         for name, sums in (("kl", scored.kl), ("agreement", scored.agree)):
+            drawn = (weights @ sums) / (weights @ scored.tokens)
             found[name] = float(sums.sum() / tokens)
-            found[f"{name}_se"] = float(((weights @ sums) / (weights @ scored.tokens)).std(ddof=1))
+            found[f"{name}_se"] = float(drawn.std(ddof=1))
+            found["ci95"][name] = interval(drawn)
     return found
 
 

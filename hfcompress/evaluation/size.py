@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
+EMBEDDING_PARTS = (".embeddings.", "embedding_hidden_mapping_in")
 SAFETENSORS_BITS = {
     "F64": 64,
     "F32": 32,
@@ -65,6 +66,17 @@ def sizes(folder: Path) -> dict[str, Any]:
     }
 
 
+def embedding_bytes(folder: Path) -> int:
+    """What an encoder's embeddings take: tables, scales, their LayerNorm, and the projection of factorized ones."""
+    named: list[tuple[str, tuple[int, str, int, bool]]] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        named += named_tensors(file)
+    for file in sorted(folder.glob("*.onnx")):
+        named += named_initializers(file)
+    ours = [entry for name, entry in named if any(part in name for part in EMBEDDING_PARTS)]
+    return sum(elements * bits // 8 for elements, _, bits, _ in ours)
+
+
 def packed_bits(folder: Path) -> dict[str, int]:
     """Module -> bits of its packed integers, for a packed model (packed.py) or one in compressed-tensors' format."""
     if (folder / "surgery.json").is_file():
@@ -88,12 +100,20 @@ def packed_tensor(name: str, shape: list[int], bits: int, packed: dict[str, int]
 
 def safetensors_header(file: Path, packed: dict[str, int] | None = None) -> list[tuple[int, str, int, bool]]:
     """(elements, type, bits an element, is a weight) of each tensor; no tensor is read."""
+    return [entry for _, entry in named_tensors(file, packed)]
+
+
+def named_tensors(file: Path, packed: dict[str, int] | None = None) -> list[tuple[str, tuple[int, str, int, bool]]]:
+    """The same, each with the tensor's name."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
     return [
-        packed_tensor(name, entry["shape"], SAFETENSORS_BITS[entry["dtype"]], packed or {})
-        or (math.prod(entry["shape"]), SAFETENSORS_NAMES[entry["dtype"]], SAFETENSORS_BITS[entry["dtype"]], True)
+        (
+            name,
+            packed_tensor(name, entry["shape"], SAFETENSORS_BITS[entry["dtype"]], packed or {})
+            or (math.prod(entry["shape"]), SAFETENSORS_NAMES[entry["dtype"]], SAFETENSORS_BITS[entry["dtype"]], True),
+        )
         for name, entry in header.items()
         if name != "__metadata__"
     ]

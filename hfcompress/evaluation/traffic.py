@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ class Writer:
         self._open()
 
     def _open(self) -> None:
-        self.stream = self.file.open("ab")
+        self.stream = self.file.open("ab", buffering=0)  # nothing is kept back that a full disk would bring out later
         try:
             fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -141,10 +142,21 @@ class Writer:
             self.stream.write(b"\n")  # a killed writer's last line stays apart from the next
 
     def write(self, event: Event) -> None:
+        """Append one line, whole or not at all.
+
+        Raises:
+            OSError: the disk did not take it, as when it is full.
+        """
         if self.stream.tell() > self.limit:
             self._rotate()
-        self.stream.write(as_line(event))
-        self.stream.flush()
+        start, line = self.stream.tell(), memoryview(as_line(event))
+        try:
+            while line:
+                line = line[self.stream.write(line) :]
+        except OSError:
+            with suppress(OSError):
+                self.stream.seek(self.stream.truncate(start))
+            raise
 
     def _rotate(self) -> None:
         number = next(n for n in range(1, 10**9) if not self.numbered(n).exists())

@@ -50,6 +50,8 @@ def factors(table: Tensor, rank: int, frequency: Tensor | None = None) -> tuple[
 class FactorizedTable(nn.Module):
     """Rows of A, stored in 32, 8 or 4 bits, times B."""
 
+    sparse = True  # gradients: of the rows that were read alone; an optimizer of whole matrices wants False
+
     def __init__(self, rows: int, dim: int, rank: int, bits: int = 32) -> None:
         super().__init__()
         self.rows, self.dim, self.rank, self.bits = rows, dim, rank, bits
@@ -57,7 +59,7 @@ class FactorizedTable(nn.Module):
         self.b = nn.Parameter(torch.empty(rank, dim))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return row_codes.rounded(nn.functional.embedding(ids, self.a, sparse=True), self.bits) @ self.b
+        return row_codes.rounded(nn.functional.embedding(ids, self.a, sparse=self.sparse), self.bits) @ self.b
 
     def stored_bytes(self) -> int:
         return factor_bytes(self.rows, self.dim, self.rank, self.bits)

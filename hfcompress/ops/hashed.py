@@ -29,6 +29,8 @@ def hash_constants(count: int, seed: int) -> list[tuple[int, int]]:
 class HashedTable(nn.Module):
     """Args: buckets: rows of the pool; weights: rows of the importance table; functions: k."""
 
+    sparse = True  # gradients: of the rows that were read alone; an optimizer of whole matrices wants False
+
     def __init__(
         self, rows: int, dim: int, buckets: int, weights: int, functions: int = 2, bits: int = 32, seed: int = 0
     ) -> None:
@@ -48,8 +50,8 @@ class HashedTable(nn.Module):
         return ids if self.weights >= self.rows else hashed(ids, *self.weight_constants, self.weights)
 
     def forward(self, ids: Tensor) -> Tensor:
-        vectors = nn.functional.embedding(self.places(ids), self.pool, sparse=True)
-        importance = nn.functional.embedding(self.weight_places(ids), self.importance, sparse=True)
+        vectors = nn.functional.embedding(self.places(ids), self.pool, sparse=self.sparse)
+        importance = nn.functional.embedding(self.weight_places(ids), self.importance, sparse=self.sparse)
         importance = importance + (importance.half().float() - importance).detach()  # as it is stored
         return (row_codes.rounded(vectors, self.bits) * importance.unsqueeze(-1)).sum(dim=-2)
 

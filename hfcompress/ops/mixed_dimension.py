@@ -49,6 +49,8 @@ def dimensions_for_bytes(frequency: Tensor, sizes: list[int], dim: int, bits: in
 class MixedDimensionTable(nn.Module):
     """Args: sizes, dims: rows and numbers a row of each block."""
 
+    sparse = True  # gradients: of the rows that were read alone; an optimizer of whole matrices wants False
+
     place: Tensor
 
     def __init__(self, rows: int, dim: int, sizes: list[int], dims: list[int], bits: int = 32) -> None:
@@ -62,7 +64,7 @@ class MixedDimensionTable(nn.Module):
         place, first, found = self.place[ids].long(), 0, torch.zeros((*ids.shape, self.dim))
         for size, block, projection in zip(self.sizes, self.blocks, self.projections, strict=True):
             inside = (place >= first) & (place < first + size)
-            rows = nn.functional.embedding((place - first).clamp(0, size - 1), block, sparse=True)
+            rows = nn.functional.embedding((place - first).clamp(0, size - 1), block, sparse=self.sparse)
             vectors = row_codes.rounded(rows, self.bits) @ projection
             found = found + torch.where(inside.unsqueeze(-1), vectors, torch.zeros_like(vectors))
             first += size

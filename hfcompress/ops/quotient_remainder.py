@@ -19,6 +19,8 @@ def divisor_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
 class QuotientRemainderTable(nn.Module):
     """Args: divisor: m, the rows of R; Q has ceil(rows / m)."""
 
+    sparse = True  # gradients: of the rows that were read alone; an optimizer of whole matrices wants False
+
     def __init__(self, rows: int, dim: int, divisor: int, bits: int = 32) -> None:
         super().__init__()
         self.rows, self.dim, self.divisor, self.bits = rows, dim, divisor, bits
@@ -27,9 +29,9 @@ class QuotientRemainderTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         quotient = nn.functional.embedding(
-            torch.div(ids, self.divisor, rounding_mode="floor"), self.quotient, sparse=True
+            torch.div(ids, self.divisor, rounding_mode="floor"), self.quotient, sparse=self.sparse
         )
-        remainder = nn.functional.embedding(torch.remainder(ids, self.divisor), self.remainder, sparse=True)
+        remainder = nn.functional.embedding(torch.remainder(ids, self.divisor), self.remainder, sparse=self.sparse)
         return row_codes.rounded(quotient, self.bits) * row_codes.rounded(remainder, self.bits)
 
     def stored_bytes(self) -> int:

@@ -45,13 +45,15 @@ def stored_bytes(rows: int, dim: int, bits: int) -> int:
 class RowTable(nn.Module):
     """A table [rows, dim] whose rows are stored in 32, 8 or 4 bits."""
 
+    sparse = True  # gradients: of the rows that were read alone; an optimizer of whole matrices wants False
+
     def __init__(self, rows: int, dim: int, bits: int = 32) -> None:
         super().__init__()
         self.rows, self.dim, self.bits = rows, dim, bits
         self.weight = nn.Parameter(torch.empty(rows, dim))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return rounded(nn.functional.embedding(ids, self.weight, sparse=True), self.bits)
+        return rounded(nn.functional.embedding(ids, self.weight, sparse=self.sparse), self.bits)
 
     def stored_bytes(self) -> int:
         return stored_bytes(self.rows, self.dim, self.bits)

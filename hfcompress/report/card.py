@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +17,14 @@ TEXT = """
 
 {verdict}{notes}
 
-{size} MB, {parameters} parameters at {bits} bits each; made by the recipe `{recipe}` ({scale} scale) from
-`{reference}`.
+{size} MB, {parameters} parameters at {bits} bits each; {against}. Made by the recipe `{recipe}`
+({scale} scale) from `{reference}`.
 
 | model | format | MB | {metric} (95% interval) | macro-F1 | p50 ms | runtime | peak MB |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-{plot}Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.
+{plot}Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.{noise}
 
 ## The budget
 
@@ -32,7 +33,7 @@ TEXT = """
 {costs}## Use
 
 {use}
-## Classes
+## Which classes lost
 
 | class | n | F1 {reference} | F1 {candidate} | change |
 |---|---|---|---|---|
@@ -59,10 +60,11 @@ classify = pipeline(
 ```
 """
 
-ROOT_USE = """`AutoModelForSequenceClassification.from_pretrained(name)` loads the
-transformers model at the root."""
+ROOT_USE = """
+The transformers model at the root: `AutoModelForSequenceClassification.from_pretrained("{repository}")`.
+"""
 
-HUB_USE = """
+ONNX_USE = """
 ```python
 from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer, pipeline
@@ -72,8 +74,10 @@ model = ORTModelForSequenceClassification.from_pretrained(name, subfolder="onnx"
 classify = pipeline("text-classification", model, tokenizer=AutoTokenizer.from_pretrained(name))
 ```
 
-That is {candidate}, which the budget is about. {root}
+That is {candidate}, which the budget is about.
+"""
 
+EVIDENCE = """
 The evidence lies beside it: report.html, report.json, and in records/ what each stage did.
 `hfcompress verify {repository}` measures it again, `hfcompress run --from-lock recipe.lock.json` makes it again.
 """
@@ -94,12 +98,6 @@ def render_card(
     candidate, reference = ends(report, details)
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
     stock = "model.safetensors" in (places or {})
-    if repository is None:
-        use = FOLDER_USE
-    else:
-        file = next(p for p, name in (places or {}).items() if name == candidate["name"] and p.endswith(".onnx"))
-        root = ROOT_USE if stock else ""
-        use = HUB_USE.format(repository=repository, file=Path(file).name, candidate=candidate["name"], root=root)
     threads = candidate["latency_ms"]["threads"]
     body = TEXT.format(
         title=title,
@@ -109,6 +107,7 @@ def render_card(
         size=f"{candidate['bytes'] / 1e6:.2f}",
         parameters=f"{candidate['parameters']:,}",
         bits=f"{candidate['bits_per_parameter']:.1f}",
+        against=against(report, candidate, reference),
         recipe=report["recipe"],
         scale=report["scale"],
         reference=reference["name"],
@@ -121,51 +120,93 @@ def render_card(
         tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
         threads="1 thread" if threads == 1 else f"{threads} threads",
         cpu=report["environment"]["cpu"],
+        noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         classes="\n".join(class_rows(reference, candidate)),
         plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
-        use=use,
+        use=use(repository, places or {}, candidate["name"]) if repository else FOLDER_USE,
         labels=len(details["labels"]),
     )
-    library = "transformers" if stock else "optimum"
-    return f"---\n{metadata(candidate, title, report, details, library)}\n---\n{body}"
+    head = metadata(
+        report,
+        details,
+        task="text-classification",
+        library="transformers" if stock else "optimum",
+        metrics=["accuracy", "f1"],
+        tags=sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}),
+        counts=dict.fromkeys(("accuracy", "macro_f1", "recall_at_90_precision", "ece"), details["n"]),
+    )
+    return f"---\n{head}\n---\n{body}"
+
+
+def use(repository: str, places: dict[str, str], candidate: str) -> str:
+    """How the candidate is loaded from a repository, and what else lies there."""
+    file = next((place for place, name in places.items() if name == candidate and place.endswith(".onnx")), None)
+    root = ROOT_USE if "model.safetensors" in places else ""
+    load = "" if file is None else ONNX_USE.format(repository=repository, file=Path(file).name, candidate=candidate)
+    return load + root.format(repository=repository) + EVIDENCE.format(repository=repository)
 
 
 def metadata(
-    candidate: dict[str, Any], title: str, report: dict[str, Any], details: dict[str, Any], library: str
+    report: dict[str, Any],
+    details: dict[str, Any],
+    *,
+    task: str,
+    library: str,
+    metrics: list[str],
+    tags: list[str],
+    counts: dict[str, int],
 ) -> str:
-    """The card's YAML: what the Hub shows and searches, and the model-index with every metric."""
+    """A card's YAML: what the Hub shows and searches, and the model-index with every metric.
+
+    Args:
+        task: as the Hub names it; counts: each metric of the model-index, and how many examples it was measured on.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
-    accuracy = candidate["accuracy"]
-    name_of_data = details.get("data", report["recipe"])
-    base, intervals = details.get("base", {}), accuracy["all"].get("ci95", {})
-    data = ModelCardData(
+    candidate, _ = ends(report, details)
+    every, data = candidate["accuracy"]["all"], details.get("data", report["recipe"])
+    base, intervals = details.get("base", {}), every.get("ci95", {})
+    return ModelCardData(
         library_name=library,
-        pipeline_tag="text-classification",
+        pipeline_tag=task,
         language=base.get("language"),
         license=base.get("licence"),
+        license_name=base.get("licence_name"),
+        license_link=base.get("licence_link"),
         **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
         datasets=details.get("datasets") or None,
-        metrics=["accuracy", "f1"],
-        model_name=title,
-        tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "hfcompress"],
+        metrics=metrics,
+        model_name=f"{report['recipe']}-{report['scale']}-{candidate['name']}",
+        tags=[*tags, "hfcompress"],
         eval_results=[
             EvalResult(
-                task_type="text-classification",
-                dataset_type=next(iter(details.get("datasets", [])), name_of_data),
-                dataset_name=name_of_data,
+                task_type=task,
+                dataset_type=next(iter(details.get("datasets", [])), data),
+                dataset_name=data,
                 dataset_split="test",
                 metric_type=name,
-                metric_value=round(accuracy["all"][name], 6),
-                metric_args={"n": details["n"]} | ({"ci95": intervals[name]} if name in intervals else {}),
+                metric_value=round(every[name], 6),
+                metric_args={"n": n} | ({"ci95": intervals[name]} if name in intervals else {}),
             )
-            for name in ("accuracy", "macro_f1", "recall_at_90_precision", "ece")
-            if accuracy["all"][name] is not None
+            for name, n in counts.items()
+            if every.get(name) is not None
         ],
-    )
-    return data.to_yaml()
+    ).to_yaml()
+
+
+def against(report: dict[str, Any], candidate: dict[str, Any], reference: dict[str, Any]) -> str:
+    """How many times smaller than the reference, and faster than what the latency is counted from."""
+    timed = next((v["reference"] for v in report["verdicts"] if v["limit"] == "latency_ratio"), reference["name"])
+    slow, fast = next(m for m in report["models"] if m["name"] == timed)["latency_ms"], candidate["latency_ms"]
+    ratio = slow["p50"] / fast["p50"]
+    pace = f"{ratio:.1f} times faster than" if ratio >= 1 else f"{1 / ratio:.1f} times slower than"
+    runtime = f" in {slow['runtime']}" if slow["runtime"] != fast["runtime"] else ""
+    smaller = f"{reference['bytes'] / candidate['bytes']:.1f} times smaller"
+    if timed != reference["name"] or runtime:
+        smaller += f" than `{reference['name']}`"
+    return f"{smaller} and {pace} `{timed}`{runtime}"
 
 
 def row(model: dict[str, Any]) -> str:
@@ -183,15 +224,33 @@ def verdict_line(verdict: dict[str, Any]) -> str:
     return f"- {said if said == 'holds' else f'**{said}**'}: {markdown(sentence(verdict))}"
 
 
+def noise(details: dict[str, Any]) -> str:
+    """A sentence where the machine was not quiet."""
+    if not details.get("probe", {}).get("noisy"):
+        return ""
+    return " The machine's speed changed by more than 15% while it measured: the times are noisy."
+
+
 def costs(chain: list[dict[str, Any]]) -> str:
     """A section with one line a stage from the reference to the candidate; empty where the records tell no chain."""
-    lines = [
-        f"- {after['stage']} ({markdown(after['name'])}): "
-        f"{100 * (after['accuracy']['value'] - before['accuracy']['value']):+.2f} points of "
-        f"{after['accuracy']['metric']}, {(after['bytes'] - before['bytes']) / 1e6:+.2f} MB"
+    return costs_section(
+        f"- {after['stage']} ({markdown(after['name'])}): {change(before, after)}, "
+        f"{(after['bytes'] - before['bytes']) / 1e6:+.2f} MB"
         for before, after in pairwise(chain)
-    ]
-    return "\n".join(["## What each stage cost", "", *lines, "", ""]) if lines else ""
+    )
+
+
+def costs_section(lines: Iterable[str]) -> str:
+    text = "\n".join(lines)
+    return f"## What each stage cost\n\n{text}\n\n" if text else ""
+
+
+def change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What a stage did to the metric: points, or of a perplexity both values."""
+    metric, old, new = before["accuracy"]["metric"], before["accuracy"]["value"], after["accuracy"]["value"]
+    if metric == "perplexity":
+        return f"{metric} {old:.3f} to {new:.3f}"
+    return f"{100 * (new - old):+.2f} points of {metric}"
 
 
 def class_rows(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:

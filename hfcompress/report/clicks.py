@@ -13,20 +13,20 @@ CARD = """---
 
 {verdict}{notes}
 
-{size} MB, {times:.1f} times smaller than `{reference}`; made by the recipe `{recipe}` ({scale} scale).
+{size} MB, {against}. Made by the recipe `{recipe}` ({scale} scale).
 
 | model | MB | AUC (95% interval) | CTR of its choices | log-loss | predicted CTR | ECE | p50 ms | peak MB |
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
-Measured on {n} rows of {requests} requests by {groups} users; observed click-through rate {observed:.4f}. A request of
-{batch} items is timed, {threads} threads, {cpu}.
+{plot}Measured on {n} rows of {requests} requests by {groups} users; observed click-through rate {observed:.4f}.
+A request of {batch} items is timed, {threads}, {cpu}.{noise}
 
 ## The budget
 
 {verdicts}
 
-## The A/B test
+{costs}## The A/B test
 
 {ab}
 
@@ -35,13 +35,21 @@ Measured on {n} rows of {requests} requests by {groups} users; observed click-th
 ```python
 import numpy as np
 import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx")
+{hub}
+session = onnxruntime.InferenceSession({path})
 slate = {{"user": [7, 7], "item": [3, 11], "category": [1, 4], "context": [5, 5]}}
 inputs = {{name: np.array(ids, np.int64) for name, ids in slate.items()}}
 inputs["dense"] = np.array([[0.3, 0.0, 1.0], [-0.8, 0.0, 1.0]], np.float32)  # price, sin and cos of the hour
 click, conversion = (1 / (1 + np.exp(-session.run(["logits"], inputs)[0]))).T
 ```
+
+No class of transformers or Optimum has this shape: onnxruntime alone runs it.
+{evidence}
+## Intended use and limits
+
+Ranks the items of a slate and says how likely a click and a conversion are, for the ids of its own data ({data}):
+another numbering means nothing to it. An id that training never saw gets a row that all such ids share. {cold}
+It knows no text and no picture of an item, and what it learnt is as old as its log.
 """
 
 
@@ -52,7 +60,6 @@ def clicks_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         report: report.json; details: measurements.json of the measure stage and more; records: of all stages.
     """
     candidate, reference = ends(report, details)
-    points = curve_points(report, reference)
     every = {row["name"]: row["accuracy"]["all"]["calibration"] for row in (reference, candidate)}
     rollout = details.get("rollout")
     return template("clicks.html.j2").render(
@@ -61,20 +68,25 @@ def clicks_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         records=records,
         candidate=candidate,
         reference=reference,
-        points=points,
-        curve=plots.compression_curve(
-            points,
-            reference["accuracy"]["value"],
-            {"ratio": reference["bytes"] / candidate["bytes"], "auc": candidate["accuracy"]["value"]},
-            report["budget"]["drop"].get("auc"),
-        )
-        if points
-        else None,
+        points=curve_points(report, reference),
+        curve=curve(report, candidate, reference),
         reliability=plots.reliability(every),
         rollout=rollout,
         ab=plots.confidence_sequence(rollout["ab"]["looks"], rollout["ab"]["decided"], "ctr")
         if rollout and rollout["ab"]["looks"]
         else None,
+    )
+
+
+def curve(report: dict[str, Any], candidate: dict[str, Any], reference: dict[str, Any]) -> str | None:
+    """The picture of AUC against compression; None where no other ways were measured."""
+    if not (points := curve_points(report, reference)):
+        return None
+    return plots.compression_curve(
+        points,
+        reference["accuracy"]["value"],
+        {"ratio": reference["bytes"] / candidate["bytes"], "auc": candidate["accuracy"]["value"]},
+        report["budget"]["drop"].get("auc"),
     )
 
 
@@ -112,35 +124,97 @@ def ab_html(outcome: dict[str, Any], metric: str, tolerance: str, text: str) -> 
     )
 
 
-def clicks_card(report: dict[str, Any], details: dict[str, Any]) -> str:
-    """README.md of the candidate: YAML metadata with a model-index, and text."""
-    from hfcompress.report.card import markdown, verdict_line
+def clicks_card(
+    report: dict[str, Any],
+    details: dict[str, Any],
+    repository: str | None = None,
+    places: dict[str, str] | None = None,
+) -> str:
+    """README.md of the candidate: YAML metadata with a model-index, and text.
+
+    Args:
+        repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
+    """
+    from hfcompress.report.card import EVIDENCE, against, markdown, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
-    title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
-    rollout = details.get("rollout")
+    rollout, threads = details.get("rollout"), candidate["latency_ms"]["threads"]
+    file = next((place for place in places or {} if place.endswith(".onnx")), "")
     return CARD.format(
-        metadata=clicks_metadata(report, details, candidate, title),
+        metadata=metadata(
+            report,
+            details,
+            task="tabular-classification",
+            library="onnx",
+            metrics=["auc"],
+            tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "recommendation"],
+            counts=dict.fromkeys(("auc", "log_loss", "ece", "conversion_auc"), details["n"])
+            | {"ctr": details["requests"]},
+        ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
-        title=title,
+        title=f"{report['recipe']}-{report['scale']}-{candidate['name']}",
         verdict="The budget holds. " if report["ok"] else "",
         notes=markdown(" ".join(report["notes"])),
         size=f"{candidate['bytes'] / 1e6:.2f}",
-        times=reference["bytes"] / candidate["bytes"],
-        reference=reference["name"],
+        against=against(report, candidate, reference),
         recipe=report["recipe"],
         scale=report["scale"],
         rows="\n".join(map(card_row, report["models"])),
+        plot="![AUC against compression](plot.svg)\n\n" if repository else "",
         n=f"{details['n']:,}",
         requests=f"{details['requests']:,}",
         groups=f"{details['groups']:,}",
         observed=candidate["accuracy"]["all"]["observed_ctr"],
         batch=candidate["latency_ms"]["batch"],
-        threads=candidate["latency_ms"]["threads"],
+        threads="1 thread" if threads == 1 else f"{threads} threads",
         cpu=report["environment"]["cpu"],
+        noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
+        costs=costs(report, details, candidate, reference),
+        cold=cold(details, candidate, reference),
         ab=f"Tolerance {rollout['tolerance']}: {rollout['ab']['text']}.".replace("\n", "; ") if rollout else "None.",
+        hub="from huggingface_hub import hf_hub_download\n" if repository else "",
+        path=f'hf_hub_download("{repository}", "{file}")' if repository else '"model.onnx"',
+        evidence=EVIDENCE.format(repository=repository) if repository else "",
+        data=markdown(str(details.get("data", report["recipe"]))),
     )
+
+
+def costs(
+    report: dict[str, Any], details: dict[str, Any], candidate: dict[str, Any], reference: dict[str, Any]
+) -> str:
+    """One line a stage: the ONNX of what it made beside the ONNX of what it began with."""
+    from itertools import pairwise
+
+    from hfcompress.report.card import change, costs_section, markdown
+
+    records = {f"{record['name']}-{record['key']}": record for record in details.get("records", [])}
+    rows = {model["name"]: model for model in report["models"]}
+    exported = {
+        record["inputs"]["model"]: rows[record["name"]]
+        for record in records.values()
+        if record["stage"] == "ExportClicks" and record["name"] in rows
+    }
+    folder = next((made for made, row in exported.items() if row is candidate), "")
+    chain: list[tuple[str, dict[str, Any]]] = []
+    while folder in records:
+        if folder in exported:
+            chain.append((records[folder]["stage"], exported[folder]))
+        folder = records[folder]["inputs"].get("model", "")
+    return costs_section(
+        f"- {stage} ({markdown(after['name'])}): {change(before, after)}, "
+        f"{(after['bytes'] - before['bytes']) / 1e6:+.3f} MB"
+        for (_, before), (stage, after) in pairwise(chain[::-1])
+    )
+
+
+def cold(details: dict[str, Any], candidate: dict[str, Any], reference: dict[str, Any]) -> str:
+    """What ids that training never saw lose."""
+    found = details.get("cold", {"auc": {}})
+    if not found["auc"]:
+        return "The test split has no clicks on such ids: nothing is known of them."
+    before, after = (found["auc"][row["name"]] for row in (reference, candidate))
+    return f"Their AUC is {before:.4f} with `{reference['name']}` and {after:.4f} here, on {found['rows']:,} rows."
 
 
 def card_row(model: dict[str, Any]) -> str:
@@ -152,28 +226,3 @@ def card_row(model: dict[str, Any]) -> str:
         f"{every['ctr']:.2%} | {every['log_loss']:.4f} | {every['predicted_ctr']:.4f} | {every['ece']:.4f} | "
         f"{console.number(model['latency_ms']['p50'], '.3f')} | {console.number(model['peak_rss_mb'], '.0f')} |"
     )
-
-
-def clicks_metadata(report: dict[str, Any], details: dict[str, Any], candidate: dict[str, Any], title: str) -> str:
-    """The card's YAML."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    data = details.get("data", report["recipe"])
-    return ModelCardData(
-        library_name="onnx",
-        pipeline_tag="tabular-classification",
-        metrics=["auc"],
-        model_name=title,
-        tags=["onnx", "int8", "recommendation", "hfcompress"],
-        eval_results=[
-            EvalResult(
-                task_type="tabular-classification",
-                dataset_type=data,
-                dataset_name=data,
-                dataset_split="test",
-                metric_type="auc",
-                metric_value=round(candidate["accuracy"]["value"], 6),
-                metric_args={"rows": details["n"], "ci95": candidate["accuracy"]["ci95"]},
-            )
-        ],
-    ).to_yaml()

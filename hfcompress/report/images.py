@@ -14,14 +14,14 @@ CARD = """---
 
 {verdict}{notes}
 
-{size} MB, {parameters} parameters at {bits} bits each, {times:.1f} times smaller than `{reference}`; made by the
+{size} MB, {parameters} parameters at {bits} bits each, {against}; made by the
 recipe `{recipe}` ({scale} scale).
 
 | model | format | MB | accuracy (95% interval) | macro-F1 | p50 ms | runtime | peak MB | over the bare runtime |
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
-{plot}Measured on {n} test images{groups}, {batch} a request, {threads}, {cpu}. {noise}The bare runtime is the process
+{plot}Measured on {n} test images{groups}, {batch} a request, {threads}, {cpu}.{noise} The bare runtime is the process
 before it loads the model.
 
 ## The budget
@@ -68,10 +68,6 @@ model = AutoModelForImageClassification.from_pretrained("{folder}")"""
 SURGERY = """import hfcompress  # no stock class has this shape; surgery.json says it
 
 model = hfcompress.load("{folder}")"""
-EVIDENCE = """
-The evidence lies beside it: report.html, report.json, and in records/ what each stage did.
-`hfcompress run --from-lock recipe.lock.json` makes it again.
-"""
 LIBRARIES = {"onnx": "onnx", "transformers": "transformers", "surgery": "hfcompress"}
 
 
@@ -174,7 +170,7 @@ def images_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import class_rows, costs, markdown, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, class_rows, costs, markdown, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
@@ -183,7 +179,15 @@ def images_card(
     classes = class_rows(reference, candidate)
     hidden = len(classes) - SHOWN_CLASSES
     return CARD.format(
-        metadata=images_metadata(report, details, candidate, title),
+        metadata=metadata(
+            report,
+            details,
+            task="image-classification",
+            library=LIBRARIES[candidate["format"]],
+            metrics=["accuracy", "f1"],
+            tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "vision"],
+            counts=dict.fromkeys(("accuracy", "macro_f1", "recall_at_90_precision", "ece"), details["n"]),
+        ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
         title=title,
         verdict="The budget holds. " if report["ok"] else "",
@@ -191,7 +195,7 @@ def images_card(
         size=f"{candidate['bytes'] / 1e6:.3f}",
         parameters=f"{candidate['parameters']:,}",
         bits=f"{candidate['bits_per_parameter']:.1f}",
-        times=reference["bytes"] / candidate["bytes"],
+        against=against(report, candidate, reference),
         reference=reference["name"],
         candidate=candidate["name"],
         recipe=report["recipe"],
@@ -203,9 +207,7 @@ def images_card(
         batch=candidate["latency_ms"]["batch"],
         threads="1 thread" if threads == 1 else f"{threads} threads",
         cpu=report["environment"]["cpu"],
-        noise="The machine's speed changed by more than 15% meanwhile: the times are noisy. "
-        if details["probe"]["noisy"]
-        else "",
+        noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         use=use(candidate, repository or ".", file),
@@ -229,33 +231,3 @@ def card_row(model: dict[str, Any]) -> str:
         f"{console.number(model['latency_ms']['p50'], '.2f')} | {model['latency_ms']['runtime']} | "
         f"{model['peak_rss_mb']:.0f} | {model['peak_rss_mb'] - model['bare_rss_mb']:.1f} |"
     )
-
-
-def images_metadata(report: dict[str, Any], details: dict[str, Any], candidate: dict[str, Any], title: str) -> str:
-    """The card's YAML."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    every, data = candidate["accuracy"]["all"], details.get("data", report["recipe"])
-    base = details.get("base", {})
-    return ModelCardData(
-        library_name=LIBRARIES[candidate["format"]],
-        pipeline_tag="image-classification",
-        license=base.get("licence"),
-        **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
-        datasets=details.get("datasets") or None,
-        metrics=["accuracy", "f1"],
-        model_name=title,
-        tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "vision", "hfcompress"],
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=next(iter(details.get("datasets", [])), data),
-                dataset_name=data,
-                dataset_split="test",
-                metric_type=name,
-                metric_value=round(every[name], 6),
-                metric_args={"n": details["n"], "ci95": every["ci95"][name]},
-            )
-            for name in ("accuracy", "macro_f1")
-        ],
-    ).to_yaml()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hfcompress.report import console, plots
-from hfcompress.report.html import ends, template
+from hfcompress.report.html import chain_of, ends, template
 
 CARD = """---
 {metadata}
@@ -13,22 +13,28 @@ CARD = """---
 
 {verdict}{notes}
 
-{size} MB at {bits} bits a parameter; made by the recipe `{recipe}` ({scale} scale) from `{reference}`.
+{size} MB at {bits} bits a parameter, {against}. Made by the recipe `{recipe}` ({scale} scale).
 
 | model | format | MB | bits | perplexity (95% interval) | KL, nats | top-1 | ms a token | first token, ms | peak MB |
 |---|---|---|---|---|---|---|---|---|---|
 {rows}
 
-Measured on {n} test tokens of {groups} documents; time and memory at {tokens} tokens of context, {threads} threads,
-{cpu}. KL and top-1 agreement are against {reference}, on the same tokens.
+{plot}Measured on {n} test tokens of {groups} documents; time and memory at {tokens} tokens of context,
+{threads} threads, {cpu}.{noise} KL and top-1 agreement are against {reference}, on the same tokens.
 
 ## The budget
 
 {verdicts}
-{plot}
-## Use
+{bits_plot}
+{costs}## Use
 
-{use}"""
+{use}{evidence}
+## Intended use and limits
+
+Continues text like its test texts ({data}). Perplexity, KL and agreement say how near it is to `{reference}` on such
+text, and nothing about other languages or subjects. Whether what it writes is true, fair or harmless was not measured,
+of neither: look at both before use.
+"""
 GENAI_USE = """```python
 import onnxruntime_genai as genai
 {fetch}
@@ -104,18 +110,27 @@ def language_card(
     Args:
         repository: org/name, when the card is for the Hub; places: what lies there, with the name of its model.
     """
-    from hfcompress.report.card import markdown, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, costs, markdown, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
-    title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
+    tokens = candidate["accuracy"]["all"]["tokens"]
     return CARD.format(
-        metadata=language_metadata(report, details, candidate, title),
+        metadata=metadata(
+            report,
+            details,
+            task="text-generation",
+            library="onnxruntime-genai" if candidate["format"] == "onnx-genai" else "transformers",
+            metrics=["perplexity"],
+            tags=[*sorted({"onnx"} & {candidate["format"].partition("-")[0]}), "4-bit"],
+            counts=dict.fromkeys(("perplexity", "kl", "agreement"), tokens),
+        ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
-        title=title,
+        title=f"{report['recipe']}-{report['scale']}-{candidate['name']}",
         verdict="The budget holds. " if report["ok"] else "",
         notes=markdown(" ".join(report["notes"])),
         size=f"{candidate['bytes'] / 1e6:.2f}",
         bits=f"{candidate['bits_per_parameter']:.2f}",
+        against=against(report, candidate, reference),
         recipe=report["recipe"],
         scale=report["scale"],
         reference=reference["name"],
@@ -125,9 +140,14 @@ def language_card(
         tokens=candidate["latency_ms"]["sequence_length"],
         threads=candidate["latency_ms"]["threads"],
         cpu=report["environment"]["cpu"],
+        noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
-        plot="\n![bits of every matrix, by layer](plot.svg)\n" if repository and "allotment" in details else "",
+        plot="![size, latency and perplexity of every model](plot.svg)\n\n" if repository else "",
+        bits_plot="\n![bits of every matrix, by layer](bits.svg)\n" if repository and "allotment" in details else "",
+        costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         use=use(report, candidate, repository, places or {}),
+        evidence=EVIDENCE.format(repository=repository) if repository else "",
+        data=markdown(str(details.get("data", report["recipe"]))),
     )
 
 
@@ -154,33 +174,3 @@ def card_row(model: dict[str, Any]) -> str:
         f"{console.number(every['kl'], '.5f')} | {console.number(every['agreement'], '.2%')} | "
         f"{timed['per_token']:.2f} | {timed['first_token']:.1f} | {console.number(model['peak_rss_mb'], '.0f')} |"
     )
-
-
-def language_metadata(report: dict[str, Any], details: dict[str, Any], candidate: dict[str, Any], title: str) -> str:
-    """The card's YAML."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    base, data = details.get("base", {}), details.get("data", report["recipe"])
-    every = candidate["accuracy"]["all"]
-    return ModelCardData(
-        library_name="onnxruntime-genai" if candidate["format"] == "onnx-genai" else "transformers",
-        pipeline_tag="text-generation",
-        language=base.get("language"),
-        license=base.get("licence"),
-        **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
-        datasets=details.get("datasets") or None,
-        metrics=["perplexity"],
-        model_name=title,
-        tags=[*sorted({"onnx"} & {candidate["format"].partition("-")[0]}), "4-bit", "hfcompress"],
-        eval_results=[
-            EvalResult(
-                task_type="text-generation",
-                dataset_type=next(iter(details.get("datasets", [])), data),
-                dataset_name=data,
-                dataset_split="test",
-                metric_type="perplexity",
-                metric_value=round(every["perplexity"], 6),
-                metric_args={"tokens": every["tokens"], "ci95": every["ci95"]["perplexity"]},
-            )
-        ],
-    ).to_yaml()

@@ -35,7 +35,9 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 def size_latency_accuracy(models: list[dict[str, Any]], candidate: str, reference: str) -> str:
-    """Size (log) against accuracy with its interval; the area of a dot is the latency."""
+    """Size (log) against accuracy, or perplexity, with its interval; the area of a dot is the latency."""
+    metric = models[0]["accuracy"]["metric"]
+    unit, scale = (", lower is better", 1) if metric == "perplexity" else (", %", 100)
     slowest = max(model["latency_ms"]["p50"] or 0 for model in models) or 1
     dots = []
     with matplotlib.rc_context(STYLE):
@@ -43,8 +45,8 @@ def size_latency_accuracy(models: list[dict[str, Any]], candidate: str, referenc
         axes = figure.subplots()
         for model in sorted(models, key=lambda m: -(m["latency_ms"]["p50"] or 0)):  # small dots over large ones
             accuracy, colour = model["accuracy"], colour_of(model, candidate, reference)
-            x, y = model["bytes"] / 1e6, 100 * accuracy["value"]
-            below, above = y - 100 * accuracy["ci95"][0], 100 * accuracy["ci95"][1] - y
+            x, y = model["bytes"] / 1e6, scale * accuracy["value"]
+            below, above = y - scale * accuracy["ci95"][0], scale * accuracy["ci95"][1] - y
             area = 30 + 500 * (model["latency_ms"]["p50"] or 0) / slowest
             axes.errorbar(x, y, [[max(below, 0)], [max(above, 0)]], color=colour, alpha=0.4)
             axes.scatter(x, y, s=area, color=colour, alpha=0.8, edgecolors="none", zorder=3)
@@ -54,11 +56,11 @@ def size_latency_accuracy(models: list[dict[str, Any]], candidate: str, referenc
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("size on disk, MB (log scale); area of a dot: p50 latency")
-        axes.set_ylabel(f"{models[0]['accuracy']['metric']}, % (95% interval)")
+        axes.set_ylabel(f"{metric}{unit} (95% interval)")
         axes.margins(x=0.12, y=0.08)
         figure.tight_layout()
         name_dots(axes, dots)
-        return svg(figure, "Size on disk against accuracy of every model, the area of a dot being its latency")
+        return svg(figure, f"Size on disk against {metric} of every model, the area of a dot being its latency")
 
 
 def standalone(element: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.devices import matrices_allowed
 from hfcompress.errors import UserError
+from hfcompress.knapsack import knapsack
 from hfcompress.language_shape import EMBEDDING, LanguageShape
 from hfcompress.matmul_nbits import EMBEDDING_BITS, matrix_bits, resident_bits, row_bits, stored_bits
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
@@ -175,37 +176,6 @@ def onnx_bits(grid: Grid, columns: int, name: str, tied: bool) -> float:
         return matrix_bits(grid.bits, group)
     wide = stored_bits(grid.bits, EMBEDDING_BITS)  # the head reads what the embedding stores
     return row_bits(grid.bits, group) + (matrix_bits(wide, group) if tied else 0.0)
-
-
-def knapsack(options: list[list[dict[str, Any]]], limits: dict[str, float]) -> list[int] | None:
-    """One option of each list at the least total "kl", its sums within `limits` (name -> most); None if none fits.
-
-    Solved to a gap of 1e-4 (Sinha and Zoltners 1979 for the problem; HiGHS for the solution).
-    """
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
-
-    if min(limits.values()) <= 0:
-        return None
-    costs = np.array([option["kl"] for found in options for option in found])
-    sizes = {name: np.array([option[name] for found in options for option in found]) for name in limits}
-    owner = np.repeat(np.arange(len(options)), [len(found) for found in options])
-    one_each = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
-    scale = max(float(costs.max()), 1e-30)
-    solved = milp(
-        costs / scale,
-        integrality=np.ones(len(owner)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            *(LinearConstraint(sizes[name][None] / most, -np.inf, 1.0) for name, most in limits.items()),
-        ],
-        options={"mip_rel_gap": 1e-4, "time_limit": 60},
-    )
-    if solved.x is None:
-        return None
-    return [int(solved.x[owner == number].argmax()) for number in range(len(options))]
 
 
 def uniform(options: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

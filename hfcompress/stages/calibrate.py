@@ -50,7 +50,7 @@ class Calibrate:
         found = self._head(stack, states[-1], gradients)
         for index in reversed(range(stack.layers)):
             found |= self._layer(stack, index, states[index], gradients)
-        found |= embedding(ids, gradients, stack.checkpoint.shape("model.embed_tokens.weight")[0])
+        found |= embedding(ids, gradients, stack)
         write_shard(out / CALIBRATION, found)
         return {"windows": len(ids), "tokens": int(ids.size)}
 
@@ -65,14 +65,17 @@ class Calibrate:
             for number, hidden in enumerate(states.batches()):
                 hidden.requires_grad_(True)
                 normed = norm(hidden).flatten(0, 1)
-                of_normed = [self._logits(part, head, number, sums) for part in normed.detach().split(HEAD_TOKENS)]
+                parts = normed.detach().split(HEAD_TOKENS)
+                of_normed = [self._logits(stack, part, head, number, sums) for part in parts]
                 tokens += len(normed)
                 yield torch.autograd.grad(normed, hidden, torch.cat(of_normed))[0]
 
         gradients.write(backward())
         return {f"lm_head.{name}": total / tokens for name, total in sums.items()}
 
-    def _logits(self, normed: "Tensor", head: "Tensor", number: int, sums: dict[str, Any]) -> "Tensor":
+    def _logits(
+        self, stack: "DecoderStack", normed: "Tensor", head: "Tensor", number: int, sums: dict[str, Any]
+    ) -> "Tensor":
         """The gradient of the normed states [tokens, hidden]; few tokens, as logits take a vocabulary's room each."""
         import torch
 
@@ -80,7 +83,8 @@ class Calibrate:
 
         normed.requires_grad_(True)
         logits = normed @ head.T
-        of_logits, of_normed = torch.autograd.grad(sampled_loss(logits, self.seed + number), (logits, normed))
+        loss = sampled_loss(stack.capped(logits), self.seed + number)
+        of_logits, of_normed = torch.autograd.grad(loss, (logits, normed))
         add(sums, "rows", of_logits.square().sum(0))
         add(sums, "columns", normed.detach().square().sum(0))
         return of_normed
@@ -91,11 +95,15 @@ class Calibrate:
         """Rows and columns of a layer's matrices; `gradients` of its output become those of its input."""
         import torch
 
-        from hfcompress.decoder_stack import INPUT_GROUPS, LINEARS, unhook, watch_inputs
+        from hfcompress.decoder_stack import unhook, watch_inputs
 
-        layer, sums, tokens = stack.layer(index), dict[str, Any](), 0
-        inputs = watch_inputs(layer, lambda name, seen: add(sums, f"{name}.columns", seen.square().sum(0)))
-        outputs = watch_gradients(layer, LINEARS, lambda name, seen: add(sums, f"{name}.rows", seen.square().sum(0)))
+        layer, sums, tokens, kind = stack.layer(index), dict[str, Any](), 0, stack.kind
+        inputs = watch_inputs(
+            layer, kind.groups, lambda name, seen: add(sums, f"{name}.columns", seen.square().sum(0))
+        )
+        outputs = watch_gradients(
+            layer, kind.linears, lambda name, seen: add(sums, f"{name}.rows", seen.square().sum(0))
+        )
 
         def backward() -> Any:
             nonlocal tokens
@@ -106,7 +114,7 @@ class Calibrate:
 
         gradients.write(backward())
         unhook([*inputs, *outputs])
-        for group in INPUT_GROUPS:
+        for group in kind.groups:
             for name in group[1:]:
                 sums[f"{name}.columns"] = sums[f"{group[0]}.columns"].clone()
         return {f"model.layers.{index}.{name}": total / tokens for name, total in sums.items()}
@@ -136,12 +144,14 @@ def watch_gradients(layer: "nn.Module", names: tuple[str, ...], see: Any) -> lis
     return [layer.get_submodule(name).register_forward_hook(hook(name)) for name in names]
 
 
-def embedding(ids: Any, gradients: "HiddenStates", vocabulary: int) -> "dict[str, Tensor]":
+def embedding(ids: Any, gradients: "HiddenStates", stack: "DecoderStack") -> "dict[str, Tensor]":
     """The embedding's rows (how often each token occurs) and columns (gradient of what it hands on)."""
     import torch
 
+    vocabulary = stack.checkpoint.shape("model.embed_tokens.weight")[0]
     counts = torch.bincount(torch.from_numpy(ids).flatten(), minlength=vocabulary).float()
     columns: Tensor = sum(batch.flatten(0, 1).square().sum(0) for batch in gradients.batches())
+    columns *= stack.kind.embedding_scale**2  # an error of a row is scaled as the row is
     return {"model.embed_tokens.rows": counts / ids.size, "model.embed_tokens.columns": columns / ids.size}
 
 

@@ -56,7 +56,7 @@ class ExportClicks:
         return model.with_(format="onnx")
 
 
-def table_bytes(path: Path) -> int:
+def table_bytes(path: Path, prefix: str = "tables") -> int:
     """Bytes of the tables' tensors in a graph, int64 constants of the arithmetic left out."""
     import onnx
     from onnx import TensorProto, numpy_helper
@@ -64,5 +64,5 @@ def table_bytes(path: Path) -> int:
     return sum(
         numpy_helper.to_array(tensor).nbytes
         for tensor in onnx.load(str(path)).graph.initializer
-        if tensor.name.startswith("tables.") and tensor.data_type != TensorProto.INT64 and tensor.dims
+        if tensor.name.startswith(f"{prefix}.") and tensor.data_type != TensorProto.INT64 and tensor.dims
     )

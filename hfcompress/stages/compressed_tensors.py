@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.decoder_kind import GEMMAS
 from hfcompress.language_shape import EMBEDDING, LanguageShape
 from hfcompress.tasks.causal_lm import CausalLM
 
@@ -55,7 +56,9 @@ class ExportTransformers:
         total = sum(file.stat().st_size for file in out.glob("*.safetensors"))
         write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
         linear = {module: grid for module, grid in packed.grids.items() if module != EMBEDDING}
-        write_json(out / "config.json", packed.config | {"dtype": "float16", "quantization_config": config(linear)})
+        # What is between Gemma's layers leaves float16's range: who loads it in the config's type gets float32.
+        dtype = "float32" if packed.config["model_type"] in GEMMAS else "float16"
+        write_json(out / "config.json", packed.config | {"dtype": dtype, "quantization_config": config(linear)})
         for name in COPIED:
             if (model / name).is_file():
                 shutil.copyfile(model / name, out / name)

@@ -127,7 +127,7 @@ class Distill(Train):
         """
         from hfcompress import bert
 
-        bert.require_bert(teacher)
+        bert.require_stock(teacher, "distill")
         shape = self.predict(Shape.from_config(teacher.config.to_dict(), teacher.config.num_labels))
         head_scores, neuron_scores, dimension_scores = bert.weight_scores(teacher)
         chosen = evenly_spread(teacher.config.num_hidden_layers, shape.num_hidden_layers)

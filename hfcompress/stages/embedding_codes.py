@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain
-from hfcompress.errors import UserError
+from hfcompress.errors import UnknownShape, UserError
 from hfcompress.tasks.clicks import Clicks
 
 if TYPE_CHECKING:
     import torch
+
+    from hfcompress.click_model import ClickModel
 
 SMALL_SHARE = 0.02  # of all tables' bytes: a smaller table keeps its rows, in 8 bits where others have fewer than 32
 
@@ -31,6 +33,9 @@ class CompressEmbeddings(ClickTrain):
     """Of the stored rows; below 32 with a float16 scale a row."""
     ratio: float = 10.0
     """The tables' bytes in float32 over those after."""
+    energy: float | None = None
+    """Of factorized tables, instead of the ratio: the share of the squared singular values, rows weighted by how often
+    they are read, that the rank of each table must hold."""
     num_train_epochs: float = 0.5
     soft_share: float = 1.0
     """Of the targets that are the original model's probabilities."""
@@ -41,6 +46,8 @@ class CompressEmbeddings(ClickTrain):
         super().__post_init__()
         if not self.ratio >= 1:
             raise UserError(f"--compress.ratio {self.ratio:g}: must be at least 1")
+        if self.energy is not None and (self.kind != "factorized" or not 0 < self.energy <= 1):
+            raise UserError(f"--compress.energy {self.energy:g}: above 0, at most 1, and of factorized tables alone")
         if not 0 <= self.soft_share <= 1:
             raise UserError(f"--compress.soft-share {self.soft_share:g}: from 0 to 1")
 
@@ -52,7 +59,8 @@ class CompressEmbeddings(ClickTrain):
 
         before = load_click_model(model)
         frequencies = frequencies_of(task)
-        network = ClickModel(self.compressed(before.config, frequencies))
+        config = self.by_energy(before, frequencies) if self.energy else self.compressed(before.config, frequencies)
+        network = ClickModel(config)
         network.towers.load_state_dict(before.towers.state_dict())
         with torch.no_grad():
             for name, table in network.tables.items():
@@ -62,7 +70,7 @@ class CompressEmbeddings(ClickTrain):
         said = logits_of(before, log)
         reference = logits_of(before, test)
         start = logits_of(network, test)
-        measured = fit(network, log, self, said, self.soft_share)
+        measured = fit(network, log, self, out / "work", said, self.soft_share)
         save_click_model(network, out)
         return measured | {
             "tables": network.config["tables"],
@@ -83,8 +91,7 @@ class CompressEmbeddings(ClickTrain):
         from hfcompress.ops.embedding_tables import describe_table
 
         rows, dim = {name: count + 1 for name, count in config["columns"].items()}, config["dim"]
-        whole = float32_bytes(config)
-        small = {name for name, count in rows.items() if 4 * dim * count < SMALL_SHARE * whole}
+        whole, small = float32_bytes(config), small_tables(config)
         small_bits = 32 if self.bits == 32 else 8
         kept = sum(rows[name] * (dim * small_bits / 8 + (2 if small_bits < 32 else 0)) for name in small)
         left = (whole / self.ratio - kept) / sum(count for name, count in rows.items() if name not in small)
@@ -102,8 +109,34 @@ class CompressEmbeddings(ClickTrain):
             tables[name] = found
         return config | {"tables": tables}
 
+    def by_energy(self, network: "ClickModel", frequencies: "dict[str, torch.Tensor]") -> dict[str, Any]:
+        """config.json with factorized tables, each of the smallest rank that holds the energy."""
+        import torch
+
+        from hfcompress.ops.factorized import rank_for_energy, weighted_svd
+
+        small, tables = small_tables(network.config), dict[str, Any]()
+        for name, rows in network.columns.items():
+            if name in small:
+                tables[name] = {"kind": "rows", "bits": 32 if self.bits == 32 else 8}
+                continue
+            with torch.no_grad():
+                values, _ = weighted_svd(network.tables[name](torch.arange(rows + 1)), frequencies[name])
+            rank = rank_for_energy(values, float(self.energy or 1))
+            even = min(rank + rank % 2, network.config["dim"]) if self.bits == 4 else rank
+            tables[name] = {"kind": "factorized", "rank": even, "bits": self.bits}
+        return network.config | {"tables": tables}
+
     def predict(self, model: ClickShape, *, task: Clicks) -> ClickShape:
+        if self.energy is not None:
+            raise UnknownShape("--compress.energy: which ranks hold it is known when the model is trained")
         return model.with_(config=self.compressed(model.config, frequencies_of(task)))
+
+
+def small_tables(config: dict[str, Any]) -> set[str]:
+    """The columns whose tables are left as rows."""
+    least = SMALL_SHARE * float32_bytes(config)
+    return {name for name, rows in config["columns"].items() if 4 * config["dim"] * (rows + 1) < least}
 
 
 def float32_bytes(config: dict[str, Any]) -> int:

@@ -105,8 +105,11 @@ def load_any(folder: Path) -> "PreTrainedModel":
     from transformers import AutoConfig, AutoModel
 
     from hfcompress.models import check_folder, quiet_new_head
+    from hfcompress.surgery import read_edits
 
     check_folder(folder)
+    if read_edits(folder):
+        raise UserError(f"{folder} was cut or factored before (surgery.json): trim the model that it was made of")
     name = (AutoConfig.from_pretrained(folder).architectures or [""])[0]
     kind = getattr(transformers, name, AutoModel) if name.endswith("ForSequenceClassification") else AutoModel
     with torch.random.fork_rng(devices=[]), quiet_new_head():

@@ -48,7 +48,7 @@ class Finetune(Train):
         tokenizer = load_tokenizer(model)
         network = load_classifier(model, data.labels)
         if self.pooling == "mean":
-            bert.require_bert(network)
+            bert.require_stock(network, "finetune.pooling mean")
             bert.start_as_mean(network)
         progress = train(
             network,

@@ -45,11 +45,13 @@ class ExportGenai:
             UserError: an architecture or a grid that the format cannot express.
         """
         from hfcompress.decoder_cache import cache_scales, to_int8
-        from hfcompress.decoder_graph import DATA, MODEL, write_decoder
+        from hfcompress.decoder_graph import write_decoder
         from hfcompress.evaluation.simulation import check, small_enough
+        from hfcompress.graph_writer import DATA, MODEL
         from hfcompress.models import load_tokenizer
         from hfcompress.packed import PackedModel
         from hfcompress.record import write_json
+        from hfcompress.training import use_bf16
 
         packed = PackedModel(model)
         context = min(self.context, int(packed.config["max_position_embeddings"]))
@@ -64,7 +66,7 @@ class ExportGenai:
         needs_text = small or self.kv_cache == "int8"
         windows = task.calibration(tokenizer)[: self.windows, :context] if needs_text else None
         if windows is not None and self.kv_cache == "int8":
-            to_int8(out, cache_scales(out, windows))
+            to_int8(out, cache_scales(packed, windows, use_bf16("auto")))
         counted = count_matrices(out / MODEL)
         if counted["float_matrices"] or counted["matrices"] != len(packed.grids) + (1 if packed.tied else 0):
             raise RuntimeError(f"{out / MODEL} claims packed integers and holds {counted}")

@@ -67,7 +67,7 @@ class Measure:
         for row in rows:
             name = row["name"]
             row["accuracy"] = classification.accuracy_of(
-                logits[name], labels, confusions[name], metric=task.metric, groups=groups, **draws
+                logits[name], labels, metric=task.metric, groups=groups, **draws
             )
             row["latency_ms"] = timed[name]
         baseline_row["accuracy"]["all"]["ece"] = None  # a linear SVM's decision values are no probabilities
@@ -151,7 +151,7 @@ class Measure:
 
 def model_row(name: str, folder: Path, memory: dict[str, float]) -> dict[str, Any]:
     """The part of a report's model that its files and a process of its own (`memory.fresh_process`) tell."""
-    from hfcompress.evaluation.size import sizes
+    from hfcompress.evaluation.size import embedding_bytes, sizes
     from hfcompress.stage import model_format
 
     found = sizes(folder)
@@ -162,5 +162,6 @@ def model_row(name: str, folder: Path, memory: dict[str, float]) -> dict[str, An
         "bytes": found["bytes"],
         "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / found["parameters"], 2),
         "dtypes": found["dtypes"],
+        "embedding_bytes": embedding_bytes(folder),
         **memory,
     }

@@ -52,7 +52,7 @@ class MeasureImages:
             | {
                 "latency_ms": timed[name],
                 "accuracy": classification.accuracy_of(
-                    logits[name], labels, found[name], metric=task.metric, groups=groups, **draws
+                    logits[name], labels, metric=task.metric, groups=groups, **draws
                 ),
             }
             for name, folder in models.items()

@@ -178,7 +178,7 @@ class Said:
         part = self.file.with_name(self.file.name + ".part")
         with part.open("wb") as stream:
             for window in self.windows:
-                log_probabilities(decoder, window).astype("float32").tofile(stream)
+                stream.write(log_probabilities(decoder, window).astype("float32").data)
         part.replace(self.file)
 
     def __iter__(self) -> "Iterator[np.ndarray[Any, Any]]":

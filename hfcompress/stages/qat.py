@@ -44,7 +44,6 @@ class QAT(Train):
         from accelerate import PartialState
         from transformers import set_seed
 
-        from hfcompress import bert
         from hfcompress.distillation import label_loss
         from hfcompress.models import load_classifier, load_tokenizer
         from hfcompress.teacher_outputs import Wanted, require_same_task, teacher_outputs
@@ -54,7 +53,6 @@ class QAT(Train):
         require_same_task(model, teacher)
         set_seed(self.seed)
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
-        bert.require_bert(network)
         data = task.data.encode(tokenizer, task.max_length, "train")
         prepare(network, symmetric=self.target == "tensorrt", learned=self.ranges == "learned")
         calibrate(network, tokenizer, data)
@@ -87,17 +85,34 @@ class QAT(Train):
 
 
 def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> None:
-    """Replace the encoder's and the pooler's Linear layers and all embeddings by their fake-quantized forms."""
+    """Replace the encoder's and the pooler's Linear layers and all embeddings by their fake-quantized forms.
+
+    Raises:
+        UserError: neither a BERT nor an ALBERT that shares no layers.
+    """
+    import torch
+
     from hfcompress import bert
     from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantEmbedding, FakeQuantLinear
 
-    body: Any = network.bert
+    where, body = places(network), network.base_model
     for name in bert.EMBEDDINGS:
-        setattr(body.embeddings, name, FakeQuantEmbedding(getattr(body.embeddings, name)))
-    for parents in bert.linear_groups(network):
+        if isinstance(table := getattr(body.embeddings, name), torch.nn.Embedding):  # a tensor train stays as it is
+            setattr(body.embeddings, name, FakeQuantEmbedding(table))
+    for parents in where.linear_groups(network):
         quantizer = ActivationQuantizer(symmetric, learned)
         for i, (parent, name) in enumerate(parents):
             setattr(parent, name, FakeQuantLinear(getattr(parent, name), quantizer, owner=i == 0))
+
+
+def places(network: "PreTrainedModel") -> Any:
+    """The module that knows this network's layers: albert.py of factorized embeddings, bert.py of any other."""
+    from hfcompress import albert, bert
+
+    if type(network).__name__ == albert.NAME and network.config.num_hidden_groups == network.config.num_hidden_layers:
+        return albert
+    bert.require_bert(network)
+    return bert
 
 
 def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset") -> None:
@@ -123,7 +138,7 @@ def deliver(
     network: "PreTrainedModel", source: Path, out: Path, tokenizer: Any, task: TextClassification
 ) -> dict[str, Any]:
     """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
-    from hfcompress import bert, onnx_graph
+    from hfcompress import onnx_graph
     from hfcompress.evaluation.size import sizes
     from hfcompress.stages.onnx import PARITY_TEXTS, copy_companions
 
@@ -133,9 +148,7 @@ def deliver(
     distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
     if not distance <= PARITY * largest:
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
-    linears = bert.LINEARS_A_LAYER * len(
-        bert.layers(network)
-    )  # the pooler's one vector runs in float, from int8 weights
+    linears = len(places(network).encoder_linears(network))  # the pooler's one vector runs in float
     kernels = onnx_graph.integer_kernels(out / "model.onnx")
     if kernels < linears:
         raise RuntimeError(f"only {kernels} of {linears} linear layers run in integer kernels")

@@ -38,7 +38,8 @@ class QuantizeTowers(ClickTrain):
         logits_of(network, log.rows(slice(0, OBSERVED)))
         for quantizer in quantizers:
             quantizer.observing = False
-        measured = fit(network, log, self, logits_of(load_click_model(teacher), log), self.soft_share)
+        said = logits_of(load_click_model(teacher), log)
+        measured = fit(network, log, self, out / "work", said, self.soft_share)
         save_click_model(network, out)
         return measured | {"layers": len(quantizers)}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
 from hfcompress.image_shape import ImageShape
-from hfcompress.shape import Shape
+from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.structured import Importance, Plan, Ranking, one_target
 from hfcompress.tasks.image_classification import ImageClassification
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hfcompress.coupling import Batch
-    from hfcompress.training import Examples, Loss
+    from hfcompress.training import Examples
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class StructuredPrune(TrainImages):
         from accelerate import PartialState
         from transformers import set_seed
 
+        from hfcompress.distillation import taught_by
         from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.machine import Machine
         from hfcompress.models import load_classifier, save
@@ -102,7 +103,7 @@ class StructuredPrune(TrainImages):
         network = load_classifier(model, task.data.labels)
         whole = load_classifier(model, task.data.labels)
         processor, data, validation, batches = self.examples(model, task)
-        loss = None if teacher is None else self.loss(out / "work", model, teacher, task, data)
+        loss = None if teacher is None else taught_by(teacher, self, out / "work", model, task, data)
         tokenizer = None if isinstance(task, ImageClassification) else processor
 
         def finetune(pruned: Any, work: Path, number: int) -> dict[str, Any]:
@@ -187,33 +188,6 @@ class StructuredPrune(TrainImages):
         parts = [order[i : i + size] for i in range(0, min(len(order), self.scored_batches * size), size)]
         return processor, data, validation, [dict(pad([plain[row] for row in part])) for part in parts]
 
-    def loss(
-        self,
-        work: Path,
-        model: Path,
-        teacher: Path,
-        task: TextClassification | ImageClassification,
-        data: "Examples",
-    ) -> "Loss":
-        """The teacher's soft labels beside the true ones."""
-        from hfcompress.distillation import label_loss
-        from hfcompress.teacher_outputs import LiveTeacher, Wanted, require_same_task, teacher_outputs
-
-        outputs: Any
-        if isinstance(task, ImageClassification):
-            outputs = LiveTeacher(teacher, Wanted(), self.bf16)
-        else:
-            require_same_task(model, teacher)
-            texts: Any = data
-            outputs = teacher_outputs(work, teacher, texts, Wanted(), cache=self.cache, bf16=self.bf16)
-        return label_loss(
-            outputs,
-            temperature=self.temperature,
-            logits_weight=self.logits_weight,
-            hard_weight=self.hard_weight,
-            label_smoothing=self.label_smoothing_factor,
-        )
-
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
         """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end."""
         plan = self.plan()
@@ -235,8 +209,6 @@ def fewer_neurons(model: Shape, plan: Plan) -> Shape:
 
     Which heads and neurons go is decided by the data; a model that meets the target with heads costs the same.
     """
-    from hfcompress.plan import linear_parameters, parameters
-
     cost = parameters if plan.measure in ("parameters", "bytes") else linear_parameters
     sizes = range(model.intermediate_size, 0, -1)
     limit = plan.keep * cost(model)

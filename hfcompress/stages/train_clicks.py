@@ -40,7 +40,7 @@ class TrainClicks(ClickTrain):
 
         torch.manual_seed(self.seed)
         network = new_click_model(task.data.rows, self.dim, self.bottom, self.top, self.unknown)
-        measured = fit(network, task.data.logs["train"], self)
+        measured = fit(network, task.data.logs["train"], self, out / "work")
         save_click_model(network, out)
         return measured | {"table_bytes": network.table_bytes(), "rows": task.data.rows}
 

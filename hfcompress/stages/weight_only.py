@@ -45,6 +45,8 @@ class WeightOnly:
     """gptq: share of the mean diagonal that is added to it; raised until the matrix can be factored."""
     steps: int = 200
     """autoround: steps of signed gradient descent."""
+    bf16: Literal["auto", "yes", "no"] = "auto"
+    """gptq, awq, autoround: calibration text runs through the layers in bf16; auto where the CPU computes in it."""
     max_memory_gb: float | None = None
     """Resident memory (10^9 bytes) that this stage may take; it refuses before it begins when a layer cannot fit."""
     seed: int = 0
@@ -114,9 +116,9 @@ class WeightOnly:
 
     def needed_bytes(self, stack: "DecoderStack") -> float:
         """What the largest step will hold."""
-        from hfcompress.decoder_stack import BATCH_TOKENS, LINEARS
+        from hfcompress.decoder_stack import BATCH_TOKENS
 
-        shapes = [stack.checkpoint.shape(f"model.layers.0.{name}.weight") for name in LINEARS]
+        shapes = [stack.checkpoint.shape(f"model.layers.0.{name}.weight") for name in stack.kind.linears]
         largest = max(rows * columns for rows, columns in shapes)
         if self.algorithm not in CALIBRATED:
             return PROCESS_BYTES + 4.0 * 3 * largest
@@ -148,8 +150,8 @@ class WeightOnly:
         shape = (*ids.shape, int(stack.checkpoint.config["hidden_size"]))
         states = [HiddenStates(out / "work" / f"hidden-{i}", shape) for i in range(stack.layers + 1)]
         if not any(state.whole() for state in states):
-            look_up = quantized_rows(first, grids)
-            states[0].write(look_up(part) for part in parts(ids, states[0].windows_a_batch))
+            look_up, scale = quantized_rows(first, grids), stack.kind.embedding_scale
+            states[0].write(look_up(part) * scale for part in parts(ids, states[0].windows_a_batch))
         return states
 
     def _layer(
@@ -164,13 +166,14 @@ class WeightOnly:
         """Quantize one layer and write its shard; hand its quantized outputs on as the next one's inputs."""
         import torch
 
+        from hfcompress.awq_folding import fold_awq
         from hfcompress.checkpoint import write_shard
-        from hfcompress.decoder_stack import INPUT_GROUPS, LINEARS
         from hfcompress.ops.hessian import relative_output_error
         from hfcompress.packed import packed_tensors
+        from hfcompress.training import use_bf16
 
         prefix = f"model.layers.{index}."
-        of_layer = {name: grids[prefix + name] for name in LINEARS}
+        of_layer = {name: grids[prefix + name] for name in stack.kind.linears}
         tensors: dict[str, Tensor] = {}
         if self.algorithm not in CALIBRATED:
             for name, grid in of_layer.items():
@@ -179,9 +182,10 @@ class WeightOnly:
             return
         layer = stack.layer(index)
         with torch.inference_mode():
-            moments = second_moments(stack, layer, states[index])
-            folded = fold_awq(layer, moments, of_layer) if self.algorithm == "awq" else {}
-            for group in INPUT_GROUPS:
+            bf16 = use_bf16(self.bf16)
+            moments = second_moments(stack, layer, states[index], bf16)
+            folded = fold_awq(layer, moments, of_layer, stack.kind) if self.algorithm == "awq" else {}
+            for group in stack.kind.groups:
                 moment = moments.pop(group[0])
                 for name in group:
                     linear = layer.get_submodule(name)
@@ -189,7 +193,7 @@ class WeightOnly:
                     errors[prefix + name] = relative_output_error(linear.weight, quantized, moment.hessian)
                     linear.weight.copy_(quantized.dequantize())
                     tensors |= packed_tensors(prefix + name, quantized)
-            states[index + 1].write(stack.run(layer, hidden) for hidden in states[index].batches())
+            states[index + 1].write(stack.run(layer, hidden, bf16) for hidden in states[index].batches())
         tensors |= {prefix + name: values for name, values in folded.items()}
         write_shard(file, tensors | plain(stack.checkpoint, prefix, tensors))
         states[index].file.unlink(missing_ok=True)
@@ -212,7 +216,7 @@ class WeightOnly:
 
         if file.is_file():
             return
-        tensors: dict[str, Tensor] = {f"{NORM}.weight": stack.checkpoint.read(f"{NORM}.weight")}
+        tensors: dict[str, Tensor] = {f"{NORM}.weight": as_stored(stack.checkpoint, f"{NORM}.weight")}
         if not stack.tied and self.algorithm not in CALIBRATED:
             tensors |= nearest(stack.checkpoint, HEAD, grids[HEAD])
         elif not stack.tied:
@@ -260,55 +264,22 @@ class WeightOnly:
         return replace(model, weight_bits=Grid(self.bits, self.group_size, self.symmetric).bits_per_weight(4096))
 
 
-def second_moments(stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates") -> "dict[str, SecondMoment]":
+def second_moments(
+    stack: "DecoderStack", layer: "nn.Module", states: "HiddenStates", bf16: bool
+) -> "dict[str, SecondMoment]":
     """The moments of each group of linears that read the same, by the group's first."""
-    from hfcompress.decoder_stack import INPUT_GROUPS, unhook, watch_inputs
+    from hfcompress.decoder_stack import unhook, watch_inputs
     from hfcompress.ops.hessian import SecondMoment
 
-    moments = {group[0]: SecondMoment(layer.get_submodule(group[0]).in_features) for group in INPUT_GROUPS}
-    hooks = watch_inputs(layer, lambda name, inputs: moments[name].add(inputs))
+    groups = stack.kind.groups
+    moments = {group[0]: SecondMoment(layer.get_submodule(group[0]).in_features) for group in groups}
+    hooks = watch_inputs(layer, groups, lambda name, inputs: moments[name].add(inputs))
     for hidden in states.batches():
-        stack.run(layer, hidden)
+        stack.run(layer, hidden, bf16)
     unhook(hooks)
     for moment in moments.values():
         moment.finish()
     return moments
-
-
-def fold_awq(layer: "nn.Module", moments: "dict[str, SecondMoment]", grids: dict[str, Grid]) -> "dict[str, Tensor]":
-    """Scale the columns that read large inputs up, and what writes those inputs down (AWQ, section 3.2).
-
-    The norm before q, k, v and before gate, up takes their scales; up_proj's rows take down_proj's. What o_proj reads
-    is shared by the heads of a group, and is left alone. The moments follow. Returns the norms' new weights.
-    """
-    from hfcompress.ops.awq import awq_scales
-
-    before = {"self_attn.q_proj": "input_layernorm", "mlp.gate_proj": "post_attention_layernorm"}
-    readers = {"self_attn.q_proj": ("q_proj", "k_proj", "v_proj"), "mlp.gate_proj": ("gate_proj", "up_proj")}
-    folded = {}
-    for first, norm in before.items():
-        linears = [layer.get_submodule(f"{first.partition('.')[0]}.{name}") for name in readers[first]]
-        scales = awq_scales([linear.weight for linear in linears], moments[first].hessian, moments[first].mean_abs,
-                            grids[first])  # fmt: skip
-        for linear in linears:
-            linear.weight.mul_(scales)
-        layer.get_submodule(norm).weight.div_(scales)
-        rescale(moments[first], scales)
-        folded[f"{norm}.weight"] = layer.get_submodule(norm).weight
-    up, down = layer.get_submodule("mlp.up_proj"), layer.get_submodule("mlp.down_proj")
-    moment = moments["mlp.down_proj"]
-    scales = awq_scales([down.weight], moment.hessian, moment.mean_abs, grids["mlp.down_proj"])
-    down.weight.mul_(scales)
-    up.weight.div_(scales.unsqueeze(1))
-    rescale(moment, scales)
-    return folded
-
-
-def rescale(moment: "SecondMoment", scales: "Tensor") -> None:
-    """The moment of inputs that are divided by `scales`."""
-    moment.hessian /= scales.unsqueeze(0)
-    moment.hessian /= scales.unsqueeze(1)
-    moment.mean_abs /= scales
 
 
 def nearest(checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
@@ -371,10 +342,22 @@ def plain(checkpoint: Any, prefix: str, written: "dict[str, Tensor]") -> "dict[s
     """The tensors of a layer that are on no grid (norms, biases), as they are stored."""
     matrices = {name.rpartition(".")[0] for name in written if name.endswith(".codes")}
     return {
-        name: checkpoint.read(name)
+        name: as_stored(checkpoint, name)
         for name in checkpoint.places
         if name.startswith(prefix) and name not in written and name.removesuffix(".weight") not in matrices
     }
+
+
+def as_stored(checkpoint: Any, name: str) -> "Tensor":
+    """A tensor in its own type.
+
+    Raises:
+        UserError: it holds NaN or Inf.
+    """
+    from hfcompress.decoder_stack import finite
+
+    stored: Tensor = checkpoint.read(name)
+    return finite(checkpoint, name).to(stored.dtype)
 
 
 def require_room(out: Path, checkpoint: Any, grids: dict[str, Grid]) -> None:

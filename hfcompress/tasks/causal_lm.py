@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.splits import EMBEDDED, read_splits
+from hfcompress.tasks.splits import EMBEDDED, names_repository, read_splits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,7 +85,7 @@ class CausalLM:
     @property
     def on_hub(self) -> bool:
         """Whether the data set's name is a Hub id."""
-        return self.dataset.count("/") == 1 and self.dataset[0] not in "./~" and not Path(self.dataset).is_dir()
+        return names_repository(self.dataset)
 
     @property
     def max_length(self) -> int:

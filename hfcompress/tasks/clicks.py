@@ -10,6 +10,7 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
+from hfcompress.tasks.splits import names_repository, told_of_dataset
 
 GENERATED = "generated"
 IDS = ("user", "item", "category", "context")
@@ -38,8 +39,9 @@ class Clicks:
     """Will this be clicked? The generated log, or any with its columns."""
 
     dataset: str = GENERATED
-    """generated, or a folder with train.parquet, validation.parquet, test.parquet (and live.parquet for the A/B test);
-    columns: time (days), request, user, item, category, context (integers from 0), price, click, conversion."""
+    """generated, or a folder or Hub id (org/name or org/name@revision) with train.parquet, validation.parquet,
+    test.parquet (and live.parquet for the A/B test); columns: time (days), request, user, item, category, context
+    (integers from 0), price, click, conversion."""
     users: int = 100_000
     """Of the generated log, as what follows."""
     items: int = 66_000
@@ -64,11 +66,14 @@ class Clicks:
 
     @property
     def data(self) -> ClickData:
-        return generated(self) if self.dataset == GENERATED else read_logs(Path(self.dataset))
+        if self.dataset == GENERATED:
+            return generated(self)
+        return read_logs(fetched(self.dataset) if self.on_hub else Path(self.dataset).expanduser())
 
     @property
     def on_hub(self) -> bool:
-        return False
+        """Whether the data set's name is a Hub id."""
+        return names_repository(self.dataset)
 
     @property
     def identity(self) -> str:
@@ -91,6 +96,23 @@ def generated(task: Clicks) -> ClickData:
     world = task.world
     logs = {name: world.requests(name, count, task.slate) for name, count in task.split_requests().items()}
     return ClickData(logs, hash_of(logs, json.dumps(asdict(task))))
+
+
+def fetched(dataset: str) -> Path:
+    """The parquet files of a data set on the Hub, in its cache.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = dataset.partition("@")
+    with told_of_dataset(dataset):
+        return Path(
+            snapshot_download(
+                repository, repo_type="dataset", revision=revision or None, allow_patterns=["*.parquet", "README.md"]
+            )
+        )
 
 
 @lru_cache(maxsize=2)

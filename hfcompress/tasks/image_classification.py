@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.image_data import ImageData, decode
-from hfcompress.tasks.splits import SPLITS, class_names, class_values, first_line, on_hub, read_splits, with_validation
+from hfcompress.tasks.splits import (
+    SPLITS,
+    class_names,
+    class_values,
+    first_line,
+    names_repository,
+    read_splits,
+    with_validation,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,7 +63,7 @@ class ImageClassification:
     @property
     def on_hub(self) -> bool:
         """Whether the data set's name is a Hub id."""
-        return on_hub(self.dataset)
+        return names_repository(self.dataset)
 
     @cached_property
     def data(self) -> ImageData:

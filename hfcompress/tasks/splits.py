@@ -1,6 +1,8 @@
 """Splits of a data set: read from a folder or the Hub, a validation split set aside, classes counted."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,8 @@ READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "cs
 EMBEDDED = "licence-review"
 
 
-def on_hub(dataset: str) -> bool:
-    """Whether a data set's name is a Hub id."""
+def names_repository(dataset: str) -> bool:
+    """Whether it is a Hub id, org/name or org/name@revision, and no folder here."""
     return dataset.count("/") == 1 and dataset[0] not in "./~" and not Path(dataset).is_dir()
 
 
@@ -87,13 +89,53 @@ def read_splits(dataset: str, config: str | None = None, data_files: str | None 
 
 
 def _read_hub(dataset: str, config: str | None) -> "dict[str, Dataset]":
-    import requests
     from datasets import load_dataset
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    repository, _, revision = dataset.partition("@")
+    with told_of_dataset(dataset):
+        commit = commit_of(repository, revision) if revision else None
+        loaded = load_dataset(repository, config, revision=commit)
+    # Without the Hub, datasets takes whatever revision it has, and says so in a warning only.
+    if commit and not all(commit in file["filename"] for rows in loaded.values() for file in rows.cache_files):
+        raise UserError(f"--task.dataset {dataset}: the cache holds another revision of it, and the Hub is not there")
+    named = {split: loaded[alias] for split, names in SPLITS.items() for alias in names if alias in loaded}
+    return _need_splits(dataset, named)
+
+
+def commit_of(repository: str, revision: str) -> str:
+    """The commit that a data set's revision means: on the Hub, or as the cache last knew it.
+
+    Its card is fetched, which is how the client's cache learns what a revision means, for a later run without network.
+    """
+    from huggingface_hub import snapshot_download
+
+    card = ["README.md", ".gitattributes"]
+    return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=card)).name
+
+
+@contextmanager
+def told_of_dataset(dataset: str) -> Iterator[None]:
+    """Why a data set cannot be had from the Hub, as one line.
+
+    Raises:
+        UserError: in place of the clients' exceptions.
+    """
+    import requests
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RevisionNotFoundError,
+    )
 
     try:
-        repository, _, revision = dataset.partition("@")
-        loaded = load_dataset(repository, config, revision=revision or None)
+        yield
+    except RevisionNotFoundError:
+        raise UserError(f"--task.dataset {dataset}: no such revision; see its page for those it has") from None
+    except LocalEntryNotFoundError:
+        why = "HF_HUB_OFFLINE is set: unset it" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached: try again"
+        raise UserError(f"--task.dataset {dataset}: this revision is not in the cache, and {why}") from None
     except (
         ConnectionError,
         OfflineModeIsEnabled,
@@ -106,8 +148,6 @@ def _read_hub(dataset: str, config: str | None) -> "dict[str, Dataset]":
             f"--task.dataset {dataset}: cannot be had from the Hub ({first_line(error)}); check the name "
             "and the network, or give a folder of parquet, json or csv files"
         ) from error
-    named = {split: loaded[alias] for split, names in SPLITS.items() for alias in names if alias in loaded}
-    return _need_splits(dataset, named)
 
 
 def _read_files(dataset: str, folder: Path, data_files: str | None) -> "dict[str, Dataset]":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.splits import READERS, SPLITS, first_line, read_splits
+from hfcompress.tasks.splits import READERS, SPLITS, first_line, names_repository, read_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,7 +67,7 @@ class Summarization:
     @property
     def on_hub(self) -> bool:
         """Whether the data set's name is a Hub id."""
-        return self.dataset.count("/") == 1 and self.dataset[0] not in "./~" and not Path(self.dataset).is_dir()
+        return names_repository(self.dataset)
 
     @cached_property
     def data(self) -> SummaryData:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.splits import EMBEDDED, SPLITS, class_names, class_values, on_hub, read_splits, with_validation
+from hfcompress.tasks.splits import (
+    EMBEDDED,
+    SPLITS,
+    class_names,
+    class_values,
+    names_repository,
+    read_splits,
+    with_validation,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -92,7 +100,7 @@ class TextClassification:
     @property
     def on_hub(self) -> bool:
         """Whether the data set's name is a Hub id."""
-        return on_hub(self.dataset)
+        return names_repository(self.dataset)
 
     @cached_property
     def data(self) -> TextData:

@@ -1,0 +1,137 @@
+"""Where the decoders that are known here differ from Llama: read from a config.json, with no weights and no torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hfcompress.errors import UserError
+
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Phi3ForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+)
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
+GEMMAS = ("gemma", "gemma2", "gemma3_text")
+SILU, GELU, GELU_TANH = "silu", "gelu", "gelu_pytorch_tanh"
+# What feeds each linear layer: those of a group read the same input.
+INPUT_GROUPS = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+FUSED_GROUPS = (("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",))
+
+
+@dataclass(frozen=True)
+class DecoderKind:
+    """What a decoder of Llama's kind does in its own way."""
+
+    fused: bool
+    """Phi-3: one matrix for queries, keys and values, one for the MLP's two halves (gate first)."""
+    norm_offset: float
+    """Gemma: a norm multiplies by 1 + its weight."""
+    embedding_scale: float
+    """Gemma: what the rows of the embedding are multiplied by."""
+    activation: str
+    """Of the gate: SILU, GELU or GELU_TANH."""
+    norms_after: bool
+    """Gemma 2 and 3: attention and MLP are normed behind as well, before they join the residual stream."""
+    attention_scale: float | None
+    """What products of queries and keys are multiplied by; None: 1 / sqrt(head size)."""
+    attention_softcap: float
+    """Gemma 2: c * tanh(x / c) of these products; 0 for none."""
+    logit_softcap: float
+    """The same of the logits."""
+    windows: tuple[int | None, ...]
+    """Tokens that each layer looks back at; None for all."""
+    local_rotary: tuple[bool, ...]
+    """Gemma 3: which layers turn by frequencies of their own, those with a window."""
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Linear layers that read the same: of attention, its output, the MLP, its output."""
+        return FUSED_GROUPS if self.fused else INPUT_GROUPS
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        return tuple(name for group in self.groups for name in group)
+
+    @property
+    def mlp_norm(self) -> str:
+        """The norm before the MLP."""
+        return "pre_feedforward_layernorm" if self.norms_after else "post_attention_layernorm"
+
+    @property
+    def smallest_window(self) -> int | None:
+        return min((window for window in self.windows if window), default=None)
+
+
+def kind_of(config: dict[str, Any]) -> DecoderKind:
+    """From the fields of a config.json.
+
+    Raises:
+        UserError: an activation, or attention in both directions, that nothing here computes.
+    """
+    model_type = config["model_type"]
+    gemma, windows = model_type in GEMMAS, layer_windows(config)
+    if config.get("use_bidirectional_attention"):
+        raise UserError("use_bidirectional_attention: an encoder; only decoders are known")
+    scalar = config.get("query_pre_attn_scalar", 256) if model_type in ("gemma2", "gemma3_text") else None
+    return DecoderKind(
+        fused=model_type == "phi3",
+        norm_offset=1.0 if gemma else 0.0,
+        embedding_scale=float(config["hidden_size"]) ** 0.5 if gemma else 1.0,
+        activation=activation(config),
+        norms_after=model_type in ("gemma2", "gemma3_text"),
+        attention_scale=None if scalar is None else float(scalar) ** -0.5,
+        attention_softcap=attention_softcap(config),
+        logit_softcap=float(config.get("final_logit_softcapping", 30.0 if model_type == "gemma2" else 0.0) or 0.0),
+        windows=windows,
+        local_rotary=tuple(model_type == "gemma3_text" and window is not None for window in windows),
+    )
+
+
+def attention_softcap(config: dict[str, Any]) -> float:
+    """Gemma 2's cap, 50 where its config does not say; 0 for others: Gemma 3's classes read the field and apply none.
+
+    For any config.json: transformers computes it with eager attention alone, and leaves it out with others.
+    """
+    return float(config.get("attn_logit_softcapping", 50.0) or 0.0) if config.get("model_type") == "gemma2" else 0.0
+
+
+def activation(config: dict[str, Any]) -> str:
+    """SILU, GELU or GELU_TANH, from the field that transformers reads.
+
+    Raises:
+        UserError: another one.
+    """
+    if config["model_type"] in ("gemma2", "gemma3_text"):
+        named = config.get("hidden_activation", GELU_TANH)
+    else:
+        named = config.get("hidden_act", GELU_TANH if config["model_type"] == "gemma" else SILU)
+    if named not in (SILU, GELU, GELU_TANH):
+        raise UserError(f"the config's activation is {named}; known are {SILU}, {GELU} and {GELU_TANH}")
+    return str(named)
+
+
+def layer_windows(config: dict[str, Any]) -> tuple[int | None, ...]:
+    """Tokens that each layer looks back at; None for all. Qwen2 names a window that it does not use."""
+    layers, model_type = int(config["num_hidden_layers"]), config["model_type"]
+    window = config.get("sliding_window")
+    if model_type in ("gemma2", "gemma3_text"):
+        window = config.get("sliding_window", 4096)
+    if not window or not config.get("use_sliding_window", True) or model_type == "gemma":
+        return (None,) * layers
+    if kinds := config.get("layer_types"):
+        return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
+    if model_type in ("gemma2", "gemma3_text"):
+        every = 2 if model_type == "gemma2" else int(config.get("sliding_window_pattern", 6))
+        return tuple(int(window) if (i + 1) % every else None for i in range(layers))
+    first = int(config.get("max_window_layers", 28)) if model_type in ("qwen2", "qwen3") else 0
+    return tuple(int(window) if i >= first else None for i in range(layers))
