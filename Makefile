@@ -5,13 +5,14 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup legal-bert summarize-7b ctr resnet-prune teacher smoke push test test-slow check cards check-cards format bench clean
+.PHONY: help setup legal-bert summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
 	@echo "make summarize-7b [SCALE=small|full] [ARGS=\"--base FOLDER\"]   4 bits for a causal LM"
 	@echo "make ctr [SCALE=small|full]   a click model's embeddings, ten times smaller, and its A/B test"
 	@echo "make resnet-prune [SCALE=small|full]   half of a ResNet's FLOPs, by four rankings"
+	@echo "make iot-camera [SCALE=small|full]   a MobileNetV2, pruned and in int8, for a camera"
 	@echo "make teacher      train the shipped teacher of the small scale anew"
 	@echo "make smoke        the same on tiny models, in a minute"
 	@echo "make push RECIPE=legal_bert HUB_MODEL_ID=org/name [SCALE=small]   upload a run with its evidence"
@@ -44,6 +45,9 @@ ctr: $(READY)
 
 resnet-prune: $(READY)
 	$(BIN)/hfcompress run resnet_prune --scale $(SCALE) $(ARGS)
+
+iot-camera: $(READY)
+	$(BIN)/hfcompress run iot_camera --scale $(SCALE) $(ARGS)
 
 teacher: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m recipes.licence_teacher
