@@ -20,6 +20,7 @@ from hfcompress.shape import (
     embedding_bytes,
     embedding_parameters,
     embedding_rows,
+    factor_bytes,
     linear_parameters,
     other_parameters,
     parameters,
@@ -36,7 +37,6 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
-FACTOR_BYTES, QDQ_FACTOR_BYTES = 375, 1_650  # of a linear layer that became two
 LIMITS = (
     "disk_mb", "ram_mb", "peak_over_bare_mb", "latency_ms", "latency_ratio", "embedding_ratio", "first_token_ms"
 )  # fmt: skip
@@ -67,17 +67,6 @@ def disk_bytes(shape: Shape) -> int:
     return round(weights + files + graph + factor_bytes(shape))
 
 
-def factor_bytes(shape: Shape) -> int:
-    """What the graph has more of where every linear layer became two: nodes and, in int8, a scale for each rank."""
-    if shape.linear_share == 1:
-        return 0
-    layers, h, i = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
-    if shape.weight_bits == 32:
-        return FACTOR_BYTES * (6 * layers + 1)
-    ranks = shape.linear_share * (layers * (2 * h + 2 * h * i / (h + i)) + h / 2)
-    return round((FACTOR_BYTES + QDQ_FACTOR_BYTES) * (6 * layers + 1) + 5 * ranks)
-
-
 def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
     """Peak memory of a process that serves the ONNX file with onnxruntime and tokenizers alone, in MB."""
     scores = 4 * batch * shape.num_attention_heads * tokens**2
@@ -86,15 +75,8 @@ def ram_mb(shape: Shape, batch: int, tokens: int) -> float:
 
 def latency_ms(shape: Shape, machine: Machine, batch: int, tokens: int) -> float:
     """Milliseconds of one request [batch, tokens] in onnxruntime on this machine: its embeddings and its layers."""
-    layer = machine.layer_ms(
-        batch,
-        tokens,
-        shape.hidden_size,
-        shape.num_attention_heads,
-        shape.intermediate_size,
-        shape.weight_bits,
-        shape.linear_share,
-    )
+    sizes = shape.hidden_size, shape.num_attention_heads, shape.intermediate_size
+    layer = machine.layer_ms(batch, tokens, *sizes, shape.weight_bits, shape.linear_share)
     return machine.embeddings_ms(batch, tokens, shape.hidden_size) + shape.num_hidden_layers * layer
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UnknownShape, UserError
 from hfcompress.shape import Shape
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
@@ -209,7 +209,11 @@ class Factorize(TrainImages):
                 yield dict(processor.pad(texts, return_tensors="pt"))
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
-        """The shape with that share of its linear layers; by energy nothing is known before the weights are."""
+        """The shape with that share of its linear layers.
+
+        Raises:
+            UnknownShape: the ranks follow from an energy, which only the weights say.
+        """
         measure, share = self.target()
         if not isinstance(model, Shape):
             return model
@@ -217,7 +221,9 @@ class Factorize(TrainImages):
             from hfcompress.ops.tensor_train import train_weights
 
             model = model.with_(word_weights=train_weights(model.vocab_size, model.hidden_size, self.tt_rank))
-        return model.with_(format="surgery", linear_share=1.0 if measure == "energy" else share)
+        if measure == "energy":
+            raise UnknownShape("--factorize.energy: which ranks hold it is known when the model has been read")
+        return model.with_(format="surgery", linear_share=share)
 
 
 def examples(task: Task, processor: Any, split: str, options: TrainImages | None) -> Any:
