@@ -4,10 +4,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hfcompress.budget import Budget
+from hfcompress.budget import ImageBudget
 from hfcompress.run import Run
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.measure_images import MeasureImages
+from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
 from hfcompress.stages.structured_prune import StructuredPrune
 from hfcompress.structured import Importance
 from hfcompress.tasks.image_classification import ImageClassification
@@ -21,10 +22,11 @@ def recipe(
     run: Run,
     base: str = "microsoft/resnet-50",
     task: ImageClassification = ImageClassification(),
-    budget: Budget = Budget(drop={"accuracy": 0.01}),
+    budget: ImageBudget = ImageBudget(drop={"accuracy": 0.01}),
     train: FinetuneImages = FinetuneImages(),
     prune: StructuredPrune = StructuredPrune(keep_flops=0.5),
     compared: tuple[Importance, ...] = RANKINGS,
+    static: StaticInt8Images = StaticInt8Images(),
     measure: MeasureImages = MeasureImages(),
 ) -> dict[str, Any]:
     """Train a ResNet, prune its channels by several rankings, and hold one of them against the unpruned model.
@@ -32,23 +34,32 @@ def recipe(
     Args:
         base: the ResNet to start from: a Hub id (org/name@revision) or a folder.
         task: the images.
-        budget: the limits that the pruned model is held against; a drop is counted from the unpruned model that was
-            trained on for as many steps.
+        budget: the limits that the pruned model's ONNX is held against; a drop is counted from the unpruned model that
+            was trained on for as many steps, the latency ratio from its ONNX.
         train: how the unpruned model is trained.
         prune: target, schedule and ranking of the model that the verdicts are about.
         compared: rankings that are measured beside it, at the same target and schedule.
+        static: how its ONNX is brought to int8.
         measure: how the models are measured.
     """
     unpruned = run(train, model=run.base(base), task=task, name="unpruned")
     longer = run(as_long(prune), model=unpruned, task=task, name="unpruned-finetuned")
     kinds = [prune.importance, *(kind for kind in compared if kind != prune.importance)]
     pruned = [run(replace(prune, importance=kind), model=unpruned, task=task, name=shown(kind)) for kind in kinds]
+    whole = run(ExportImages(), model=longer, task=task, name="unpruned-onnx")
+    onnx = run(ExportImages(), model=pruned[0], task=task, name=f"{shown(kinds[0])}-onnx")
+    int8 = run(static, model=onnx, task=task, name=f"{shown(kinds[0])}-int8")
     return run.compare(
         unpruned,
         longer,
+        whole,
         *pruned,
+        onnx,
+        int8,
         reference=longer,
-        candidate=pruned[0],
+        candidate=onnx,
+        latency_reference=whole,
+        deliver=(onnx, int8),
         budget=budget,
         base=base,
         task=task,
@@ -78,7 +89,7 @@ def small(folder: Path) -> dict[str, Any]:
     shared: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "bf16": "no"}
     return {
         "base": str(write_base(folder / "base")),
-        "budget": Budget(drop={"accuracy": 0.03}),
+        "budget": ImageBudget(latency_ratio=0.8, drop={"accuracy": 0.03}),
         "train": FinetuneImages(num_train_epochs=12, **shared),
         "prune": StructuredPrune(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **shared),
     }
@@ -100,10 +111,11 @@ def smoke(folder: Path) -> dict[str, Any]:
     return {
         "base": str(write_base(folder / "smoke" / "base", side=16, widths=(8, 16), blocks=1)),
         "task": ImageClassification(max_train_examples=200),
-        "budget": Budget(drop={"accuracy": 0.9}),
+        "budget": ImageBudget(drop={"accuracy": 0.9}),
         "train": FinetuneImages(num_train_epochs=2, **shared),
         "prune": StructuredPrune(keep_flops=0.6, iterations=2, num_train_epochs=1, **shared),
         "compared": ("random",),
+        "static": StaticInt8Images(calibration_images=32),
         "measure": MeasureImages(runs=5, resamples=200),
     }
 

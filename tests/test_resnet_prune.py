@@ -40,11 +40,12 @@ def test_smoke_ends_in_a_table_of_all_rankings(tmp_path: Path) -> None:
     report = resnet_prune.recipe(run, **resnet_prune.smoke(tmp_path))
     run.close()
     rows = {row["name"]: row for row in report["models"]}
-    assert list(rows) == ["unpruned", "unpruned-finetuned", "taylor", "random"]
+    pruned = ["taylor", "random", "taylor-onnx", "taylor-int8"]
+    assert list(rows) == ["unpruned", "unpruned-finetuned", "unpruned-onnx", *pruned]
     assert rows["taylor"]["format"] == "surgery"
     assert rows["taylor"]["parameters"] < rows["unpruned"]["parameters"]
     drop = next(verdict for verdict in report["verdicts"] if verdict["limit"] == "drop:accuracy")
-    assert (drop["candidate"], drop["reference"]) == ("taylor", "unpruned-finetuned")
+    assert (drop["candidate"], drop["reference"]) == ("taylor-onnx", "unpruned-finetuned")
     records = {record["name"]: record for record in json.loads((tmp_path / "details.json").read_text())["records"]}
     steps = sum(entry["training"]["steps"] for entry in records["taylor"]["measured"]["iterations"])
     assert abs(records["unpruned-finetuned"]["measured"]["steps"] - steps) <= 2, "epochs are cut off at whole steps"
