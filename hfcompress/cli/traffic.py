@@ -3,15 +3,27 @@
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, refuse_images
 from hfcompress.errors import UserError
 
+if TYPE_CHECKING:
+    from hfcompress.evaluation.traffic import Writer
+
 PAGE_EVERY = 20  # requests
 SHOWN_LOOKS = 300  # of an A/B test, in its picture
+
+
+def say_if_torn(writer: "Writer") -> None:
+    """Tell what a killed writer has lost."""
+    if writer.torn:
+        print(
+            f"{writer.file}: the writer before was killed amid its last line, which is lost; what follows is whole",
+            file=sys.stderr,
+        )
 
 
 def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", rotate_mb: float = 100.0) -> int:
@@ -31,6 +43,7 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
     with candidate_of(model) as (folder, max_length):
         refuse_images(folder)
         predictor, writer, count = open_predictor(folder), Writer(traffic, rotate_mb), 0
+        say_if_torn(writer)
         try:
             for event in recorded(predictor, sys.stdin.buffer, writer, arm, max_length):
                 print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
@@ -108,6 +121,7 @@ def shadow(
     with candidate_of(old) as (one, max_length), candidate_of(new) as (two, _):
         refuse_images(one, two)
         predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
+        say_if_torn(writer)
         other = serving.Shadow(two, max_length)
         try:
             if serve is not None:

@@ -130,6 +130,8 @@ class Writer:
     def __init__(self, file: Path, rotate_mb: float = 100.0) -> None:
         self.file, self.limit = file, rotate_mb * 1e6
         file.parent.mkdir(parents=True, exist_ok=True)
+        self.torn = False
+        """Whether the file's last line was cut off when the writer before this one was killed."""
         self._open()
 
     def _open(self) -> None:
@@ -140,6 +142,7 @@ class Writer:
             raise UserError(f"another process writes to {self.file}; give this one a file of its own") from None
         if self.stream.tell() and not ends_whole(self.file):
             self.stream.write(b"\n")  # a killed writer's last line stays apart from the next
+            self.torn = True
 
     def write(self, event: Event) -> None:
         """Append one line, whole or not at all.
