@@ -22,6 +22,8 @@ PACKAGES = (
     "datasets",
     "accelerate",
     "scikit-learn",
+    "torch-pruning",
+    "tensorly",
     "numpy",
     "hfcompress",
 )

@@ -15,6 +15,7 @@ from hfcompress.report.console import candidate_row
 if TYPE_CHECKING:
     from hfcompress.tasks.causal_lm import CausalLM
     from hfcompress.tasks.clicks import Clicks
+    from hfcompress.tasks.image_classification import ImageClassification
     from hfcompress.tasks.text_classification import TextClassification
 
 RUNS = 30
@@ -43,7 +44,9 @@ class Claim:
         return f"{word:11} {self.what}: claimed {self.claimed}, found {self.found}"
 
 
-def verify(folder: Path, task: "TextClassification | CausalLM | Clicks", data: str) -> list[Claim]:
+def verify(
+    folder: Path, task: "TextClassification | ImageClassification | CausalLM | Clicks", data: str
+) -> list[Claim]:
     """Check every claim that can be checked here.
 
     On the data that the report is about, the same files must give the same answers, but for what another processor
@@ -73,7 +76,7 @@ def verify(folder: Path, task: "TextClassification | CausalLM | Clicks", data: s
             return [*hashes, measured_on, *language_claims(model, row, cast("CausalLM", task), same)]
         if metric == "auc":
             return [*hashes, measured_on, *click_claims(model, row, cast("Clicks", task), same)]
-        classified = cast("TextClassification", task)
+        classified = cast("TextClassification | ImageClassification", task)
         kept = folder / PREDICTIONS if same else None
         return [*hashes, measured_on, *accuracy_claims(model, row, classified, kept), latency_claim(model, row)]
 
@@ -118,7 +121,9 @@ def figure(
     )
 
 
-def accuracy_claims(model: Path, row: dict[str, Any], task: "TextClassification", kept: Path | None) -> list[Claim]:
+def accuracy_claims(
+    model: Path, row: dict[str, Any], task: "TextClassification | ImageClassification", kept: Path | None
+) -> list[Claim]:
     """Each metric that was claimed with an interval.
 
     Args:
@@ -128,15 +133,15 @@ def accuracy_claims(model: Path, row: dict[str, Any], task: "TextClassification"
     import numpy as np
 
     from hfcompress.evaluation.intervals import scored
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
-    predictor, data = Predictor(model), task.data
+    predictor, data = open_predictor(model), task.data
     if predictor.labels != data.labels:
         raise UserError(f"the model answers {', '.join(predictor.labels)}; the data has {', '.join(data.labels)}")
-    logits, labels = predictor.logits(data.texts("test"), task.max_length), np.array(data.label_ids("test"))
+    logits, labels = predictor.logits(data.inputs("test"), task.max_length), np.array(data.label_ids("test"))
     every = scored(logits, labels, data.labels, data.groups("test"), resamples=RESAMPLES, seed=0)
     names = row["accuracy"]["all"]["ci95"]
-    figures = [figure(f"{len(logits):,} texts", name, row, every, kept is not None) for name in names]
+    figures = [figure(f"{len(logits):,} {data.kind}", name, row, every, kept is not None) for name in names]
     return figures if kept is None else [*same_answers(kept, row, logits, labels, data.labels), *figures]
 
 
@@ -153,7 +158,8 @@ def same_answers(kept: Path, row: dict[str, Any], logits: Any, labels: Any, name
     except (OSError, SafetensorError, KeyError):
         theirs = logits[:0]
     if theirs.shape != logits.shape:
-        return [Claim(f"the run's answers in {kept.name}", f"{len(logits):,} texts", f"{len(theirs):,} texts", False)]
+        what = f"the run's answers in {kept.name}"
+        return [Claim(what, f"{len(logits):,} examples", f"{len(theirs):,} examples", False)]
     again = evaluate_logits(theirs, labels, names)
     equal = int((theirs.argmax(axis=1) == logits.argmax(axis=1)).sum())
     return [
@@ -226,16 +232,17 @@ def language_claims(model: Path, row: dict[str, Any], task: "CausalLM", same: bo
 
 
 def latency_claim(model: Path, row: dict[str, Any]) -> Claim:
+    from hfcompress.evaluation.image_predictor import ImagePredictor
     from hfcompress.evaluation.latency import interleaved, percentiles
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.evaluation.predictor import open_predictor
 
     claimed = row["latency_ms"]
-    predictor = Predictor(model, claimed["threads"])
-    request = predictor.request(claimed["sequence_length"], claimed["batch"])
+    predictor, batch, tokens = open_predictor(model, claimed["threads"]), claimed["batch"], claimed["sequence_length"]
+    image = isinstance(predictor, ImagePredictor)
+    request = predictor.request(batch) if image else predictor.request(tokens, batch)
     times = interleaved({"candidate": partial(predictor.run, request)}, RUNS)["candidate"]
-    return time_claim(
-        f"p50 latency, {claimed['sequence_length']} tokens", claimed["p50"], percentiles(times)["p50"]
-    )
+    asked = f"{batch} images" if image else f"{tokens} tokens"
+    return time_claim(f"p50 latency, {asked}", claimed["p50"], percentiles(times)["p50"])
 
 
 def time_claim(what: str, claimed: float, found: float) -> Claim:

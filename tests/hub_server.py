@@ -21,7 +21,7 @@ import yaml
 
 TOKEN = "hf_" + "a" * 34
 LICENCES = ("mit", "apache-2.0", "cc-by-nc-nd-4.0", "other")
-PIPELINES = ("text-classification", "text-generation", "tabular-classification")
+PIPELINES = ("text-classification", "text-generation", "tabular-classification", "image-classification")
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
 LARGE = (".safetensors", ".onnx")
 

@@ -1,5 +1,6 @@
 """How far a model's outputs moved from its parent's, on the same inputs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from scipy.special import log_softmax
 from hfcompress.evaluation.predictor import open_predictor
 
 
-def difference(parent: Path, child: Path, inputs: list[Any], max_length: int) -> dict[str, Any]:
+def difference(parent: Path, child: Path, inputs: Sequence[Any], max_length: int) -> dict[str, Any]:
     """Compare the logits of two classifier folders on the same texts or images.
 
     Returns: examples, mean_abs_logit_difference, label_agreement (share of inputs with the same label), kl (mean

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
 
@@ -119,12 +119,14 @@ class ImageData:
     skipped: dict[str, int]
     """Split -> images that could not be decoded and were left out."""
 
+    kind: ClassVar[str] = "images"
+
     def images(self, split: str) -> Images:
         return Images(self.splits[split])
 
-    def inputs(self, split: str, first: int) -> "list[Image]":
-        """The first so many images, as a predictor takes them."""
-        return self.images(split)[:first]
+    def inputs(self, split: str, first: int | None = None) -> "Sequence[Image]":
+        """The images, or the first so many, as a predictor takes them."""
+        return self.images(split) if first is None else self.images(split)[:first]
 
     def label_ids(self, split: str) -> list[int]:
         return list(self.splits[split]["label"])

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.splits import (
@@ -30,11 +30,13 @@ class TextData:
     labels: list[str]
     fingerprint: str
 
+    kind: ClassVar[str] = "texts"
+
     def texts(self, split: str) -> list[str]:
         return list(self.splits[split]["text"])
 
-    def inputs(self, split: str, first: int) -> list[str]:
-        """The first so many texts, as a predictor takes them."""
+    def inputs(self, split: str, first: int | None = None) -> list[str]:
+        """The texts, or the first so many, as a predictor takes them."""
         return self.texts(split)[:first]
 
     def label_ids(self, split: str) -> list[int]:
