@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup legal-bert summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards format bench clean
+.PHONY: help setup litert legal-bert summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
@@ -16,6 +16,7 @@ help:
 	@echo "make teacher      train the shipped teacher of the small scale anew"
 	@echo "make smoke        the same on tiny models, in a minute"
 	@echo "make push RECIPE=legal_bert HUB_MODEL_ID=org/name [SCALE=small]   upload a run with its evidence"
+	@echo "make litert       the environment that export --to litert needs, in .venv-litert/"
 	@echo "make test         fast tests        make test-slow   the rest"
 	@echo "make check        ruff, mypy, model cards"
 	@echo "make cards        render model_cards/ from their report.json"
@@ -33,6 +34,15 @@ $(READY): requirements.lock requirements-data.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+# LiteRT's converter cannot live beside the rest: it wants an older typing-extensions.
+litert: .venv-litert/.ready
+
+.venv-litert/.ready: requirements-litert.lock
+	$(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-litert.lock)"
+	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-litert.lock
+	@touch .venv-litert/.ready
 
 legal-bert: $(READY)
 	$(BIN)/hfcompress run legal_bert --scale $(SCALE) $(ARGS)
@@ -82,4 +92,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-litert build *.egg-info

@@ -13,7 +13,7 @@ import torch
 from hfcompress.ops.grid import Grid
 
 Array = np.ndarray[Any, Any]
-ORT = ("rtn", "hqq", "k_quant")
+ORT = ("rtn", "hqq")
 
 
 def loaded(model: Path) -> Any:
@@ -101,7 +101,6 @@ def rounded(weight: Array, algorithm: str, grid: Grid) -> Array:
             block_size=block, is_symmetric=grid.symmetric, accuracy_level=0, bits=grid.bits
         ),
         "hqq": lambda: quantizer.HQQWeightOnlyQuantConfig(block_size=block, bits=grid.bits),
-        "k_quant": lambda: quantizer.KQuantWeightOnlyQuantConfig(),
     }
     found = quantizer.MatMulNBitsQuantizer(
         made, bits=grid.bits, block_size=block, is_symmetric=grid.symmetric, accuracy_level=0,

@@ -13,7 +13,7 @@ from hfcompress.errors import UserError
 from hfcompress.onnx_graph import Array
 
 PARITY = 1e-3  # of the largest logit, in float32
-INSTALL = 'pip install "torch==2.13.0" "litert-torch==0.10.0"'
+INSTALL = 'make litert, or pip install "torch==2.13.0" "litert-torch==0.10.0"'
 
 
 def find_python(given: Path | None) -> Path:

@@ -89,36 +89,32 @@ def test_the_page_says_what_was_measured(run: Path, told: tuple[dict[str, Any], 
     assert page.count("<svg") == 5, "size and accuracy, three of what each stage cost, classes"
 
 
-def test_every_flip_is_a_test_image_by_its_number(told: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    report, details = told
+def test_every_flip_is_a_test_image_by_its_number(run: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    details = told[1]
     lost = next(entry for entry in details["flips"]["int8"]["classes"] if entry["examples"])
-    page = visible(page_of(report, details))
+    page = visible((run / "report.html").read_text(encoding="utf-8"))
     example = lost["examples"][0]
     row = f"{example['index']} {example['before']} {example['after']} {example['score']:.2f} lost"
     assert row in page
     assert example["index"] < 30
-    assert row not in visible(page_of(report, details | {"flips": {"int8": None}}))
 
 
-def test_a_data_set_of_many_classes_shows_those_that_lost_most(told: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_many_classes_show_those_that_lost_most_and_images_left_out_are_named(
+    told: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
     report, details = json.loads(json.dumps(told))
     for row in report["models"]:
         scores = row["accuracy"]["all"]["per_class"]
         shape = {"precision": 0.9, "recall": 0.9, "n": 40}
         scores |= {f"kept {i}": shape | {"f1": 0.9} for i in range(100)}
         scores["spoilt class"] = shape | {"f1": 0.2 if row["name"] == "int8" else 0.9}
-    page, text = page_of(report, details), card_of(report, details)
+    page, text = page_of(report, details | {"skipped": {"train": 0, "test": 3}}), card_of(report, details)
+    assert "3 images of the test split could not be decoded" in visible(page)
+    assert "of the train split" not in visible(page)
     assert visible(page).count("kept ") + visible(page).count("spoilt class") < SHOWN_CLASSES + 1
     for told_of in (visible(page), text):
         assert "spoilt class" in told_of
         assert "81 classes that lost less are not shown" in told_of
-
-
-def test_images_that_were_left_out_are_named_first(told: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    report, details = told
-    page = visible(page_of(report, details | {"skipped": {"train": 0, "test": 3}}))
-    assert "3 images of the test split could not be decoded" in page
-    assert "train split" not in page
 
 
 def test_kernels_are_said_in_words() -> None:
