@@ -89,7 +89,7 @@ def small(folder: Path) -> dict[str, Any]:
     shared: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "bf16": "no"}
     return {
         "base": str(write_base(folder / "base")),
-        "budget": ImageBudget(latency_ratio=0.8, drop={"accuracy": 0.03}),
+        "budget": ImageBudget(drop={"accuracy": 0.03}),
         "train": FinetuneImages(num_train_epochs=12, **shared),
         "prune": StructuredPrune(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **shared),
     }
