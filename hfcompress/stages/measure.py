@@ -19,12 +19,11 @@ EXCERPT = 160
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How models are measured; the same for all of them."""
+class Measuring:
+    """How classifiers are measured; the same for all of a run."""
 
     batch: int = 1
-    sequence_length: int = 128
-    """Tokens of the request that is timed."""
+    """Examples of the request that is timed."""
     threads: int = 1
     """Threads of the timed runtimes. One is what a server gives a request, and what a shared machine times fairly."""
     runs: int = 60
@@ -37,8 +36,19 @@ class Measure:
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("sequence_length", 1), ("threads", 1), ("runs", 1), ("resamples", 2)):
-            if (value := getattr(self, name)) < least:
+            if (value := getattr(self, name, least)) < least:
                 raise UserError(f"--measure.{name.replace('_', '-')} {value}: must be at least {least}")
+
+    def predict(self, **inputs: Any) -> Shape:
+        raise TypeError(f"{type(self).__name__} makes no model")
+
+
+@dataclass(frozen=True)
+class Measure(Measuring):
+    """How text classifiers are measured; the same for all of them."""
+
+    sequence_length: int = 128
+    """Tokens of the request that is timed."""
 
     def __call__(
         self, out: Path, *, models: dict[str, Path], task: "TextClassification", reference: str, confidence: float
@@ -94,9 +104,6 @@ class Measure:
             },
         )
         return {"probe": probes, "texts": len(labels)}
-
-    def predict(self, **inputs: Any) -> Shape:
-        raise TypeError("Measure makes no model")
 
     def _logits(self, name: str, folder: Path, task: "TextClassification") -> "np.ndarray[Any, Any]":
         """Logits on the test split, with all cores: nothing is timed here."""

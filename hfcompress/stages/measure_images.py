@@ -3,32 +3,15 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from hfcompress.errors import UserError
+from hfcompress.stages.measure import Measuring, model_row
 from hfcompress.tasks.image_classification import ImageClassification
 
 
 @dataclass(frozen=True)
-class MeasureImages:
-    """How models are measured; the same for all of them."""
-
-    batch: int = 1
-    """Images of the request that is timed."""
-    threads: int = 1
-    """Threads of the timed runtimes."""
-    runs: int = 60
-    """Timed requests a model."""
-    resamples: int = 4000
-    """Draws of the bootstrap."""
-    seed: int = 0
-
-    training: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("threads", 1), ("runs", 1), ("resamples", 2)):
-            if (value := getattr(self, name)) < least:
-                raise UserError(f"--measure.{name} {value}: must be at least {least}")
+class MeasureImages(Measuring):
+    """How image classifiers are measured; the same for all of them."""
 
     def __call__(
         self, out: Path, *, models: dict[str, Path], task: ImageClassification, reference: str, confidence: float
@@ -39,7 +22,6 @@ class MeasureImages:
         from hfcompress.evaluation import classification
         from hfcompress.evaluation.memory import fresh_process
         from hfcompress.record import write_json
-        from hfcompress.stages.measure import model_row
 
         data = task.data
         names, groups, labels = data.labels, data.groups("test"), np.array(data.label_ids("test"))
@@ -81,9 +63,6 @@ class MeasureImages:
             },
         )
         return {"probe": probes, "images": len(labels)}
-
-    def predict(self, **inputs: Any) -> Any:
-        raise TypeError("MeasureImages makes no model")
 
     def _logits(self, name: str, folder: Path, task: ImageClassification) -> Any:
         """Logits on the test split, with all cores: nothing is timed here."""

@@ -11,6 +11,7 @@ from hfcompress.errors import UserError
 from hfcompress.tasks.image_data import ImageData, decode
 from hfcompress.tasks.splits import (
     SPLITS,
+    check_columns,
     class_names,
     class_values,
     first_line,
@@ -89,18 +90,14 @@ class ImageClassification:
         )
 
     def _check_columns(self, split: str, rows: "Dataset") -> None:
-        wanted = {"--task.image-column": self.image_column, "--task.label-column": self.label_column}
-        if self.group_column:
-            wanted["--task.group-column"] = self.group_column
-        for option, column in wanted.items():
-            if column not in rows.column_names:
-                raise UserError(
-                    f"{option} {column}: the {split} split has no such column, only {', '.join(rows.column_names)}"
-                )
+        wanted = {
+            "--task.image-column": self.image_column,
+            "--task.label-column": self.label_column,
+            "--task.group-column": self.group_column,
+        }
+        check_columns(self.dataset, split, rows, wanted)
         if type(rows.features[self.image_column]).__name__ != "Image":
             raise UserError(f"--task.image-column {self.image_column}: it holds no images in the {split} split")
-        if len(rows) == 0:
-            raise UserError(f"--task.dataset {self.dataset}: the {split} split is empty")
 
     def _columns(self, rows: "Dataset") -> "Dataset":
         """Keep image (as stored), label and group under these names; without a group column each is its own group."""

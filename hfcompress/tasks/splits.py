@@ -21,6 +21,21 @@ def names_repository(dataset: str) -> bool:
     return dataset.count("/") == 1 and dataset[0] not in "./~" and not Path(dataset).is_dir()
 
 
+def check_columns(dataset: str, split: str, rows: "Dataset", wanted: dict[str, str | None]) -> None:
+    """Every wanted column (option -> column; None is not wanted) is there, and there are rows.
+
+    Raises:
+        UserError: with the option.
+    """
+    for option, column in wanted.items():
+        if column is not None and column not in rows.column_names:
+            raise UserError(
+                f"{option} {column}: the {split} split has no such column, only {', '.join(rows.column_names)}"
+            )
+    if len(rows) == 0:
+        raise UserError(f"--task.dataset {dataset}: the {split} split is empty")
+
+
 def with_validation(dataset: str, splits: "dict[str, Dataset]") -> "dict[str, Dataset]":
     """Without a validation split, a tenth of the training groups becomes one, by a hash of the group.
 

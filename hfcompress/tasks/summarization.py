@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.splits import READERS, SPLITS, first_line, names_repository, read_splits
+from hfcompress.tasks.splits import READERS, SPLITS, check_columns, first_line, names_repository, read_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,16 +86,12 @@ class Summarization:
         return SummaryData(splits, digest.hexdigest())
 
     def _rows(self, split: str, rows: "Dataset") -> Summaries:
-        options = {"document-column": self.document_column, "summary-column": self.summary_column}
-        options |= {"group-column": self.group_column} if self.group_column else {}
-        for option, column in options.items():
-            if column not in rows.column_names:
-                raise UserError(
-                    f"--task.{option} {column}: the {split} split has no such column, only "
-                    f"{', '.join(rows.column_names)}"
-                )
-        if len(rows) == 0:
-            raise UserError(f"--task.dataset {self.dataset}: the {split} split is empty")
+        wanted = {
+            "--task.document-column": self.document_column,
+            "--task.summary-column": self.summary_column,
+            "--task.group-column": self.group_column,
+        }
+        check_columns(self.dataset, split, rows, wanted)
         numbers = range(len(rows))
         if self.max_documents is not None and self.max_documents < len(rows):
             numbers = np.linspace(0, len(rows) - 1, self.max_documents).round().astype(int).tolist()

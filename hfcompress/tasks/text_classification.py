@@ -10,6 +10,7 @@ from hfcompress.errors import UserError
 from hfcompress.tasks.splits import (
     EMBEDDED,
     SPLITS,
+    check_columns,
     class_names,
     class_values,
     names_repository,
@@ -120,18 +121,15 @@ class TextClassification:
         return self._numbered(splits, values, class_names(raw["train"].features[self.label_column], values))
 
     def _check_columns(self, split: str, rows: "Dataset") -> None:
-        wanted = {"--task.text-column": self.text_column, "--task.label-column": self.label_column}
-        if self.group_column:
-            wanted["--task.group-column"] = self.group_column
+        wanted = {
+            "--task.text-column": self.text_column,
+            "--task.label-column": self.label_column,
+            "--task.group-column": self.group_column,
+        }
+        check_columns(self.dataset, split, rows, wanted)
         for option, column in wanted.items():
-            if column not in rows.column_names:
-                raise UserError(
-                    f"{option} {column}: the {split} split has no such column, only {', '.join(rows.column_names)}"
-                )
-        if len(rows) == 0:
-            raise UserError(f"--task.dataset {self.dataset}: the {split} split is empty")
-        for option, column in wanted.items():
-            missing = next((i for i, value in enumerate(rows[column]) if value is None or value == ""), None)
+            values = rows[column] if column is not None else []
+            missing = next((i for i, value in enumerate(values) if value is None or value == ""), None)
             if missing is not None:
                 raise UserError(f"{option} {column}: row {missing} of the {split} split is empty; drop such rows")
 
