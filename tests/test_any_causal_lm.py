@@ -64,6 +64,7 @@ def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
         QuantizeLinears()(tmp_path / "out", model=tmp_path / "gpt2")
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_to_its_report(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert dispatch(["run", "any_causal_lm", "--smoke", "--run-dir", str(folder)]) == 0

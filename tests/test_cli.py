@@ -114,6 +114,7 @@ def test_the_report_has_the_names_that_other_programs_read(smoke: Path) -> None:
     assert set(limits["drop:accuracy"]) >= {"difference", "lower_bound", "confidence", "n", "n_needed", "verdict"}
 
 
+@pytest.mark.slow
 def test_a_lock_repeats_the_run_and_names_what_it_needs(copied: Path) -> None:
     lock = copied / "recipe.lock.json"
     assert "--base was the local model" in refused("run", "--from-lock", lock, "--run-dir", copied)
@@ -127,6 +128,7 @@ def test_a_lock_repeats_the_run_and_names_what_it_needs(copied: Path) -> None:
     assert "the run was made with data@" in other.stderr
 
 
+@pytest.mark.slow
 def test_the_recipes_own_run_is_pushed_and_proved_from_the_hub(smoke: Path, tmp_path: Path) -> None:
     with serve() as hub:
         here = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path)}

@@ -49,6 +49,7 @@ def test_the_difference_to_the_parent_is_of_the_same_images(
     assert difference(image_base, folder, images, 0)["kl"] > 0.1
 
 
+@pytest.mark.slow
 def test_a_broken_model_is_seen_in_every_part_of_the_measurement(
     tmp_path: Path, image_classifier: tuple[Path, dict[str, Any]], image_task: ImageClassification
 ) -> None:

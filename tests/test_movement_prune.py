@@ -73,6 +73,7 @@ def test_movement_wins_where_the_large_neurons_are_not_the_needed_ones(
     assert accuracy["movement"] > max(accuracy["magnitude"], accuracy["l1"]) + 0.3
 
 
+@pytest.mark.slow
 def test_movement_finds_the_heads_that_the_task_needs(
     tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification
 ) -> None:

@@ -77,7 +77,8 @@ def launchers() -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_two_processes_equal_one_with_the_same_global_batch(
     tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, launcher: str
 ) -> None:
