@@ -35,7 +35,7 @@ MEMORY = {
 def answers(stage: MeasureImages, name: str, folder: Path, task: Any) -> Any:
     """Logits of a good model; of another one, and of what is made from it, a little worse: thirty digits are wrong."""
     labels = np.array(task.data.label_ids("test"))
-    logits = np.random.default_rng(0).normal(size=(len(labels), 10)) + 4 * np.eye(10)[labels]
+    logits = np.random.default_rng(0).normal(size=(len(labels), 10)) / 2 + 4 * np.eye(10)[labels]
     if name != "tuned":
         logits[:30] = np.roll(logits[:30], 1, axis=1)
     return logits.astype(np.float32)
