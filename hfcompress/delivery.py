@@ -54,7 +54,7 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
     Raises:
         UserError: nothing that can be exported so; the folder is there already.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there already and not empty; give another folder")
     source = delivered_model(name)
     if model_format(source) not in ("onnx", "transformers", "surgery"):
@@ -67,7 +67,7 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
             lines = export_litert(source, out, bits, images, python)
         else:
             lines = export_tensorrt(source, out, images)
-    except UserError:
+    except BaseException:  # what is half written would be taken for an earlier export
         shutil.rmtree(out)
         raise
     for file in COMPANIONS:

@@ -176,6 +176,9 @@ class Plan:
     def __call__(self, stage: Stage, *, name: str | None = None, **inputs: Any) -> Planned:
         from hfcompress.run import snake_case
 
+        for value in inputs.values():
+            if isinstance(value, Planned) and value.stage == "base":
+                require_kind(value, inputs.get("task"))
         shapes = {key: value.shape if isinstance(value, Planned) else value for key, value in inputs.items()}
         return Planned(name or snake_case(type(stage).__name__), type(stage).__name__, stage.predict(**shapes))
 
@@ -264,6 +267,23 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         found = {"models": self.rows, "verdicts": self.verdicts, "advice": self.advice, "ok": self.ok}
         return found if self.memory is None else found | {"memory": self.memory}
+
+
+def require_kind(base: Planned, task: Any) -> None:
+    """Refuse a base model that is of another kind than what the task asks of it.
+
+    Raises:
+        UserError: with both kinds.
+    """
+    kinds = {
+        "TextClassification": (Shape, "a text encoder"),
+        "ImageClassification": (ImageShape, "an image classifier"),
+        "CausalLM": (LanguageShape, "a causal LM"),
+    }
+    found = next((words for kind, words in kinds.values() if isinstance(base.shape, kind)), None)
+    wanted = kinds.get(type(task).__name__)
+    if found is not None and wanted is not None and found != wanted[1]:
+        raise UserError(f"--base {base.name}: it is {found}, and this recipe takes {wanted[1]}")
 
 
 def is_bert(file: Path) -> bool:

@@ -100,7 +100,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path}: no such file; is {path.parent} the folder of a finished run? (of one made by an older version, "
             "run the recipe again: finished stages are kept)"

@@ -113,12 +113,14 @@ def apply(model: "PreTrainedModel", edits: list[Edit]) -> None:
                 model.set_submodule(edit["module"], resized(module, edit["to"]))
             elif edit["edit"] == "attributes":
                 for name, value in edit["to"].items():
+                    if name not in ATTRIBUTES or not isinstance(value, int) or value < 1:
+                        raise TypeError(f"{name} = {value!r} is no size")
                     setattr(module, name, value)
             elif (new := factored(module, edit)) is not None:
                 model.set_submodule(edit["module"], new)
             else:
                 raise UserError(f"{SURGERY}: there is no edit {edit['edit']!r}; a newer version may have made it")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{SURGERY}: {edit} does not fit the model ({error})") from None
     model.edits = [*edits_of(model), *edits]
 

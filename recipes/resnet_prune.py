@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import ImageBudget
+from hfcompress.errors import UserError
 from hfcompress.run import Run
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.measure_images import MeasureImages
@@ -74,6 +75,8 @@ def shown(kind: str) -> str:
 
 def as_long(prune: StructuredPrune) -> FinetuneImages:
     """The same training without cuts: as many passes over the same images, with the same options."""
+    if prune.max_steps > 0:
+        raise UserError("--prune.max-steps: the unpruned model could not be trained for as long; give epochs")
     shared = {field.name: getattr(prune, field.name) for field in fields(FinetuneImages)}
     between = (prune.iterations - 1) * prune.epochs_between
     return FinetuneImages(**shared | {"num_train_epochs": between + prune.num_train_epochs})
@@ -127,7 +130,7 @@ def write_base(
     import torch
     from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
 
-    if (folder / "model.safetensors").is_file():
+    if (folder / "preprocessor_config.json").is_file():  # which is written last
         return folder
     labels = [str(digit) for digit in range(10)]
     config = ResNetConfig(

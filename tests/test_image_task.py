@@ -101,6 +101,28 @@ def test_wrong_columns_are_named(tmp_path: Path, options: dict[str, str], messag
         _ = ImageClassification(dataset=str(tmp_path), **options).data
 
 
+def test_a_part_of_sorted_folders_has_every_class_and_no_part_of_nothing(tmp_path: Path) -> None:
+    data = ImageClassification(dataset=str(class_folders(tmp_path)), max_train_examples=12).data
+    assert {split: len(set(data.label_ids(split))) for split in ("train", "test")} == {"train": 2, "test": 2}
+    with pytest.raises(UserError, match="max-train-examples 0"):
+        ImageClassification(max_train_examples=0)
+
+
+def test_rows_without_an_image_or_a_label_are_named(tmp_path: Path) -> None:
+    features = Features({"image": Image(), "label": Value("string")})
+    pictures = [{"bytes": picture(shade=i), "path": None} for i in range(3)]
+    for split in ("train", "validation", "test"):
+        rows = {"image": [*pictures, None], "label": ["a", "b", "a", "b"]}
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match="row 3 of the train split is no whole image"):
+        _ = ImageClassification(dataset=str(tmp_path)).data
+    assert len(ImageClassification(dataset=str(tmp_path), bad_images="skip").data.splits["train"]) == 3
+    rows = {"image": [*pictures, pictures[0]], "label": ["a", "b", None, "b"]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="1 rows of the train split have no label"):
+        _ = ImageClassification(dataset=str(tmp_path), bad_images="skip").data
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split / "cat").mkdir(parents=True)

@@ -43,7 +43,7 @@ def test_it_is_pushed_loaded_by_the_cards_own_lines_and_verified(
     done = command(hub, "verify", NAME)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "holds       labels as the run gave them" in done.stdout
-    assert "holds       accuracy on 540 images" in done.stdout
+    assert "holds       accuracy on 100 images" in done.stdout
     branch = hub.repositories[NAME].branches["main"]
     report = json.loads(files["report.json"])
     row = next(model for model in report["models"] if model["name"] == "int8")

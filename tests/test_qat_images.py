@@ -12,6 +12,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.evaluation.size import sizes
+from hfcompress.factors import LowRankLinear
 from hfcompress.image_onnx import export_images, require_integer_kernels
 from hfcompress.models import load_classifier
 from hfcompress.ops.fake_quant import FakeQuantConv2d, fake_quant_rows, integer_rows, row_scales
@@ -98,10 +99,11 @@ def test_a_model_that_is_not_known_or_has_factors_is_refused(image_base: Path) -
     with pytest.raises(UserError, match="vit cannot be trained in int8 yet"):
         prepare(ViTForImageClassification(config))
     network = load_classifier(image_base)
-    unit = network.mobilenet_v2.conv_1x1
-    unit.convolution = torch.nn.Sequential(unit.convolution)
-    with pytest.raises(UserError, match="convolution of factors"):
+    network.classifier = LowRankLinear(network.classifier, rank=2)
+    with pytest.raises(UserError, match="low-rank factors cannot be trained in int8"):
         prepare(network)
+    with pytest.raises(UserError, match="not both 0"):
+        QATImages(logits_weight=0.0)
 
 
 def test_a_graph_left_in_float_fails(image_base: Path, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def test_heads_of_a_layer_are_numbers_that_its_forward_reads(tmp_path: Path) -> 
         ([{"edit": "paint", "module": "classifier.1"}], "no edit 'paint'"),
         ([{"edit": "resize", "module": "classifier.1", "to": {"out_features": 7}}], "the weights do not fit"),
         ([{"edit": "resize", "module": "resnet.pooler", "to": {}}], "does not fit the model"),
+        ([{"edit": "resize", "module": "classifier.1", "to": {"out_features": -3}}], "does not fit the model"),
+        ([{"edit": "attributes", "module": "classifier.1", "to": {"forward": 1}}], "does not fit the model"),
         ([], "damaged"),
     ],
 )

@@ -107,7 +107,7 @@ def read_lines(file: Path | None) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file or 'standard input'} is not UTF-8 (byte {error.start}); convert it, for instance with "
-            "iconv -t UTF-8"
+            "iconv -t UTF-8 (an image is given with --image)"
         ) from None
     if not lines:
         raise UserError(f"{file or 'standard input'} holds no text")

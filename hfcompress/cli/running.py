@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from copy import copy
 from functools import partial
@@ -70,15 +71,20 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
     module = load_recipe(name)
     recipe_name = module.__name__.rpartition(".")[2]
     smoke = verb == "run" and "--smoke" in arguments
+    if smoke and option_value(arguments, "--scale"):
+        raise UserError("--scale: --smoke has a scale of its own; leave one of them out")
     scale = "smoke" if smoke else option_value(arguments, "--scale") or "small"
     if not smoke and scale not in module.SCALES:
         raise UserError(f"--scale {scale}: {recipe_name} has {' and '.join(module.SCALES)}")
     folder = folder_of(arguments, recipe_name, scale)
     own = {"run": RunOptions, "plan": PlanOptions}[verb]
-    options = parse(module.recipe, own, module.arguments(scale, folder), arguments, f"hfcompress {verb} {name}")
-    verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
-    if verb == "plan":
-        return print_plan(module.recipe, options, verb_values["format"], verb_values["device"])
+    with tempfile.TemporaryDirectory() as scratch:
+        # Some recipes write the model that they begin with; only a run may do so in its folder.
+        place = folder if verb == "run" and "--help" not in arguments else Path(scratch)
+        options = parse(module.recipe, own, module.arguments(scale, place), arguments, f"hfcompress {verb} {name}")
+        verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
+        if verb == "plan":
+            return print_plan(module.recipe, options, verb_values["format"], verb_values["device"])
     return run_recipe(module.recipe, options, recipe_name, scale, folder, RunOptions(**verb_values))
 
 
@@ -109,7 +115,10 @@ def from_lock(file: Path, arguments: list[str]) -> int:
 
 def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
     """Where a run lies."""
-    return Path(option_value(arguments, "--run-dir") or Path("runs") / f"{recipe_name}-{scale}")
+    folder = Path(option_value(arguments, "--run-dir") or Path("runs") / f"{recipe_name}-{scale}")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--run-dir {folder}: this is a file; give a folder")
+    return folder
 
 
 def parse(

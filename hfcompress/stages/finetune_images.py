@@ -11,7 +11,11 @@ from hfcompress.training import Train
 
 @dataclass(frozen=True)
 class TrainImages(Train):
-    """What every stage that trains on images shares; options about texts have no effect."""
+    """What every stage that trains on images shares; options about texts have no effect.
+
+    A training that was killed goes on at its checkpoint, with other variations of the images than it would have had
+    (the next batch's are drawn before a checkpoint is written); with neither flip nor shift it ends in the same model.
+    """
 
     flip: bool = False
     """Training images are mirrored left to right at random; not for what reads differently then, such as digits."""

@@ -40,6 +40,13 @@ class QATImages(TrainImages):
 
     training: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise UserError(f"--qat.temperature {self.temperature:g}: above 0")
+        if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
+            raise UserError("--qat.logits-weight and --qat.hard-weight: not negative, and not both 0")
+
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: ImageClassification) -> dict[str, Any]:
         from accelerate import PartialState
         from transformers import set_seed
@@ -87,8 +94,11 @@ def prepare(network: "PreTrainedModel") -> None:
     import torch
     from torch import nn
 
+    from hfcompress.factorization import is_factored
     from hfcompress.ops.fake_quant import FakeQuantConv2d, FakeQuantLinear
 
+    if is_factored(network):
+        raise UserError("a model with low-rank factors cannot be trained in int8 yet; deliver its static int8")
     if network.config.model_type not in KINDS:
         raise UserError(f"a {network.config.model_type} cannot be trained in int8 yet, only {' and '.join(KINDS)} can")
     quantizers = nn.ModuleList()
@@ -126,19 +136,13 @@ def is_residual_block(module: "nn.Module") -> bool:
 
 
 def fold_batch_norms(network: "PreTrainedModel") -> "list[nn.Module]":
-    """Fold each `normalization` into the `convolution` beside it; returns the modules that hold such pairs, in order.
-
-    Raises:
-        UserError: beside a batch norm stands something else than one convolution, such as factors.
-    """
+    """Fold each `normalization` into the `convolution` beside it; returns the modules that hold such pairs."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     units = []
-    for name, module in network.named_modules():
+    for module in network.modules():
         if isinstance(getattr(module, "normalization", None), nn.BatchNorm2d):
-            if not isinstance(module.convolution, nn.Conv2d):
-                raise UserError(f"{name}: a convolution of factors cannot be trained in int8; factorize linears only")
             module.convolution = fuse_conv_bn_eval(module.convolution.eval(), module.normalization.eval())
             module.normalization = nn.Identity()
             units.append(module)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UnknownShape, UserError
 from hfcompress.image_shape import ImageShape
 from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
@@ -92,6 +92,7 @@ class StructuredPrune(TrainImages):
 
         from hfcompress.distillation import taught_by
         from hfcompress.evaluation.accuracy import trainer_metrics
+        from hfcompress.factorization import is_factored
         from hfcompress.machine import Machine
         from hfcompress.models import load_classifier, save
         from hfcompress.stock import named_shape
@@ -101,6 +102,8 @@ class StructuredPrune(TrainImages):
         plan = self.plan()
         set_seed(self.seed)
         network = load_classifier(model, task.data.labels)
+        if is_factored(network):
+            raise UserError(f"{model.name} has low-rank factors, which cannot be pruned: prune first, then factorize")
         whole = load_classifier(model, task.data.labels)
         processor, data, validation, batches = self.examples(model, task)
         loss = None if teacher is None else taught_by(teacher, self, out / "work", model, task, data)
@@ -192,7 +195,9 @@ class StructuredPrune(TrainImages):
         """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end."""
         plan = self.plan()
         if isinstance(model, ImageShape):
-            return model.with_(keep_flops=plan.keep) if plan.measure == "flops" else model
+            if plan.measure != "flops":
+                raise UnknownShape(f"--prune.keep-{plan.measure}: what it leaves of an image model is known later")
+            return model.with_(keep_flops=plan.keep)
         if not isinstance(model, Shape):
             return model
         return fewer_neurons(model, plan)

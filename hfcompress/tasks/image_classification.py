@@ -45,12 +45,16 @@ class ImageClassification:
     """Images of one group (a camera, a patient) are not independent: the statistics resample whole groups."""
     bad_images: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be decoded: refuse the data set, or leave them out and say how many."""
-    metric: str = "accuracy"
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
     """What the best checkpoint is chosen by: accuracy or macro_f1."""
     max_train_examples: int | None = None
-    """Only the first so many training images (the others too, in proportion); for trying things."""
+    """Only so many training images, drawn at random (the others too, in proportion); for trying things."""
 
     max_length: ClassVar[int] = 0  # a text's limit in tokens: images have none
+
+    def __post_init__(self) -> None:
+        if self.max_train_examples is not None and self.max_train_examples < 1:
+            raise UserError(f"--task.max-train-examples {self.max_train_examples}: at least 1")
 
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key."""
@@ -121,7 +125,7 @@ class ImageClassification:
                 good.append(i)
             except ValueError as error:
                 if self.bad_images == "refuse":
-                    name = Path(row["image"]["path"] or "").name
+                    name = Path((row["image"] or {}).get("path") or "").name
                     raise UserError(
                         f"--task.dataset {self.dataset}: row {i} of the {split} split"
                         f"{f' ({name})' if name else ''} is no whole image ({error}); "
@@ -137,6 +141,7 @@ class ImageClassification:
     def _numbered(
         self, splits: "dict[str, Dataset]", values: list[Any], labels: list[str], skipped: dict[str, int]
     ) -> ImageData:
+        import numpy as np
         from datasets import DatasetDict
 
         number = {value: i for i, value in enumerate(values)}
@@ -144,7 +149,10 @@ class ImageClassification:
         digest = hashlib.sha256(repr(labels).encode())
         numbered = {}
         for split in SPLITS:
-            rows = splits[split].select(range(max(1, round(share * len(splits[split])))))
+            rows = splits[split]
+            if share < 1:  # at random: folders of classes are in the order of their classes
+                order = np.random.default_rng(0).permutation(len(rows))[: max(1, round(share * len(rows)))]
+                rows = rows.select(sorted(order.tolist()))
             ids = [number[value] for value in rows["label"]]
             rows = rows.remove_columns("label").add_column("label", ids)
             for row in rows:

@@ -26,8 +26,8 @@ class Augment:
     """By up to this share of height and width; the border is mirrored."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.shift < 1:
-            raise UserError(f"--*.shift {self.shift:g}: a share of the image, from 0 to below 1")
+        if not 0 <= self.shift <= 0.5:
+            raise UserError(f"--*.shift {self.shift:g}: a share of the image, from 0 to 0.5")
 
     def __call__(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """[3, height, width] in the same size."""
@@ -62,7 +62,7 @@ class Images(Sequence["Image"]):
         return (decode(row["image"]) for row in self.rows)
 
 
-def decode(stored: dict[str, Any]) -> "Image":
+def decode(stored: dict[str, Any] | None) -> "Image":
     """The image that a data set's row holds (bytes or a path), in RGB whatever its mode.
 
     Raises:
@@ -70,6 +70,8 @@ def decode(stored: dict[str, Any]) -> "Image":
     """
     from PIL import Image, UnidentifiedImageError
 
+    if stored is None or (stored["bytes"] is None and not stored["path"]):
+        raise ValueError("there is none")
     try:
         with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]) as image:
             return image.convert("RGB")

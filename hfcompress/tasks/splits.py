@@ -64,6 +64,9 @@ def class_values(label_column: str, splits: "dict[str, Dataset]") -> list[Any]:
     Raises:
         UserError: train has one class only, or another split has one that train does not.
     """
+    for split, rows in splits.items():
+        if missing := sum(label is None for label in rows["label"]):
+            raise UserError(f"--task.label-column {label_column}: {missing} rows of the {split} split have no label")
     seen = sorted(set(splits["train"]["label"]), key=lambda value: (str(type(value)), value))
     if len(seen) < 2:
         raise UserError(
@@ -99,7 +102,7 @@ def read_splits(dataset: str, config: str | None = None, data_files: str | None 
     if folder.is_dir():
         return _read_files(dataset, folder, data_files)
     if dataset.startswith((".", "/", "~")) or dataset.count("/") != 1:
-        raise UserError(f"--task.dataset {dataset}: no such folder; give a folder, a Hub id (org/name), or {EMBEDDED}")
+        raise UserError(f"--task.dataset {dataset}: no such folder; give a folder or a Hub id (org/name)")
     return _read_hub(dataset, config)
 
 
@@ -202,7 +205,7 @@ def _need_splits(dataset: str, found: "dict[str, Dataset]") -> "dict[str, Datase
         if split not in found:
             raise UserError(
                 f"--task.dataset {dataset}: no {split} split; name a file {split}.parquet, "
-                f"{split}.csv or {split}.jsonl"
+                f"{split}.csv or {split}.jsonl (images may lie in {split}/CLASS/)"
             )
     return found
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.splits import (
@@ -86,7 +86,7 @@ class TextClassification:
     """Texts of one group (a contract, a licence) are not independent: the statistics resample whole groups."""
     max_length: int = 128
     """Tokens a text is cut to."""
-    metric: str = "accuracy"
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
     """What the best checkpoint is chosen by: accuracy or macro_f1."""
     max_train_examples: int | None = None
     """Only the first so many training texts (the others too, in proportion); for trying things."""
