@@ -6,6 +6,7 @@ layer's the error is that of uncorrelated pixels.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from functools import cached_property
 
 import torch
@@ -17,7 +18,7 @@ CP_SHARES = (0.15, 0.3, 0.5, 0.75)  # of the largest rank that does not grow: ea
 SWEEPS, TOLERANCE = 30, 1e-5  # of the alternating least squares
 
 
-class ConvFactors:
+class ConvFactors(ABC):
     """What both forms share: the weight with its input mode whitened, and the error of an approximation of that."""
 
     def __init__(self, weight: Tensor, moment: Tensor | None = None) -> None:
@@ -28,9 +29,9 @@ class ConvFactors:
         self.total = float(self.whitened.square().sum())
         self.found: dict[Ranks, tuple[list[Tensor], float]] = {}
 
+    @abstractmethod
     def fit(self, ranks: Ranks) -> tuple[list[Tensor], float]:
         """Factors of the whitened weight and the squared error that they leave."""
-        raise NotImplementedError
 
     def fitted(self, ranks: Ranks) -> tuple[list[Tensor], float]:
         if ranks not in self.found:
