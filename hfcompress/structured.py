@@ -21,6 +21,7 @@ from hfcompress.errors import UserError
 from hfcompress.layer_costs import Costs, Kept, Measure
 from hfcompress.machine import Machine
 from hfcompress.ops import channel_importance
+from hfcompress.reconstruction import reconstructed
 from hfcompress.record import write_json
 
 Importance = Literal["l1", "taylor", "geometric_median", "random"]
@@ -42,6 +43,8 @@ class Plan:
     round_to: int = 1
     seed: int = 42
     roots: tuple[str, ...] | None = None
+    reconstruct: bool = False
+    """Before a cut, fit what reads the units that go to do without them (`reconstruction`)."""
 
     def share(self, iteration: int) -> float:
         """What is left after this iteration (from 1): each takes the same share of what it finds."""
@@ -192,7 +195,8 @@ def prune(
     `work/iteration-N` holds what was cut and, when its training has ended, the weights: a killed call goes on there.
 
     Args:
-        batches: labelled inputs, for Taylor's gradients; the first one's also serve as the probe of every cut.
+        batches: labelled inputs, for Taylor's gradients and for reconstruction; the first one's also serve as the
+            probe of every cut.
         loss: of a batch, for Taylor.
         train: called with the network, a folder of its own and the number of the iteration (from 1).
 
@@ -221,7 +225,11 @@ def prune(
             found = scores_by(plan, network, groups, batches, loss, number)  # noqa: B023 (called before the next turn)
             return choose(plan, groups, found, costs, plan.share(number) * before[plan.measure])  # noqa: B023
 
-        entry = cut_once(network, example, probe, groups, costs, folder, decide)
+        def fit(removed: Units) -> tuple[dict[str, Tensor], dict[str, float]]:
+            inputs = (first_inputs(network, [batch], None) for batch in batches)
+            return reconstructed(network, groups, removed, inputs)  # noqa: B023
+
+        entry = cut_once(network, example, probe, groups, costs, folder, decide, fit if plan.reconstruct else None)
         trained = trained_once(network, folder, lambda place: train(network, place, number))  # noqa: B023
         iterations.append(entry | {"iteration": number, "training": trained})
     groups, _ = find_groups(network, example, names)
@@ -235,8 +243,8 @@ def prune(
     }
 
 
-def first_inputs(network: nn.Module, batches: list[Batch], count: int) -> Batch:
-    """The inputs of the first examples, without labels, where the network is: training may have moved it."""
+def first_inputs(network: nn.Module, batches: list[Batch], count: int | None) -> Batch:
+    """The inputs of the first batch's first examples, without labels, where the network is: training may move it."""
     inputs = on_device(network, batches[0])
     return {name: tensor[:count] for name, tensor in inputs.items() if name not in ("labels", "index")}
 
@@ -260,17 +268,25 @@ def cut_once(
     costs: Costs,
     folder: Path,
     decide: Callable[[], Choice],
+    fit: Callable[[Units], tuple[dict[str, Tensor], dict[str, float]]] | None,
 ) -> dict[str, Any]:
-    """Cut what `decide` says, or what it said before this was killed; of several processes the main one decides."""
-    from accelerate import PartialState
+    """Cut what `decide` says, or what it said before this was killed; of several processes the main one decides.
 
-    file = folder / "cut.json"
+    Args:
+        fit: units that go -> new parameters of what reads them, and each layer's error; None leaves them as they are.
+    """
+    from accelerate import PartialState
+    from safetensors.torch import load_file, save_file
+
+    file, fitted = folder / "cut.json", folder / "fitted.safetensors"
     with PartialState().main_process_first():
         if not file.is_file():
             choice = decide()
             if PartialState().is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(file, {"removed": choice.removed, "held": choice.held})
+                new, errors = fit(choice.removed) if fit else ({}, {})
+                save_file(new, fitted)
+                write_json(file, {"removed": choice.removed, "held": choice.held, "reconstruction_errors": errors})
     found = json.loads(file.read_text(encoding="utf-8"))
     removed: Units = found["removed"]
     kept = {group.root: group.units - len(removed.get(group.root, [])) for group in groups}
@@ -278,6 +294,7 @@ def cut_once(
         cut(network, example, groups, removed)
         distance = found["difference"]
     else:
+        network.load_state_dict(load_file(fitted), strict=False)
         parameters = int(costs.total("parameters", kept))
         distance = cut_and_check(network, example, groups, removed, probe, parameters)
         if PartialState().is_main_process:
@@ -286,7 +303,13 @@ def cut_once(
         print(said_of_cut(folder.name, removed, kept, found["held"]), file=sys.stderr, flush=True)
     shares = {m: costs.total(m, kept) / costs.total(m, costs.whole()) for m in ("flops", "parameters")}
     counts = {root: len(units) for root, units in removed.items()}
-    return {"removed": counts, "held": found["held"], "largest_difference_of_cut_to_masked": distance, "left": shares}
+    return {
+        "removed": counts,
+        "held": found["held"],
+        "reconstruction_errors": found["reconstruction_errors"],
+        "largest_difference_of_cut_to_masked": distance,
+        "left": shares,
+    }
 
 
 def said_of_cut(name: str, removed: Units, kept: Kept, held: list[str]) -> str:

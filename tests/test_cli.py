@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -334,20 +334,29 @@ def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tm
 
 
 def killed_in_a_new_stage(folder: Path, killed: set[str]) -> bool:
-    """Run until a stage begins that was not killed before, then SIGKILL amid it; False when the run ended."""
+    """Run until a stage begins that was not killed before, then SIGKILL amid it; False when the run ended.
+
+    A stage that is over before the time to kill it must not let the next one slip by: that one is killed as it begins.
+    """
     command = [sys.executable, "-m", "hfcompress", "run", "legal_bert", "--smoke", "--run-dir", str(folder)]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
+    timer: threading.Timer | None = None
     for line in run.stderr:
         begun = re.match(r"(\S+): (running|resuming) ", line)
         if begun and begun[1] not in killed:
             killed.add(begun[1])
-            time.sleep(0.2 + 0.4 * (len(killed) % 4))
-            run.kill()
-            run.communicate()
-            return True
-    assert run.wait() == 0
-    return False
+            if timer is not None:
+                run.kill()
+                break
+            timer = threading.Timer(0.2 + 0.4 * (len(killed) % 4), run.kill)
+            timer.start()
+    run.communicate()
+    if timer is None:
+        assert run.returncode == 0
+        return False
+    timer.cancel()
+    return True
 
 
 @pytest.mark.slow

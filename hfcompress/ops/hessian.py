@@ -31,13 +31,14 @@ def fast_products() -> Iterator[None]:
 
 
 class SecondMoment:
-    """E[x x'] and E[|x|] of inputs [tokens, columns], added up batch by batch.
+    """E[x x'], E[x] and E[|x|] of inputs [tokens, columns], added up batch by batch.
 
     The moment is symmetric: only blocks on and below its diagonal are computed, half the work of a wide layer.
     """
 
     def __init__(self, columns: int) -> None:
-        self.hessian, self.mean_abs, self.count = torch.zeros(columns, columns), torch.zeros(columns), 0
+        self.hessian, self.count = torch.zeros(columns, columns), 0
+        self.mean, self.mean_abs = torch.zeros(columns), torch.zeros(columns)
 
     def add(self, inputs: Tensor) -> None:
         """inputs: [tokens, columns]."""
@@ -46,6 +47,7 @@ class SecondMoment:
             for start in range(0, inputs.shape[1], BLOCK):
                 block = slice(start, start + BLOCK)
                 self.hessian[start:, block].addmm_(inputs[:, start:].T, inputs[:, block])
+        self.mean += inputs.sum(0)
         self.mean_abs += inputs.abs().sum(0)
         self.count += len(inputs)
 
@@ -55,6 +57,7 @@ class SecondMoment:
             end = start + BLOCK
             self.hessian[start:end, end:] = self.hessian[end:, start:end].T
         self.hessian /= max(self.count, 1)
+        self.mean /= max(self.count, 1)
         self.mean_abs /= max(self.count, 1)
         return self
 

@@ -41,6 +41,8 @@ class StructuredPrune(TrainImages):
     geometric median, or a random number."""
     ranking: Ranking = "global"
     """global: the lowest of all layers go; uniform: the same share of every layer."""
+    reconstruct: bool = True
+    """Before each cut, fit the layers that read what goes to do without it, by least squares (He et al. 2017)."""
     iterations: int = 5
     """Cuts; each leaves the same share of what it finds."""
     epochs_between: float = 0.5
@@ -52,7 +54,7 @@ class StructuredPrune(TrainImages):
     round_to: int = 1
     """Every layer keeps a multiple of so many units, and at least so many."""
     scored_batches: int = 8
-    """Training batches that Taylor's gradients are taken from."""
+    """Training batches that Taylor's gradients are taken from, and that layers are fitted on."""
     temperature: float = 2.0
     logits_weight: float = 1.0
     """Of the soft labels, where there is a teacher."""
@@ -145,7 +147,16 @@ class StructuredPrune(TrainImages):
                 "latency": self.keep_latency,
             }
         )
-        return Plan(measure, keep, self.importance, self.ranking, self.iterations, self.round_to, self.seed)
+        return Plan(
+            measure,
+            keep,
+            self.importance,
+            self.ranking,
+            self.iterations,
+            self.round_to,
+            self.seed,
+            reconstruct=self.reconstruct,
+        )
 
     def roots(self, network: "PreTrainedModel") -> tuple[str, ...] | None:
         """The layers that write heads and neurons of a BERT; None (all groups) for an image classifier.
