@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.image_shape import ImageShape
+from hfcompress.pruning_target import Importance, Plan, Ranking, one_target
 from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
-from hfcompress.structured import Importance, Plan, Ranking, one_target
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 
