@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from hfcompress.plan import Plan, Planned
 
 ON_CHIP = ("sram_kb", "flash_kb")
+FLASH_CHANNEL_BYTES = 8  # int32 bias and float32 scale
+KB = 1024
 
 
 def compare_images(
@@ -25,14 +27,32 @@ def compare_images(
         for model in models
     ]
     shape: ImageShape = candidate.shape
-    plan.verdicts = predicted_verdicts(budget, candidate.name, plan.predictions[candidate.name])
-    for verdict in plan.verdicts:
-        # A run is not refused for what pruning may turn out to leave.
-        verdict["exact"] = shape.keep_flops == 1
+    row = next(row for row in plan.rows if row["name"] == candidate.name)
+    plan.verdicts = predicted_verdicts(budget, candidate.name, row)
     plan.advice = work(plan.rows, shape)
     if isinstance(budget, ImageBudget):
         on_chip(plan, candidate.name, shape, budget)
+    if shape.is_pruned and shape.uniform:
+        for verdict in plan.verdicts:
+            verdict["exact"] = False  # whole channels go: a run is not refused for it
+    elif shape.is_pruned:
+        left_open(plan.verdicts, shape)
     return {"ok": plan.ok}
+
+
+def left_open(verdicts: list[dict[str, Any]], shape: ImageShape) -> None:
+    """Where the data decide what pruning leaves: beside the most that it can be, the least, `at_least`.
+
+    No limit fails that lies between them.
+    """
+    left = shape.at_least()
+    flash = left.weights + FLASH_CHANNEL_BYTES * left.channel_share * shape.network.channels
+    least = shape.sizes(left) | {"sram_kb": 0.0, "flash_kb": flash / KB}
+    for verdict in verdicts:
+        if verdict["limit"] in least:
+            verdict["at_least"] = least[verdict["limit"]]
+            if verdict["ok"] is False and verdict["at_least"] <= verdict["allowed"]:
+                verdict["ok"] = None
 
 
 def work(rows: list[dict[str, Any]], candidate: ImageShape) -> list[str]:
@@ -40,10 +60,14 @@ def work(rows: list[dict[str, Any]], candidate: ImageShape) -> list[str]:
     figures = ", ".join(f"{row['name']} {row['mmacs']:.1f}" for row in rows)
     height, width = candidate.size
     lines = [f"Millions of multiply-accumulates an image of {height}x{width}: {figures}."]
-    if candidate.keep_flops < 1:
+    if candidate.is_pruned and candidate.uniform:
+        lines.append(f"Pruned to {candidate.keep_flops:.0%} of the FLOPs, the same share of every layer's channels.")
+    elif candidate.is_pruned:
+        ranges = (f"{row['name']} {row['at_least']['disk_mb']:.2f} to {row['disk_mb']:.2f}"
+                  for row in rows if "at_least" in row)  # fmt: skip
         lines.append(
-            f"Pruned to {candidate.keep_flops:.0%} of the FLOPs: bytes as if every layer lost the same share of its "
-            "channels; which ones go is decided by the data."
+            f"Pruned to {candidate.keep_flops:.0%} of the FLOPs, which can leave, in MB: {', '.join(ranges)}. The "
+            "data decide: late layers have most of the bytes for their FLOPs, early ones the fewest."
         )
     return lines
 
@@ -56,8 +80,11 @@ def on_chip(plan: "Plan", name: str, shape: ImageShape, budget: ImageBudget) -> 
     if shape.config.get("model_type") == "mobilenet_v2":
         from hfcompress.microcontroller import add_to_plan
 
-        width = round(float(shape.config.get("depth_multiplier", 1.0)) * shape.width_share, 3)
-        add_to_plan(plan, name, shape.config | {"depth_multiplier": width}, shape.size[0], budget)
+        config = shape.config
+        if shape.uniform and not shape.edits:  # else as before it is pruned: the most that can be left
+            width = round(float(config.get("depth_multiplier", 1.0)) * shape.width_share, 3)
+            config = config | {"depth_multiplier": width}
+        add_to_plan(plan, name, config, shape.size[0], budget, list(shape.edits))
         return
     kind = shape.config.get("model_type")
     plan.advice.append(f"SRAM and flash of a {kind} cannot be predicted, only a MobileNetV2's.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hfcompress
+from hfcompress.cli.common import found_recipes
 
 PACKAGE = Path(hfcompress.__file__).parent
 # What a package may import of hfcompress at all, at module level or inside functions.
@@ -61,7 +62,10 @@ def test_an_arrow_that_turns_back_is_seen() -> None:
     assert wrong_imports("stages", {"/recipes"}) == {"/recipes"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["run", "legal_bert", "--help"]])
+HELPS = [["--help"], ["run", "--help"], ["list"], *(["run", recipe, "--help"] for recipe in found_recipes())]
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 def test_help_does_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from hfcompress.cli import dispatch\n"

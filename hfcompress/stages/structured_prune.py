@@ -192,12 +192,16 @@ class StructuredPrune(TrainImages):
         return processor, data, validation, [dict(pad([plain[row] for row in part])) for part in parts]
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
-        """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end."""
+        """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end.
+
+        Raises:
+            UnknownShape: an image classifier, and a target that is no share of the FLOPs.
+        """
         plan = self.plan()
         if isinstance(model, ImageShape):
             if plan.measure != "flops":
                 raise UnknownShape(f"--prune.keep-{plan.measure}: what it leaves of an image model is known later")
-            return model.with_(keep_flops=plan.keep)
+            return model.with_(keep_flops=model.keep_flops * plan.keep, uniform=plan.ranking == "uniform")
         if not isinstance(model, Shape):
             return model
         return fewer_neurons(model, plan)
