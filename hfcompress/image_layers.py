@@ -159,3 +159,14 @@ def resized(layers: Layers, edits: list[dict[str, Any]]) -> Layers:
         outputs = to.get("out_channels", to.get("out_features", to.get("num_features", layer.outputs)))
         found[edit["module"]] = replace(layer, inputs=inputs, outputs=outputs, groups=to.get("groups", layer.groups))
     return found
+
+
+def narrowed(layers: Layers, share: float) -> Layers:
+    """The layers with this share of their channels each; the image's and the classes stay."""
+    names = [name for name, layer in layers.items() if layer.kind != "norm"]
+    found = {}
+    for name, layer in layers.items():
+        inputs = layer.inputs if name == names[0] else max(1, round(share * layer.inputs))
+        outputs = layer.outputs if name == names[-1] else max(1, round(share * layer.outputs))
+        found[name] = replace(layer, inputs=inputs, outputs=outputs, groups=inputs if layer.groups > 1 else 1)
+    return found

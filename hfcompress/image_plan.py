@@ -8,6 +8,7 @@ from hfcompress.image_shape import ImageShape
 
 if TYPE_CHECKING:
     from hfcompress.plan import Plan, Planned
+    from hfcompress.stages.measure import Measuring
 
 ON_CHIP = ("sram_kb", "flash_kb")
 FLASH_CHANNEL_BYTES = 8  # int32 bias and float32 scale
@@ -15,15 +16,25 @@ KB = 1024
 
 
 def compare_images(
-    plan: "Plan", models: "tuple[Planned, ...]", candidate: "Planned", budget: Budget
+    plan: "Plan",
+    models: "tuple[Planned, ...]",
+    candidate: "Planned",
+    reference: "Planned",
+    budget: Budget,
+    measure: "Measuring",
 ) -> dict[str, Any]:
-    """Fill a plan's rows, verdicts and advice; time and memory of a process cannot be predicted."""
+    """Fill a plan's rows, verdicts and advice.
+
+    Args:
+        reference: what `latency_ratio` is counted from.
+    """
     from hfcompress.plan import predicted_verdicts
 
+    times = milliseconds(models, measure)
     plan.rows = [
         {"name": model.name, "stage": model.stage, "format": model.shape.format}
-        | model.shape.predicted()
-        | {"shape": dataclasses.asdict(model.shape)}
+        | model.shape.predicted(times.get(model.name), times.get(reference.name))
+        | {"shape": dataclasses.asdict(model.shape.with_(edits=()))}
         for model in models
     ]
     shape: ImageShape = candidate.shape
@@ -40,6 +51,22 @@ def compare_images(
     return {"ok": plan.ok}
 
 
+def milliseconds(models: "tuple[Planned, ...]", measure: "Measuring") -> dict[str, float]:
+    """What a request takes by model, those of the same layers timed once; nothing of what is not in ONNX."""
+    from hfcompress.image_graph import images_ms
+
+    wanted = {model.name: (model.shape.timed, model.shape.weight_bits < 32) for model in models}
+    kinds: dict[str, str] = {}  # a model -> the one that is timed for it
+    for name, network in wanted.items():
+        if network[0] is not None:
+            kinds[name] = next((other for other in kinds.values() if wanted[other] == network), name)
+    if not kinds:
+        return {}
+    size = models[0].shape.size
+    times = images_ms({name: wanted[name] for name in kinds.values()}, size, measure.batch, measure.threads)
+    return {name: times[kind] for name, kind in kinds.items()}
+
+
 def left_open(verdicts: list[dict[str, Any]], shape: ImageShape) -> None:
     """Where the data decide what pruning leaves: beside the most that it can be, the least, `at_least`.
 
@@ -47,9 +74,9 @@ def left_open(verdicts: list[dict[str, Any]], shape: ImageShape) -> None:
     """
     left = shape.at_least()
     flash = left.weights + FLASH_CHANNEL_BYTES * left.channel_share * shape.network.channels
-    least = shape.sizes(left) | {"sram_kb": 0.0, "flash_kb": flash / KB}
+    least = shape.least() | {"flash_kb": flash / KB}
     for verdict in verdicts:
-        if verdict["limit"] in least:
+        if verdict["limit"] in least and verdict["predicted"] is not None:
             verdict["at_least"] = least[verdict["limit"]]
             if verdict["ok"] is False and verdict["at_least"] <= verdict["allowed"]:
                 verdict["ok"] = None

@@ -41,7 +41,6 @@ LIMITS = (
     "disk_mb", "ram_mb", "peak_over_bare_mb", "latency_ms", "latency_ratio", "embedding_ratio", "first_token_ms"
 )  # fmt: skip
 PREDICTED = ("parameters", *LIMITS, "sram_kb", "flash_kb")
-BOUNDED = ("parameters", "disk_mb", "sram_kb", "flash_kb")  # of a row with `at_least`: the most that there can be
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
 SHOWN_STUDENTS = 4
 # Peak memory of a serving process, fitted to measured ones (within 8% of BERT-base and MiniLM, fp32 and int8).
@@ -141,9 +140,9 @@ class Plan:
 
     @property
     def predictions(self) -> dict[str, dict[str, Any]]:
-        """Name -> what `prediction` says of that model; bounds are no predictions."""
+        """Name -> what `prediction` says of that model; the most that can be left of a pruned one is no prediction."""
         return {
-            row["name"]: {n: row[n] for n in PREDICTED if n in row and not ("at_least" in row and n in BOUNDED)}
+            row["name"]: {} if "at_least" in row else {name: row[name] for name in PREDICTED if name in row}
             for row in self.rows
         }
 
@@ -210,7 +209,7 @@ class Plan:
         if isinstance(candidate.shape, ClickShape):
             return self._compare_clicks(models, candidate, latency_reference or reference, budget, measure, task)
         if isinstance(candidate.shape, ImageShape):
-            return compare_images(self, models, candidate, budget)
+            return compare_images(self, models, candidate, latency_reference or reference, budget, measure)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(
             serving,
@@ -426,7 +425,7 @@ def render(plan: Plan) -> str:
     lines += [
         f"{row['name']:22} {row['stage']:16} {cell(row['parameters'], ',', 'at_least' in row):>12} "
         f"{cell(row['disk_mb'], '.1f' if row['disk_mb'] >= 10 else '.2f', 'at_least' in row):>9} "
-        f"{cell(row['ram_mb'], '8.0f'):>8} {cell(row['latency_ms'], '8.2f'):>8}"
+        f"{cell(row['ram_mb'], '.0f', 'at_least' in row):>8} {cell(row['latency_ms'], '.2f', 'at_least' in row):>8}"
         for row in plan.rows
     ]
     lines.append("")
