@@ -1,7 +1,7 @@
 """An image classifier's shape: its config.json and the size of its images, and what follows from them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -195,8 +195,7 @@ class ImageShape:
     @property
     def timed(self) -> Layers | None:
         """The layers whose time is the model's; uncut where that is the most. None for a graph that is not known."""
-        known = self.config.get("model_type") in DEFAULTS and all(edit.get("edit") == "resize" for edit in self.edits)
-        if self.format != "onnx" or not known:
+        if self.format != "onnx" or not is_known(self.config, self.edits):
             return None
         return narrowed(self.network.layers, self.width_share if self.uniform else 1.0)
 
@@ -217,14 +216,15 @@ class ImageShape:
         return row | {"at_least": self.least()} if self.ranged else row
 
     def least(self) -> dict[str, Any]:
-        """What pruning leaves at least, as a plan's limits are named; of time and SRAM nothing is sure."""
-        return self.sizes(self.at_least()) | {"latency_ms": 0.0, "latency_ratio": 0.0, "sram_kb": 0.0}
+        """What pruning leaves at least, as a plan's limits are named; of time and memory nothing is sure."""
+        unsure = dict.fromkeys(("latency_ms", "latency_ratio", "ram_mb", "peak_over_bare_mb", "sram_kb"), 0.0)
+        return self.sizes(self.at_least()) | unsure
 
     def sizes(self, left: Left) -> dict[str, Any]:
-        """parameters, disk_mb, and of a graph ram_mb and peak_over_bare_mb."""
+        """parameters, disk_mb, and of a graph that is known ram_mb and peak_over_bare_mb."""
         others = self.network.parameters - self.network.weights
         disk_mb, ram_mb = self.disk_bytes(left) / 1e6, None
-        if self.format == "onnx":
+        if self.format == "onnx" and is_known(self.config, self.edits):
             pixels_mb = left.channel_share * self.network.widest * self.weight_bits / 8e6
             ram_mb = RUNTIME_MB + LOADED_COPIES * disk_mb + pixels_mb
         return {
@@ -273,6 +273,11 @@ def is_image_model(file: Path) -> bool:
         return False
 
 
+def is_known(config: dict[str, Any], edits: Sequence[Edit]) -> bool:
+    """Whether image_layers.py knows the network, and its edits only change widths."""
+    return config.get("model_type") in DEFAULTS and all(edit.get("edit") == "resize" for edit in edits)
+
+
 @cache
 def network_of(config_text: str, edits_text: str, size: tuple[int, int]) -> Network:
     """The network of a config.json and the edits of a surgery.json, without weights.
@@ -281,9 +286,8 @@ def network_of(config_text: str, edits_text: str, size: tuple[int, int]) -> Netw
         UserError: see `ImageShape.network`.
     """
     config, edits = json.loads(config_text), json.loads(edits_text)
-    known = config.get("model_type") in DEFAULTS and all(edit.get("edit") == "resize" for edit in edits)
     try:
-        if not known:
+        if not is_known(config, edits):
             return traced(config, edits, size)
         layers = layers_of_config(config, size)
     except (KeyError, ValueError, RuntimeError, NotImplementedError, TypeError, ZeroDivisionError) as error:

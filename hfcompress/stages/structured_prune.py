@@ -201,7 +201,8 @@ class StructuredPrune(TrainImages):
         if isinstance(model, ImageShape):
             if plan.measure != "flops":
                 raise UnknownShape(f"--prune.keep-{plan.measure}: what it leaves of an image model is known later")
-            return model.with_(keep_flops=model.keep_flops * plan.keep, uniform=plan.ranking == "uniform")
+            uniform = plan.ranking == "uniform" and (model.uniform or not model.is_pruned)
+            return model.with_(keep_flops=model.keep_flops * plan.keep, uniform=uniform)
         if not isinstance(model, Shape):
             return model
         return fewer_neurons(model, plan)
