@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import images, trained
 from hfcompress.coupling import Batch
+from hfcompress.pruning_target import Plan
 from hfcompress.record import cpu_name
-from hfcompress.structured import Plan, prune
+from hfcompress.structured import prune
 
 ROWS: tuple[tuple[Any, Any], ...] = tuple(
     (importance, ranking)

@@ -23,8 +23,9 @@ from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
 from hfcompress.coupling import Batch
 from hfcompress.evaluation.statistics import accuracy, group_confusions, paired_difference
 from hfcompress.ops.losses import soft_cross_entropy
+from hfcompress.pruning_target import Plan
 from hfcompress.record import cpu_name, write_json
-from hfcompress.structured import Plan, prune
+from hfcompress.structured import prune
 from hfcompress.training import Train, train
 
 ROWS = ("unpruned", "unpruned-finetuned", "l1", "taylor", "geometric_median", "random")

@@ -5,16 +5,19 @@ convolutions, linear layers and attention products for one example.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import nn
 
-from hfcompress.coupling import Batch, Group, logits_of
 from hfcompress.machine import Graph, Machine
+from hfcompress.pruning_target import Measure
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hfcompress.coupling import Batch, Group
 
 Kept = dict[str, int]  # a group's root -> units that stay
-Measure = Literal["flops", "parameters", "bytes", "latency"]
 BLOCK = 8  # widths are timed in steps of so many channels: kernels work in such blocks anyway
 
 
@@ -84,7 +87,7 @@ class Costs:
         machine: what latency is measured on.
     """
 
-    def __init__(self, network: nn.Module, example: Batch, groups: list[Group], machine: Machine) -> None:
+    def __init__(self, network: "nn.Module", example: "Batch", groups: "list[Group]", machine: Machine) -> None:
         self.groups, self.machine = groups, machine
         self.layers = layers_of(network, example)
         counted = sum(layer.parameters for layer in self.layers.values())
@@ -134,8 +137,12 @@ class Costs:
         return 0.0 if layer.kind == "norm" else self.machine.graph_ms(layer.rounded(), *layer.rounded().graph())
 
 
-def layers_of(network: nn.Module, example: Batch) -> dict[str, Layer]:
+def layers_of(network: "nn.Module", example: "Batch") -> dict[str, Layer]:
     """Name -> layer, of the convolutions, linear layers and batch norms that a forward pass uses."""
+    from torch import nn
+
+    from hfcompress.coupling import logits_of
+
     found: dict[str, Layer] = {}
 
     def note(name: str) -> Any:
@@ -150,6 +157,13 @@ def layers_of(network: nn.Module, example: Batch) -> dict[str, Layer]:
 
 
 def layer_of(module: Any, read: Any, written: Any) -> Layer:
+    """A module as it was called.
+
+    Args:
+        read, written: its input and output.
+    """
+    from torch import nn
+
     if isinstance(module, nn.BatchNorm2d):
         return Layer("norm", module.num_features, module.num_features)
     if isinstance(module, nn.Linear):

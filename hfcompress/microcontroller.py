@@ -20,6 +20,7 @@ from hfcompress.integer_graph import IntegerGraph, read_onnx
 from hfcompress.mobilenet_graph import mobilenet_graph
 from hfcompress.onnx_graph import Array
 from hfcompress.patch_inference import Patched, fitting_patches, smallest_patches
+from hfcompress.surgery import Edit
 from hfcompress.tensor_lifetimes import KB, plan_memory
 
 if TYPE_CHECKING:
@@ -111,15 +112,18 @@ class MicrocontrollerPlan:
         return lines + [fit.line() for fit in self.fitting]
 
 
-def plan_microcontroller(config: dict[str, Any], resolution: int, budget: ImageBudget) -> MicrocontrollerPlan:
+def plan_microcontroller(
+    config: dict[str, Any], resolution: int, budget: ImageBudget, edits: list[Edit] | None = None
+) -> MicrocontrollerPlan:
     """Hold a MobileNetV2 against a microcontroller's limits, and search what fits.
 
     Args:
         config: its config.json; head and structure are kept in the search.
         resolution: height and width of its image.
+        edits: of its surgery.json; the search is among uncut networks.
     """
     width = float(config.get("depth_multiplier", 1.0))
-    graph = mobilenet_graph(config, resolution)
+    graph = mobilenet_graph(config, resolution, edits=edits)
     candidate = tuple(as_planned(graph, width, way, budget) for way in WAYS)
     return MicrocontrollerPlan(candidate, tuple(fitting(config, budget)), budget)
 
@@ -167,12 +171,19 @@ def fit_at(graph: IntegerGraph, width: float, way: str, budget: ImageBudget) -> 
     return None if patches is None else Fit.of(graph, width, way, patches)
 
 
-def add_to_plan(plan: "Plan", candidate: str, config: dict[str, Any], resolution: int, budget: ImageBudget) -> None:
+def add_to_plan(
+    plan: "Plan",
+    candidate: str,
+    config: dict[str, Any],
+    resolution: int,
+    budget: ImageBudget,
+    edits: list[Edit] | None = None,
+) -> None:
     """The candidate's SRAM and flash as predictions and verdicts of a plan, and what would fit as its advice."""
     limits = {name: getattr(budget, name) for name in ("sram_kb", "flash_kb") if getattr(budget, name) is not None}
     if not limits:
         return
-    found = plan_microcontroller(config, resolution, budget)
+    found = plan_microcontroller(config, resolution, budget, edits)
     predicted = found.predicted()
     for row in plan.rows:
         if row["name"] == candidate:

@@ -5,21 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
 from hfcompress.integer_graph import IntegerGraph, Operation
+from hfcompress.surgery import Edit, apply
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def mobilenet_graph(config: dict[str, Any], resolution: int, width: float | None = None) -> IntegerGraph:
+def mobilenet_graph(
+    config: dict[str, Any], resolution: int, width: float | None = None, edits: list[Edit] | None = None
+) -> IntegerGraph:
     """The graph of transformers' MobileNetV2ForImageClassification, batch normalization folded.
 
     Args:
         config: a config.json.
         resolution: height and width of the image.
         width: another depth_multiplier than the config's.
+        edits: of a surgery.json.
 
     Raises:
-        UserError: the config is of another kind of model.
+        UserError: the config is of another kind of model, or the edits do not fit it.
     """
     import torch
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
@@ -31,6 +35,7 @@ def mobilenet_graph(config: dict[str, Any], resolution: int, width: float | None
         found.depth_multiplier = width
     with torch.device("meta"):
         network: Any = MobileNetV2ForImageClassification(found)
+    apply(network, edits or [])
     return network_graph(network, resolution)
 
 

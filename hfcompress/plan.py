@@ -140,8 +140,11 @@ class Plan:
 
     @property
     def predictions(self) -> dict[str, dict[str, Any]]:
-        """Name -> what `prediction` says of that model."""
-        return {row["name"]: {name: row[name] for name in PREDICTED if name in row} for row in self.rows}
+        """Name -> what `prediction` says of that model; the most that can be left of a pruned one is no prediction."""
+        return {
+            row["name"]: {} if "at_least" in row else {name: row[name] for name in PREDICTED if name in row}
+            for row in self.rows
+        }
 
     @property
     def ok(self) -> bool:
@@ -206,7 +209,7 @@ class Plan:
         if isinstance(candidate.shape, ClickShape):
             return self._compare_clicks(models, candidate, latency_reference or reference, budget, measure, task)
         if isinstance(candidate.shape, ImageShape):
-            return compare_images(self, models, candidate, budget)
+            return compare_images(self, models, candidate, latency_reference or reference, budget, measure)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(
             serving,
@@ -415,20 +418,22 @@ def describe(shape: Shape, serving: Serving) -> str:
 def render(plan: Plan) -> str:
     """The plan as text: a row a model, a row a limit, and advice."""
 
-    def cell(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
+    def cell(value: float | None, form: str, at_most: bool = False) -> str:
+        return "–" if value is None else ("≤ " if at_most else "") + format(value, form)
 
     lines = [f"{'model':22} {'stage':16} {'parameters':>12} {'disk MB':>9} {'RAM MB':>8} {'ms':>8}"]
     lines += [
-        f"{row['name']:22} {row['stage']:16} {row['parameters']:>12,} {row['disk_mb']:>9.1f} "
-        f"{cell(row['ram_mb'], '8.0f'):>8} {cell(row['latency_ms'], '8.2f'):>8}"
+        f"{row['name']:22} {row['stage']:16} {cell(row['parameters'], ',', 'at_least' in row):>12} "
+        f"{cell(row['disk_mb'], '.1f' if row['disk_mb'] >= 10 else '.2f', 'at_least' in row):>9} "
+        f"{cell(row['ram_mb'], '.0f', 'at_least' in row):>8} {cell(row['latency_ms'], '.2f', 'at_least' in row):>8}"
         for row in plan.rows
     ]
     lines.append("")
     for verdict in plan.verdicts:
         answer = {True: "holds", False: "FAILS", None: "cannot be predicted: run it"}[verdict["ok"]]
-        lines.append(
-            f"{verdict['limit']:16} allowed {verdict['allowed']:<8g} predicted {cell(verdict['predicted'], '.3g'):8} "
-            f"{answer}"
-        )
+        bounded = "at_least" in verdict
+        if verdict["ok"] is None and bounded:
+            answer = "is decided by what pruning leaves: run it"
+        predicted = cell(verdict["predicted"], ".3g", bounded)
+        lines.append(f"{verdict['limit']:16} allowed {verdict['allowed']:<8g} predicted {predicted:8} {answer}")
     return "\n".join([*lines, "", *plan.advice] if plan.advice else lines)

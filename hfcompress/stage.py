@@ -133,8 +133,14 @@ def source_hash(module: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(imported_modules(module)):
         digest.update(name.encode())
-        digest.update(ast.dump(without_docstrings(ast.parse(module_source(name)))).encode())
+        digest.update(code_of(name))
     return digest.hexdigest()
+
+
+@cache
+def code_of(module: str) -> bytes:
+    """A module's source as a tree, without comments and docstrings; many stages import the same modules."""
+    return ast.dump(without_docstrings(ast.parse(module_source(module)))).encode()
 
 
 def imported_modules(module: str) -> set[str]:
@@ -146,14 +152,20 @@ def imported_modules(module: str) -> set[str]:
         if name in found or module_file(name) is None:
             continue
         found.add(name)
-        for node in ast.walk(ast.parse(module_source(name))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            waiting.extend(n for n in names if n.startswith("hfcompress."))  # not the package: it imports everything
+        waiting.extend(imports_of(name))
     return found
+
+
+@cache
+def imports_of(module: str) -> tuple[str, ...]:
+    """The names below hfcompress that a module's source imports."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(module_source(module))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in found if name.startswith("hfcompress."))  # not the package: it imports everything
 
 
 def module_file(name: str) -> Path | None:

@@ -4,13 +4,12 @@ What this knows of a model is what `coupling` and `layer_costs` find out by trac
 """
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,37 +17,15 @@ from torch import Tensor, nn
 
 from hfcompress.coupling import Batch, Group, Units, cut, cut_and_check, find_groups, has_filters
 from hfcompress.errors import UserError
-from hfcompress.layer_costs import Costs, Kept, Measure
+from hfcompress.layer_costs import Costs, Kept
 from hfcompress.machine import Machine
 from hfcompress.ops import channel_importance
+from hfcompress.pruning_target import MEASURES, Importance, Measure, Plan
 from hfcompress.reconstruction import reconstructed
 from hfcompress.record import write_json
 
-Importance = Literal["l1", "taylor", "geometric_median", "random"]
-Ranking = Literal["global", "uniform"]
-MEASURES: tuple[Measure, ...] = ("flops", "parameters", "bytes", "latency")
 PROBED = 16  # examples that the cut network and the masked one are asked
 STEPS = 1000  # that a uniform share is looked for in
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be left of which measure, and how the units that go are chosen."""
-
-    measure: Measure
-    keep: float
-    importance: Importance = "taylor"
-    ranking: Ranking = "global"
-    iterations: int = 1
-    round_to: int = 1
-    seed: int = 42
-    roots: tuple[str, ...] | None = None
-    reconstruct: bool = False
-    """Before a cut, fit what reads the units that go to do without them (`reconstruction`)."""
-
-    def share(self, iteration: int) -> float:
-        """What is left after this iteration (from 1): each takes the same share of what it finds."""
-        return float(self.keep ** (iteration / self.iterations))
 
 
 @dataclass(frozen=True)
@@ -337,19 +314,3 @@ def trained_once(network: nn.Module, folder: Path, train: Callable[[Path], Any])
         return training
     network.load_state_dict(load_file(weights))
     return json.loads(said.read_text(encoding="utf-8"))
-
-
-def one_target(keep: dict[Measure, float | None]) -> tuple[Measure, float]:
-    """The one target among several.
-
-    Raises:
-        UserError: none or more than one is given, or it is no share.
-    """
-    given = {measure: share for measure, share in keep.items() if share is not None}
-    options = ", ".join(f"--prune.keep-{measure}" for measure in keep)
-    if len(given) != 1:
-        raise UserError(f"{options}: give exactly one of them ({len(given)} are given; None takes one away)")
-    measure, share = next(iter(given.items()))
-    if not 0 < share <= 1 or not math.isfinite(share):
-        raise UserError(f"--prune.keep-{measure} {share:g}: a share above 0 and up to 1")
-    return measure, share

@@ -7,14 +7,13 @@ from hfcompress.budget import ImageBudget
 from hfcompress.run import Run
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.measure_images import MeasureImages
+from hfcompress.stages.new_images import NEW, NewMobileNet
 from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
 from hfcompress.stages.qat_images import QATImages
 from hfcompress.stages.structured_prune import StructuredPrune
 from hfcompress.tasks.image_classification import ImageClassification
 
 SCALES = ("small", "full")
-SIDE = 48  # pixels of the small scale's images
-WIDTH = 0.35
 CAMERA_MB = 256
 
 
@@ -23,6 +22,7 @@ def recipe(
     base: str = "google/mobilenet_v2_1.0_224",
     task: ImageClassification = ImageClassification(),
     budget: ImageBudget = ImageBudget(disk_mb=4, ram_mb=CAMERA_MB, peak_over_bare_mb=64, drop={"accuracy": 0.01}),
+    new: NewMobileNet = NewMobileNet(),
     finetune: FinetuneImages = FinetuneImages(),
     prune: StructuredPrune = StructuredPrune(keep_flops=0.7),
     static: StaticInt8Images = StaticInt8Images(),
@@ -32,16 +32,18 @@ def recipe(
     """Fine-tune a MobileNetV2, prune its channels, bring it to int8, and hold it to a camera's storage and memory.
 
     Args:
-        base: the model to start from: a Hub id (org/name@revision) or a folder.
+        base: the model to start from: a Hub id (org/name@revision) or a folder; new: one of random weights.
         task: the images.
         budget: the limits of the camera; drops are counted from the fine-tuned model, the latency ratio from its ONNX.
+        new: its shape, where the base is new.
         finetune: the model before anything is compressed.
         prune: how many channels go, and the training in between.
         static: int8 with ranges calibrated on training images.
         qat: int8 learned by training with the fine-tuned model as teacher; the verdicts are about this one.
         measure: how the models are measured.
     """
-    teacher = run(finetune, model=run.base(base), task=task, name="teacher")
+    start = run(new, task=task, name="base") if base == NEW else run.base(base)
+    teacher = run(finetune, model=start, task=task, name="teacher")
     teacher_onnx = run(ExportImages(), model=teacher, task=task, name="teacher-onnx")
     teacher_int8 = run(static, model=teacher_onnx, task=task, name="teacher-static-int8")
     slim = run(prune, model=teacher, teacher=teacher, task=task, name="slim")
@@ -75,7 +77,7 @@ def small(folder: Path) -> dict[str, Any]:
     """scikit-learn's digits, enlarged, and a narrow MobileNetV2 that the first stage trains from nothing: minutes."""
     shared: dict[str, Any] = {"per_device_train_batch_size": 32, "bf16": "no"}
     return {
-        "base": str(write_base(folder / "base")),
+        "base": NEW,
         "budget": ImageBudget(disk_mb=0.5, ram_mb=CAMERA_MB, peak_over_bare_mb=64, drop={"accuracy": 0.03}),
         "finetune": FinetuneImages(num_train_epochs=20, learning_rate=3e-3, **shared),
         "prune": StructuredPrune(
@@ -103,7 +105,8 @@ def smoke(folder: Path) -> dict[str, Any]:
     """A tiny MobileNetV2 on two hundred digits: every stage, in less than a minute."""
     shared: dict[str, Any] = {"num_train_epochs": 1, "per_device_train_batch_size": 32, "bf16": "no"}
     return {
-        "base": str(write_base(folder / "smoke" / "base", side=32, width=0.1)),
+        "base": NEW,
+        "new": NewMobileNet(side=32, width=0.1),
         "task": ImageClassification(max_train_examples=200),
         "budget": ImageBudget(disk_mb=4, ram_mb=CAMERA_MB, peak_over_bare_mb=64, drop={"accuracy": 0.9}),
         "finetune": FinetuneImages(learning_rate=3e-3, **shared),
@@ -112,36 +115,3 @@ def smoke(folder: Path) -> dict[str, Any]:
         "qat": QATImages(learning_rate=1e-4, **shared),
         "measure": MeasureImages(runs=5, resamples=200),
     }
-
-
-def write_base(folder: Path, side: int = SIDE, width: float = WIDTH) -> Path:
-    """A MobileNetV2 of random weights with the digits' labels, and what makes its pixels; kept when it is there."""
-    import torch
-    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, MobileNetV2ImageProcessor
-
-    if (folder / "preprocessor_config.json").is_file():
-        return folder
-    labels = [str(digit) for digit in range(10)]
-    config = MobileNetV2Config(
-        image_size=side,
-        depth_multiplier=width,
-        min_depth=8,
-        # a last convolution of 1,280 channels would be most of so small a model
-        finegrained_output=False,
-        classifier_dropout_prob=0.0,
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-    )
-    torch.manual_seed(0)
-    network = MobileNetV2ForImageClassification(config)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):  # transformers' own start lets signals vanish on the way
-            torch.nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    network.save_pretrained(folder)
-    MobileNetV2ImageProcessor(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    ).save_pretrained(folder)
-    return folder

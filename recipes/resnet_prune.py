@@ -6,17 +6,17 @@ from typing import Any
 
 from hfcompress.budget import ImageBudget
 from hfcompress.errors import UserError
+from hfcompress.pruning_target import Importance
 from hfcompress.run import Run
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.measure_images import MeasureImages
+from hfcompress.stages.new_images import NEW, NewResNet
 from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
 from hfcompress.stages.structured_prune import StructuredPrune
-from hfcompress.structured import Importance
 from hfcompress.tasks.image_classification import ImageClassification
 
 SCALES = ("small", "full")
 RANKINGS: tuple[Importance, ...] = ("l1", "taylor", "geometric_median", "random")
-SIDE = 32  # pixels of the small scale's images
 
 
 def recipe(
@@ -24,6 +24,7 @@ def recipe(
     base: str = "microsoft/resnet-50",
     task: ImageClassification = ImageClassification(),
     budget: ImageBudget = ImageBudget(drop={"accuracy": 0.01}),
+    new: NewResNet = NewResNet(),
     train: FinetuneImages = FinetuneImages(),
     prune: StructuredPrune = StructuredPrune(keep_flops=0.5),
     compared: tuple[Importance, ...] = RANKINGS,
@@ -33,17 +34,19 @@ def recipe(
     """Train a ResNet, prune its channels by several rankings, and hold one of them against the unpruned model.
 
     Args:
-        base: the ResNet to start from: a Hub id (org/name@revision) or a folder.
+        base: the ResNet to start from: a Hub id (org/name@revision) or a folder; new: one of random weights.
         task: the images.
         budget: the limits that the pruned model's ONNX is held against; a drop is counted from the unpruned model that
             was trained on for as many steps, the latency ratio from its ONNX.
+        new: its shape, where the base is new.
         train: how the unpruned model is trained.
         prune: target, schedule and ranking of the model that the verdicts are about.
         compared: rankings that are measured beside it, at the same target and schedule.
         static: how its ONNX is brought to int8.
         measure: how the models are measured.
     """
-    unpruned = run(train, model=run.base(base), task=task, name="unpruned")
+    start = run(new, task=task, name="base") if base == NEW else run.base(base)
+    unpruned = run(train, model=start, task=task, name="unpruned")
     longer = run(as_long(prune), model=unpruned, task=task, name="unpruned-finetuned")
     kinds = [prune.importance, *(kind for kind in compared if kind != prune.importance)]
     pruned = [run(replace(prune, importance=kind), model=unpruned, task=task, name=shown(kind)) for kind in kinds]
@@ -91,7 +94,7 @@ def small(folder: Path) -> dict[str, Any]:
     """scikit-learn's digits, 32 x 32, and a ResNet-14 that the first stage trains from nothing: minutes."""
     shared: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "bf16": "no"}
     return {
-        "base": str(write_base(folder / "base")),
+        "base": NEW,
         "budget": ImageBudget(drop={"accuracy": 0.03}),
         "train": FinetuneImages(num_train_epochs=12, **shared),
         "prune": StructuredPrune(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **shared),
@@ -112,7 +115,8 @@ def smoke(folder: Path) -> dict[str, Any]:
     """A ResNet-8 on two hundred digits: every stage, in less than a minute."""
     shared: dict[str, Any] = {"per_device_train_batch_size": 16, "learning_rate": 5e-3, "bf16": "no"}
     return {
-        "base": str(write_base(folder / "smoke" / "base", side=16, widths=(8, 16), blocks=1)),
+        "base": NEW,
+        "new": NewResNet(side=16, widths=(8, 16), blocks=1),
         "task": ImageClassification(max_train_examples=200),
         "budget": ImageBudget(drop={"accuracy": 0.9}),
         "train": FinetuneImages(num_train_epochs=2, **shared),
@@ -121,29 +125,3 @@ def smoke(folder: Path) -> dict[str, Any]:
         "static": StaticInt8Images(calibration_images=32),
         "measure": MeasureImages(runs=5, resamples=200),
     }
-
-
-def write_base(
-    folder: Path, side: int = SIDE, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 2, layer_type: str = "basic"
-) -> Path:
-    """A ResNet of random weights with the digits' labels, and what makes its pixels; kept when it is there."""
-    import torch
-    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
-
-    if (folder / "preprocessor_config.json").is_file():  # which is written last
-        return folder
-    labels = [str(digit) for digit in range(10)]
-    config = ResNetConfig(
-        embedding_size=widths[0],
-        hidden_sizes=list(widths),
-        depths=[blocks] * len(widths),
-        layer_type=layer_type,
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-    )
-    torch.manual_seed(0)
-    ResNetForImageClassification(config).save_pretrained(folder)
-    ConvNextImageProcessor(
-        size={"shortest_edge": side}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    ).save_pretrained(folder)
-    return folder

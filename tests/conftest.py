@@ -1,4 +1,7 @@
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
+from filelock import FileLock
 
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
@@ -18,42 +22,67 @@ from tests.image_models import write_mobilenet
 DATA = Path(os.environ.get("HFCOMPRESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+Made = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> TextClassification:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What a function writes into the folder of that name: made by one of pytest-xdist's workers, read by all.
+
+    As its documentation does it ("Making session-scoped fixtures execute only once").
+    """
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.is_file():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed amid it
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_task(made_once: Made) -> TextClassification:
     """Three classes of short texts that a tiny model can learn, in groups of three."""
-    folder = tiny.write_dataset(tmp_path_factory.mktemp("tiny") / "data")
+    folder = made_once("data", tiny.write_dataset)
     return TextClassification(dataset=str(folder), group_column="group", max_length=32)
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(made_once: Made) -> Path:
     """Four layers, hidden size 64, four heads, intermediate size 128; random weights."""
-    return tiny.write_model(tmp_path_factory.mktemp("tiny") / "model")
+    return made_once("model", tiny.write_model)
 
 
 @pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task: TextClassification) -> Path:
+def tiny_teacher(made_once: Made, tiny_model: Path, tiny_task: TextClassification) -> Path:
     """`tiny_model`, fine-tuned until it classifies well."""
     from hfcompress.stages.finetune import Finetune
 
-    out = tmp_path_factory.mktemp("tiny") / "teacher"
-    out.mkdir()
     # At twice this rate two of the three classes melt into one with most seeds.
-    Finetune(num_train_epochs=20, learning_rate=5e-4, per_device_train_batch_size=16, bf16="no", saves_per_epoch=1)(
-        out, model=tiny_model, task=tiny_task
+    finetune = Finetune(
+        num_train_epochs=20, learning_rate=5e-4, per_device_train_batch_size=16, bf16="no", saves_per_epoch=1
     )
-    return out
+    return made_once("teacher", lambda out: finetune(out, model=tiny_model, task=tiny_task))
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+def exported(made_once: Made, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
     """`tiny_teacher` as ONNX in fp32."""
     from hfcompress.stages.onnx import ExportOnnx
 
-    out = tmp_path_factory.mktemp("tiny") / "onnx"
-    (out / "work").mkdir(parents=True)
-    ExportOnnx()(out, model=tiny_teacher, task=tiny_task)
-    return out
+    def export(out: Path) -> None:
+        (out / "work").mkdir()
+        ExportOnnx()(out, model=tiny_teacher, task=tiny_task)
+
+    return made_once("onnx", export)
 
 
 @pytest.fixture(scope="session")
@@ -63,36 +92,45 @@ def image_task() -> ImageClassification:
 
 
 @pytest.fixture(scope="session")
-def image_base(tmp_path_factory: pytest.TempPathFactory, image_task: ImageClassification) -> Path:
+def image_base(made_once: Made, image_task: ImageClassification) -> Path:
     """A narrow MobileNetV2 of random weights, for 16 pixels."""
-    return write_mobilenet(tmp_path_factory.mktemp("images") / "base", image_task.data.labels, side=16)
+    return made_once("image-base", lambda out: write_mobilenet(out, image_task.data.labels, side=16))
 
 
 @pytest.fixture(scope="session")
 def image_classifier(
-    tmp_path_factory: pytest.TempPathFactory, image_base: Path, image_task: ImageClassification
+    made_once: Made, image_base: Path, image_task: ImageClassification
 ) -> tuple[Path, dict[str, Any]]:
     """`image_base`, trained until it reads some digits; and what its training returned."""
     from hfcompress.stages.finetune_images import FinetuneImages
 
-    out = tmp_path_factory.mktemp("images") / "classifier"
-    out.mkdir()
     finetune = FinetuneImages(
         num_train_epochs=8, learning_rate=3e-3, per_device_train_batch_size=32, bf16="no", shift=0.0
     )
-    return out, finetune(out, model=image_base, task=image_task)
+
+    def train(out: Path) -> None:
+        (out / "model").mkdir()
+        progress = finetune(out / "model", model=image_base, task=image_task)
+        (out / "progress.json").write_text(json.dumps(progress))
+
+    out = made_once("image-classifier", train)
+    return out / "model", json.loads((out / "progress.json").read_text())
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+def finished(made_once: Made, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
     """A short run to its report: a teacher, its fp32 ONNX, its int8 ONNX."""
+    return made_once("run", lambda folder: finish(folder, tiny_teacher, tiny_task))
+
+
+def finish(folder: Path, tiny_teacher: Path, tiny_task: TextClassification) -> None:
+    """Write the run of `finished`."""
     from hfcompress.budget import Budget
     from hfcompress.run import Run
     from hfcompress.stages.adopt import Adopt
     from hfcompress.stages.measure import Measure
     from hfcompress.stages.onnx import DynamicInt8, ExportOnnx
 
-    folder = tmp_path_factory.mktemp("push") / "run"
     run = Run(folder, "legal_bert", "small", options={"task": tiny_task})
     teacher = run(Adopt(), model=tiny_teacher, task=tiny_task, name="teacher")
     onnx = run(ExportOnnx(), model=teacher, task=tiny_task, name="teacher-onnx")
@@ -110,7 +148,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_
         measure=Measure(sequence_length=32, runs=5, resamples=200),
     )
     run.close()
-    return folder
 
 
 @pytest.fixture(scope="session")

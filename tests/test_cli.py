@@ -8,27 +8,38 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hfcompress.cli import main
 from tests.hub_server import TOKEN, serve
 
 ROOT = Path(__file__).parents[1]
 
 
+def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    words = [sys.executable, "-m", "hfcompress", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+
+
 def hfcompress(*arguments: str | Path, stdin: str | bytes = b"") -> subprocess.CompletedProcess[str]:
-    """Run the command line; standard input and outputs as text."""
-    data = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run(
-        [sys.executable, "-m", "hfcompress", *map(str, arguments)],
-        input=data,
-        capture_output=True,
-        cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    """The same in this process, where torch is imported already; standard input and outputs as text."""
+    out, err, code = io.StringIO(), io.StringIO(), None
+    given = io.TextIOWrapper(io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(ROOT)
+        patch.setattr("sys.argv", ["hfcompress", *map(str, arguments)])
+        patch.setattr("sys.stdin", given)
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def refused(*arguments: str | Path, stdin: str | bytes = b"") -> str:
@@ -42,7 +53,7 @@ def refused(*arguments: str | Path, stdin: str | bytes = b"") -> str:
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = hfcompress("run", "legal_bert", "--smoke", "--run-dir", folder)
+    done = process("run", "legal_bert", "--smoke", "--run-dir", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "The budget holds." in done.stdout
     return folder
@@ -119,11 +130,11 @@ def test_a_lock_repeats_the_run_and_names_what_it_needs(copied: Path) -> None:
     lock = copied / "recipe.lock.json"
     assert "--base was the local model" in refused("run", "--from-lock", lock, "--run-dir", copied)
     own = ("--base", copied / "smoke" / "model", "--task.dataset", copied / "smoke" / "data")
-    done = hfcompress("run", "--from-lock", lock, "--run-dir", copied, *own)
+    done = process("run", "--from-lock", lock, "--run-dir", copied, *own)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "done in" not in done.stderr  # the options are the same, so every stage was done before
     assert done.stderr.count("done before, kept") == 11
-    other = hfcompress("run", "--from-lock", lock, "--run-dir", copied, *own, "--task.max-train-examples", "40")
+    other = process("run", "--from-lock", lock, "--run-dir", copied, *own, "--task.max-train-examples", "40")
     assert other.returncode == 2
     assert "the run was made with data@" in other.stderr
 
@@ -183,7 +194,7 @@ def test_the_page_and_the_card_are_there_and_need_no_network(smoke: Path) -> Non
 
 def test_a_second_run_makes_nothing_again(smoke: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in smoke.glob("*-*/record.json")}
-    done = hfcompress("run", "legal_bert", "--smoke", "--run-dir", smoke)
+    done = process("run", "legal_bert", "--smoke", "--run-dir", smoke)
     assert done.returncode == 0
     assert "running" not in done.stderr
     assert {path: path.stat().st_mtime_ns for path in smoke.glob("*-*/record.json")} == before
@@ -314,7 +325,7 @@ def test_the_options_that_the_readme_shows_are_not_refused() -> None:
 def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tmp_path: Path) -> None:
     """The recipe on other data by options alone, one epoch a stage: it is not the accuracy that is tested."""
     once = [part for stage in ("finetune", "distill", "prune", "qat") for part in (f"--{stage}.max-steps", "20")]
-    done = hfcompress(
+    done = process(
         "run",
         "legal_bert",
         "--task.dataset",

@@ -3,11 +3,13 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import hfcompress
+from hfcompress.cli.common import found_recipes
 
 PACKAGE = Path(hfcompress.__file__).parent
 # What a package may import of hfcompress at all, at module level or inside functions.
@@ -61,7 +63,10 @@ def test_an_arrow_that_turns_back_is_seen() -> None:
     assert wrong_imports("stages", {"/recipes"}) == {"/recipes"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["run", "legal_bert", "--help"]])
+HELPS = [["--help"], ["run", "--help"], ["list"], *(["run", recipe, "--help"] for recipe in found_recipes())]
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 def test_help_does_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from hfcompress.cli import dispatch\n"
@@ -94,3 +99,18 @@ def test_the_readme_names_only_make_targets_that_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (PACKAGE.parent / "Makefile").read_text(encoding="utf-8"), re.M))
     named = set(re.findall(r"\bmake ([a-z][\w-]+)", (PACKAGE.parent / "README.md").read_text(encoding="utf-8")))
     assert named <= targets
+
+
+def test_a_shared_fixture_is_made_once_and_anew_when_it_failed_amid(made_once: Callable[..., Path]) -> None:
+    made: list[str] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder.name)
+        (folder / "part").touch(exist_ok=False)
+        if len(made) == 1:
+            raise ValueError("amid it")
+
+    with pytest.raises(ValueError, match="amid it"):
+        made_once("of-this-test", make)
+    assert made_once("of-this-test", make) == made_once("of-this-test", make)
+    assert made == ["of-this-test"] * 2

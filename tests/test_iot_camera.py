@@ -10,6 +10,8 @@ from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.image_onnx import require_integer_kernels
 from hfcompress.plan import Plan
 from hfcompress.run import Run
+from hfcompress.stages.new_images import NewMobileNet
+from hfcompress.tasks.image_classification import ImageClassification
 from recipes import iot_camera
 
 MODELS = ["teacher", "teacher-onnx", "teacher-static-int8", "slim", "slim-onnx", "slim-static-int8", "int8"]
@@ -17,27 +19,29 @@ MODELS = ["teacher", "teacher-onnx", "teacher-static-int8", "slim", "slim-onnx",
 
 def test_small_scales_plan_holds_its_limits_and_a_tenth_of_it_does_not(tmp_path: Path) -> None:
     options = iot_camera.small(tmp_path)
+    assert not list(tmp_path.iterdir()), "a plan writes nothing"
     plan = Plan()
     iot_camera.recipe(plan, **options)  # type: ignore[arg-type]
     assert [row["name"] for row in plan.rows] == MODELS
-    sizes = {row["name"]: row["disk_mb"] for row in plan.rows}
-    assert sizes["teacher-onnx"] > options["budget"].disk_mb > sizes["int8"]
-    assert plan.ok
+    rows = {row["name"]: row for row in plan.rows}
+    allowed = options["budget"].disk_mb
+    assert rows["teacher-onnx"]["disk_mb"] > allowed
+    measured = {"slim": 0.439, "slim-onnx": 0.580, "slim-static-int8": 0.259, "int8": 0.281}  # docs/iot_camera.md
+    assert all(rows[name]["at_least"]["disk_mb"] < mb < rows[name]["disk_mb"] for name, mb in measured.items())
+    assert rows["int8"]["at_least"]["disk_mb"] < allowed < rows["int8"]["disk_mb"]
+    assert plan.ok, "pruning may well meet it"
     tight = Plan()
     iot_camera.recipe(tight, **options | {"budget": iot_camera.ImageBudget(disk_mb=0.05)})  # type: ignore[arg-type]
     assert not tight.ok
 
 
-def test_the_base_is_written_once_and_its_signals_do_not_vanish(tmp_path: Path) -> None:
+def test_signals_do_not_vanish_in_the_base(tmp_path: Path) -> None:
     import torch
 
     from hfcompress.models import load_classifier
 
-    folder = iot_camera.write_base(tmp_path / "base", side=32)
-    before = (folder / "model.safetensors").stat().st_mtime_ns
-    iot_camera.write_base(folder, side=32)
-    assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    network = load_classifier(folder).train()
+    NewMobileNet(side=32)(tmp_path, task=ImageClassification())
+    network = load_classifier(tmp_path).train()
     with torch.no_grad():
         pooled = network.mobilenet_v2(torch.randn(8, 3, 32, 32)).pooler_output
     assert float(pooled.std()) > 0.1

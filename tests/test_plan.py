@@ -32,6 +32,8 @@ from hfcompress.shape import Shape
 from hfcompress.stages.embeddings import TrimVocabulary
 from hfcompress.stages.finetune import Finetune
 from hfcompress.stages.measure import Measure
+from hfcompress.stages.new_images import NewResNet
+from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import legal_bert, tiny
 
@@ -395,14 +397,30 @@ assert "torch" not in sys.modules, "a plan needs no torch"
 """
 
 
-def test_plan_needs_neither_torch_nor_network() -> None:
-    options = ["legal_bert", "--scale", "full", "--format", "json", "--measure.threads", "1"]
+@pytest.mark.parametrize("recipe", ["legal_bert", "legal_bert_structured"])
+def test_plan_needs_neither_torch_nor_network(recipe: str) -> None:
+    options = [recipe, "--scale", "full", "--format", "json", "--measure.threads", "1"]
     options += ["--measure.sequence-length", "8"]
     done = subprocess.run([sys.executable, "-c", GUARDED, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["models"][0]["parameters"] == parameters(LARGE)
     assert all(row["latency_ms"] for row in found["models"] if row["format"] == "onnx")
+
+
+# Not of ctr_embeddings: its plan times the towers, which torch exports.
+@pytest.mark.parametrize("recipe", ["iot_camera", "resnet_prune", "summarize_7b"])
+def test_plan_of_a_model_that_is_made_by_the_recipe_needs_no_torch(recipe: str) -> None:
+    done = subprocess.run([sys.executable, "-c", GUARDED, recipe, "--format", "json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"][0]["parameters"] > 0
+
+
+def test_plan_of_a_folder_of_an_image_model_needs_no_torch(tmp_path: Path) -> None:
+    NewResNet(side=16, widths=(8, 16), blocks=1)(tmp_path, task=ImageClassification())
+    options = ["resnet_prune", "--base", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", GUARDED, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_plan_of_a_folder_with_a_trimmed_vocabulary_needs_no_torch(tmp_path: Path, tiny_model: Path) -> None:

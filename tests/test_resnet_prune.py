@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForImageClassification
 
 from hfcompress.run import Run
 from hfcompress.stages.finetune_images import FinetuneImages
@@ -30,8 +29,7 @@ def test_the_scales_change_only_what_the_recipe_has(tmp_path: Path) -> None:
         prune = options["prune"]
         assert prune.plan().measure == "flops"
         assert set(options) <= set(inspect.signature(resnet_prune.recipe).parameters)
-    base = AutoModelForImageClassification.from_pretrained(tmp_path / "small" / "base")
-    assert base.config.hidden_sizes == [16, 32, 64]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

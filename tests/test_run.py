@@ -17,7 +17,7 @@ import pytest
 from hfcompress.errors import UserError
 from hfcompress.record import Record
 from hfcompress.run import Run, snake_case
-from hfcompress.stage import Artifact, content_key, imported_modules, source_hash
+from hfcompress.stage import Artifact, code_of, content_key, imported_modules, source_hash
 from hfcompress.stages.adopt import Adopt
 from hfcompress.stages.embeddings import TrimVocabulary
 from hfcompress.stages.finetune import Finetune
@@ -130,8 +130,10 @@ def test_comments_and_docstrings_do_not_change_the_key_but_code_does(
     for text in ("x = 1\n", "# why\nx = 1\n", '"""Doc."""\nx = 1\n', "x = 2\n"):
         source["text"] = text
         source_hash.cache_clear()
+        code_of.cache_clear()
         keys.append(source_hash("any"))
     source_hash.cache_clear()
+    code_of.cache_clear()
     assert keys[0] == keys[1] == keys[2] != keys[3]
 
 

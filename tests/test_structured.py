@@ -16,7 +16,8 @@ from hfcompress.coupling import Batch, Group, find_groups
 from hfcompress.errors import UserError
 from hfcompress.layer_costs import Costs
 from hfcompress.machine import Machine
-from hfcompress.structured import Importance, Plan, choose, one_target, prune, taylor_of_batches, unit_scores
+from hfcompress.pruning_target import Importance, Plan, one_target
+from hfcompress.structured import choose, prune, taylor_of_batches, unit_scores
 from hfcompress.training import Train, train
 
 PLAN = Plan("parameters", 0.5, "l1")

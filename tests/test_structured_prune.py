@@ -21,10 +21,10 @@ from hfcompress.run import Run
 from hfcompress.shape import Shape
 from hfcompress.stage import content_key
 from hfcompress.stages.finetune_images import FinetuneImages
+from hfcompress.stages.new_images import NewResNet
 from hfcompress.stages.structured_prune import StructuredPrune
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from recipes.resnet_prune import write_base
 from tests.image_models import write_mobilenet
 
 IMAGES = ImageClassification(max_train_examples=160)
@@ -36,7 +36,8 @@ STAGE = StructuredPrune(keep_flops=0.5, iterations=2, num_train_epochs=1, scored
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained for long enough that its statistics are those of the images."""
     folder = tmp_path_factory.mktemp("resnet")
-    base = write_base(folder / "base", side=16, widths=(8, 16), blocks=1)
+    base = folder / "base"
+    NewResNet(side=16, widths=(8, 16), blocks=1)(base, task=IMAGES)
     (folder / "trained").mkdir()
     FinetuneImages(num_train_epochs=4, **QUICK)(folder / "trained", model=base, task=IMAGES)
     shutil.rmtree(folder / "trained" / "work")

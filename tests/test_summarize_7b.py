@@ -1,6 +1,7 @@
 """The recipe from end to end on a tiny model, and what its figures mean."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,32 @@ import pytest
 from hfcompress.budget import LanguageBudget, verdicts
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
-from hfcompress.evaluation import language
+from hfcompress.evaluation import language, language_memory
 from hfcompress.report.console import sentence, table
+from hfcompress.stage import model_format
 from hfcompress.tasks.causal_lm import Window
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "smoke"
-    assert dispatch(["run", "summarize_7b", "--smoke", "--run-dir", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_memory, "fresh_process", once_a_format(language_memory.fresh_process))
+        assert dispatch(["run", "summarize_7b", "--smoke", "--run-dir", str(folder)]) == 0
     return folder
+
+
+def once_a_format(measure: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
+    """Memory of the first model of each format, for all of it: a process with torch takes seconds."""
+    found: dict[str, dict[str, float]] = {}
+
+    def measured(folder: Path, *more: int) -> dict[str, float]:
+        kind = model_format(folder)
+        if kind not in found:
+            found[kind] = measure(folder, *more)
+        return found[kind]
+
+    return measured
 
 
 def test_the_run_ends_with_verdicts_a_page_and_a_card(smoke: Path) -> None:

@@ -198,11 +198,11 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
     Predicted bytes are exact to a few percent; a predicted latency is not, and is left to the measurement.
     """
     for verdict in verdicts:
-        exact = verdict.get("exact", True)  # a pruned model's size is not
-        if verdict["limit"] == "disk_mb" and exact and verdict["predicted"] > 1.05 * verdict["allowed"]:
+        least = verdict.get("at_least", verdict["predicted"])  # of what pruning may leave
+        if verdict["limit"] == "disk_mb" and verdict.get("exact", True) and least > 1.05 * verdict["allowed"]:
             raise UserError(
                 f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
-                f"{verdict['predicted']:.1f} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
+                f"{least:.1f} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
             )
 
 

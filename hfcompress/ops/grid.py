@@ -5,9 +5,10 @@ row. Symmetric: zero is the middle code. The scale is a float16, and rounding is
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # the grid itself is an option of stages, which are read without torch
+    from torch import Tensor
 
 BITS = (2, 3, 4, 8)
 GROUP_SIZES = (32, 64, 128, 256, 0)
@@ -54,24 +55,24 @@ class Quantized:
     codes: uint8 [rows, columns]; scales: float16 [rows, groups]; zeros: uint8 [rows, groups].
     """
 
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor
+    codes: "Tensor"
+    scales: "Tensor"
+    zeros: "Tensor"
     grid: Grid
 
-    def dequantize(self) -> Tensor:
+    def dequantize(self) -> "Tensor":
         """float32 [rows, columns]."""
         rows, columns = self.codes.shape
         steps = self.codes.view(rows, self.scales.shape[1], -1).float() - self.zeros.float().unsqueeze(2)
         return (steps * self.scales.float().unsqueeze(2)).view(rows, columns)
 
 
-def grouped(weight: Tensor, grid: Grid) -> Tensor:
+def grouped(weight: "Tensor", grid: Grid) -> "Tensor":
     """[rows, columns] -> [rows, groups, group size]."""
     return weight.view(weight.shape[0], grid.groups(weight.shape[1]), -1)
 
 
-def scales_and_zeros(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def scales_and_zeros(weight: "Tensor", grid: Grid) -> "tuple[Tensor, Tensor]":
     """The grid that just covers every group: absmax (symmetric) or minimum to maximum, zero included (asymmetric).
 
     Args:
@@ -79,6 +80,8 @@ def scales_and_zeros(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
     Returns: scales float16 [rows, groups], zeros uint8 [rows, groups].
     """
+    import torch
+
     parts = grouped(weight, grid)
     if grid.symmetric:
         # The side with the larger value may use the code -2^(b-1): signed absmax / -2^(b-1), as llama.cpp's Q4_0 does,
@@ -92,13 +95,17 @@ def scales_and_zeros(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return scales, zeros
 
 
-def representable(scales: Tensor) -> Tensor:
+def representable(scales: "Tensor") -> "Tensor":
     """As positive, finite float16."""
+    import torch
+
     return scales.clamp(SMALLEST_SCALE, torch.finfo(torch.float16).max).to(torch.float16)
 
 
-def encode(weight: Tensor, scales: Tensor, zeros: Tensor, grid: Grid) -> Quantized:
+def encode(weight: "Tensor", scales: "Tensor", zeros: "Tensor", grid: Grid) -> Quantized:
     """The nearest code of every weight, float32 [rows, columns]."""
+    import torch
+
     steps = grouped(weight, grid) / scales.float().unsqueeze(2) + zeros.float().unsqueeze(2)
     codes = steps.round_().clamp_(0, grid.levels - 1).to(torch.uint8).view(weight.shape)
     return Quantized(codes, scales, zeros, grid)

@@ -30,42 +30,41 @@ class Pretrain(Train):
 
     def __call__(self, out: Path, *, task: CausalLM) -> dict[str, Any]:
         from datasets import Dataset
-        from transformers import LlamaForCausalLM, set_seed
+        from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
         from hfcompress.models import save
         from hfcompress.training import train
 
         set_seed(self.seed)
         tokenizer = byte_pair_tokenizer(task.data.texts["train"], self.vocab_size)
-        network = LlamaForCausalLM(self.config(task, tokenizer))
+        network = LlamaForCausalLM(LlamaConfig.from_dict(self.config(task)))
         blocks = task.blocks(tokenizer, "train")
         data = Dataset.from_dict({"input_ids": blocks, "attention_mask": blocks * 0 + 1, "labels": blocks})
         progress = train(network, tokenizer, out / "work", self, data)
         save(network, tokenizer, out)
         return progress.as_dict() | {"tokens": int(blocks.size)}
 
-    def config(self, task: CausalLM, tokenizer: "PreTrainedTokenizerFast | None" = None) -> Any:
-        """The model's config; a plan has no tokenizer yet."""
-        from transformers import LlamaConfig
-
-        return LlamaConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            max_position_embeddings=task.window,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=2,
-        )
+    def config(self, task: CausalLM) -> dict[str, Any]:
+        """The fields of the model's config.json that are not transformers' own."""
+        return {
+            "model_type": "llama",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "max_position_embeddings": task.window,
+            "tie_word_embeddings": True,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 2,
+        }
 
     def predict(self, *, task: CausalLM) -> "LanguageShape":
         from hfcompress.language_shape import LanguageShape
 
-        return replace(LanguageShape.from_config(self.config(task).to_dict()), weight_bits=32)
+        return replace(LanguageShape.from_config(self.config(task)), weight_bits=32)
 
 
 def byte_pair_tokenizer(texts: list[str], vocab_size: int) -> "PreTrainedTokenizerFast":

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.image_shape import ImageShape
+from hfcompress.pruning_target import Importance, Plan, Ranking, one_target
 from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
-from hfcompress.structured import Importance, Plan, Ranking, one_target
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 
@@ -203,12 +203,17 @@ class StructuredPrune(TrainImages):
         return processor, data, validation, [dict(pad([plain[row] for row in part])) for part in parts]
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
-        """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end."""
+        """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end.
+
+        Raises:
+            UnknownShape: an image classifier, and a target that is no share of the FLOPs.
+        """
         plan = self.plan()
         if isinstance(model, ImageShape):
             if plan.measure != "flops":
                 raise UnknownShape(f"--prune.keep-{plan.measure}: what it leaves of an image model is known later")
-            return model.with_(keep_flops=plan.keep)
+            uniform = plan.ranking == "uniform" and (model.uniform or not model.is_pruned)
+            return model.with_(keep_flops=model.keep_flops * plan.keep, uniform=uniform)
         if not isinstance(model, Shape):
             return model
         return fewer_neurons(model, plan)
