@@ -7,7 +7,7 @@ from typing import Literal
 from hfcompress.errors import UserError
 
 Measure = Literal["flops", "parameters", "bytes", "latency"]
-Importance = Literal["l1", "taylor", "geometric_median", "random"]
+Importance = Literal["l1", "taylor", "geometric_median", "reconstruction", "random"]
 Ranking = Literal["global", "uniform"]
 MEASURES: tuple[Measure, ...] = ("flops", "parameters", "bytes", "latency")
 

@@ -21,7 +21,7 @@ from hfcompress.layer_costs import Costs, Kept
 from hfcompress.machine import Machine
 from hfcompress.ops import channel_importance
 from hfcompress.pruning_target import MEASURES, Importance, Measure, Plan
-from hfcompress.reconstruction import reconstructed
+from hfcompress.reconstruction import elimination_scores, reconstructed
 from hfcompress.record import write_json
 
 PROBED = 16  # examples that the cut network and the masked one are asked
@@ -88,6 +88,8 @@ def scores_by(
     if plan.importance == "random":
         generator = torch.Generator().manual_seed(plan.seed + iteration)
         return {group.root: channel_importance.random(group.units, generator) for group in groups}
+    if plan.importance == "reconstruction":
+        return elimination_scores(network, groups, (first_inputs(network, [batch], None) for batch in batches))
     taylor = taylor_of_batches(network, batches, loss) if plan.importance == "taylor" else {}
 
     def filters(name: str) -> Tensor:
@@ -105,9 +107,9 @@ def choose(
 ) -> Choice:
     """The fewest units, lowest first, without which the network costs at most `limit`.
 
-    global: the lowest scores of all groups together, Taylor's divided by what a unit saves of the plan's measure: it
-    is in terms of the loss, and the target is to be met at the least loss. uniform: the lowest of each group, the same
-    share of each.
+    global: the lowest scores of all groups together; taylor's and reconstruction's, which are a loss and an error, are
+    divided by what a unit saves of the plan's measure: the target is to be met at the least loss. uniform: the lowest
+    of each group, the same share of each.
 
     Raises:
         UserError: the limit is not met even when every group keeps no more than it must.
@@ -115,7 +117,8 @@ def choose(
     units = np.array([group.units for group in groups])
     least = np.minimum(units, np.maximum([group.least for group in groups], plan.round_to))
     ranked = [scores[group.root].argsort(stable=True).tolist() for group in groups]
-    price = [saved_by_a_unit(plan, group, costs) if plan.importance == "taylor" else 1.0 for group in groups]
+    is_a_loss = plan.importance in ("taylor", "reconstruction")
+    price = [saved_by_a_unit(plan, group, costs) if is_a_loss else 1.0 for group in groups]
     lowest = np.concatenate([np.sort(scores[g.root].numpy()) / price[i] for i, g in enumerate(groups)])
     owner = np.repeat(np.arange(len(groups)), units)[np.argsort(lowest, kind="stable")]
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import images, trained
-from hfcompress.coupling import Batch, Group, logits_of, masked
-from hfcompress.ops.least_squares import without_columns
-from hfcompress.reconstruction import columns_that_go, reconstructed
+from hfcompress.coupling import Batch, Group, Member, logits_of, masked
+from hfcompress.ops.hessian import row_errors
+from hfcompress.ops.least_squares import Elimination, without_columns
+from hfcompress.reconstruction import columns_that_go, elimination_scores, reconstructed
 from hfcompress.structured import Plan, prune
 from tests.test_coupling import case
 
@@ -33,6 +34,40 @@ def test_it_is_the_least_squares_solution_of_the_outputs() -> None:
     found = without_columns(weight, inputs.T @ inputs / 200, kept, damping=0)
     torch.testing.assert_close(found[:, kept], expected, rtol=1e-4, atol=1e-4)
     assert not found[:, [1, 3, 4]].any()
+
+
+def test_each_elimination_costs_what_the_best_fit_without_it_loses() -> None:
+    """Two of three blocks, one after the other, against the least squares of what is left each time."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = (torch.randn(200, 6, generator=generator) @ torch.randn(6, 6, generator=generator)).double()
+    weight, moment = torch.randn(4, 6, generator=generator).double(), inputs.T @ inputs / 200
+    blocks = torch.tensor([[0, 3], [1, 4], [2, 5]])
+    elimination, before, stays = Elimination(weight, moment, blocks, damping=0), 0.0, torch.ones(6, dtype=torch.bool)
+    for unit in (1, 0):
+        cost = float(elimination.costs()[unit])
+        stays[blocks[unit]] = False
+        fitted = without_columns(weight, moment, stays.nonzero().flatten(), damping=0)
+        lost = float(row_errors(weight - fitted, moment).sum() / row_errors(weight, moment).sum())
+        assert cost == pytest.approx(lost - before, rel=1e-6)
+        elimination.remove(unit)
+        torch.testing.assert_close(elimination.weight, fitted)
+        assert elimination.costs()[unit] == 0
+        before = lost
+
+
+def test_a_channel_that_another_can_replace_is_worth_least() -> None:
+    """The third channel is twice the first, of all the largest weights; without one of the two nothing is lost."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 2, 3, bias=False))
+    with torch.no_grad():
+        network[0].weight[2] = 2 * network[0].weight[0]
+        network[0].weight[3] = torch.tensor([3.0, -2.0, 1.0])[:, None, None]
+    groups = [Group("0", 4, 1, 1, (Member("0", True, torch.arange(4), torch.arange(4)),
+                                   Member("1", False, torch.arange(4), torch.arange(4))))]  # fmt: skip
+    found = elimination_scores(network, groups, [{"input": torch.randn(8, 3, 8, 8)}])["0"]
+    order = found.argsort().tolist()
+    assert order[0] in (0, 2)
+    assert found[order[0]] < 0.2 * found[order[1]]
 
 
 def test_where_the_inputs_say_nothing_the_weights_stay() -> None:

@@ -38,7 +38,7 @@ class StructuredPrune(TrainImages):
     """Share of the milliseconds of the layers, each measured alone in onnxruntime on this machine."""
     importance: Importance = "taylor"
     """What a unit is worth: the loss's first-order change, the L1 norm of its filters, their distance from the
-    geometric median, or a random number."""
+    geometric median, the error that is left when the other units take its place, or a random number."""
     ranking: Ranking = "global"
     """global: the lowest of all layers go; uniform: the same share of every layer."""
     reconstruct: bool = True
