@@ -1,4 +1,4 @@
-"""ResNet-56 on CIFAR-10 with half of its FLOPs: L1, Taylor, geometric median and random ranking, side by side.
+"""ResNet-56 on CIFAR-10 with half of its FLOPs: five rankings of channels, random among them, side by side.
 
 `python -m benchmarks.resnet_prune DATA WORK` takes the trained network and the images of the real data, fine-tunes
 the unpruned network and each pruned one on the same images for the same steps, and prints top-1 on all test images
@@ -28,8 +28,9 @@ from hfcompress.record import cpu_name, write_json
 from hfcompress.structured import prune
 from hfcompress.training import Train, train
 
-ROWS = ("unpruned", "unpruned-finetuned", "l1", "taylor", "geometric_median", "random")
-SCORED = 256  # training images that Taylor's gradients are taken from
+ROWS = ("unpruned", "unpruned-finetuned", "reconstruction", "l1", "taylor", "geometric_median", "random")
+SCORED = 512  # training images that gradients are taken from and layers are fitted on
+SOFT, TEMPERATURE = 0.9, 4.0  # how much of a distilled row's loss is the unpruned network's answers, and how soft
 CONFIDENCE = 0.95
 
 
@@ -40,9 +41,10 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--keep", type=float, default=0.5, help="share of the FLOPs")
     parser.add_argument("--distill", action="store_true", help="soft labels of the unpruned fine-tuned network")
-    parser.add_argument("--iterations", type=int, default=5, help="cuts")
-    parser.add_argument("--between", type=int, default=60, help="steps of training after each cut but the last")
-    parser.add_argument("--last", type=int, default=300, help="steps of training after the last cut")
+    parser.add_argument("--plain", action="store_true", help="cut without fitting what reads the channels that go")
+    parser.add_argument("--iterations", type=int, default=3, help="cuts")
+    parser.add_argument("--between", type=int, default=90, help="steps of training after each cut but the last")
+    parser.add_argument("--last", type=int, default=420, help="steps of training after the last cut")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
@@ -57,7 +59,7 @@ def main() -> None:
     )
     examples = Examples(*images(arguments.data, "train"), varied=True)
     for row in arguments.rows:
-        out = arguments.work / (f"{row}-distilled" if arguments.distill else row)
+        out = arguments.work / (row + "-distilled" * arguments.distill + "-plain" * arguments.plain)
         if not (out / "result.json").is_file():
             make(row, out, arguments, options, examples)
     show(arguments.work, images(arguments.data, "test")[1])
@@ -73,7 +75,13 @@ def make(row: str, out: Path, arguments: argparse.Namespace, options: Train, exa
         steps = (arguments.iterations - 1) * arguments.between + arguments.last
         done = {"training": [finetuned(network, out, replace(options, max_steps=steps), examples, loss)]}
     elif row != "unpruned":
-        plan = Plan("flops", arguments.keep, row, iterations=arguments.iterations)  # type: ignore[arg-type]
+        plan = Plan(
+            "flops",
+            arguments.keep,
+            row,  # type: ignore[arg-type]
+            iterations=arguments.iterations,
+            reconstruct=not arguments.plain,
+        )
         pixels, labels = images(arguments.data, "train", SCORED)
         batches = [{"pixel_values": pixels[i : i + 64], "labels": labels[i : i + 64]} for i in range(0, SCORED, 64)]
 
@@ -100,7 +108,7 @@ def hard_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def soft_loss(folder: Path, network: CifarResNet) -> Any:
-    """Half of it cross-entropy with the labels, half with the unpruned fine-tuned network's answers."""
+    """Cross-entropy with the labels, and with the unpruned fine-tuned network's answers."""
     teacher = copy.deepcopy(network)
     teacher.load_state_dict(load_file(folder / "weights.safetensors"))
     teacher.eval()
@@ -109,7 +117,8 @@ def soft_loss(folder: Path, network: CifarResNet) -> Any:
         with torch.no_grad():
             wanted = teacher(batch["pixel_values"])
         found = model(batch["pixel_values"])
-        return 0.5 * F.cross_entropy(found, batch["labels"]) + 0.5 * soft_cross_entropy(found, wanted, 2.0)
+        hard = F.cross_entropy(found, batch["labels"])
+        return (1 - SOFT) * hard + SOFT * soft_cross_entropy(found, wanted, TEMPERATURE)
 
     return loss
 

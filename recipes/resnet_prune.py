@@ -16,7 +16,7 @@ from hfcompress.stages.structured_prune import StructuredPrune
 from hfcompress.tasks.image_classification import ImageClassification
 
 SCALES = ("small", "full")
-RANKINGS: tuple[Importance, ...] = ("l1", "taylor", "geometric_median", "random")
+RANKINGS: tuple[Importance, ...] = ("l1", "taylor", "geometric_median", "reconstruction", "random")
 
 
 def recipe(
