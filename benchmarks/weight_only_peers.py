@@ -1,6 +1,8 @@
 """What other tools make of a model's linear layers: neural-compressor's algorithms and onnxruntime's quantizers.
 
-A matrix whose columns the group does not divide gets whole rows, here as in hfcompress, so that grids are alike.
+A matrix whose columns the group does not divide gets whole rows, here as in hfcompress, so that grids are alike. Bytes
+are alike too: neural-compressor's AWQ is told what writes each matrix's inputs, to fold its scales in as ours are. By
+itself it leaves a float32 multiplication in front of every matrix, which no delivery format has.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,12 @@ import torch
 from hfcompress.ops.grid import Grid
 
 Array = np.ndarray[Any, Any]
-ORT = ("rtn", "hqq")
+ORT = {"rtn": "rtn", "hqq": "hqq", "k_quant": "hqq"}  # onnxruntime's algorithms, and which of ours is of the same kind
+ABSORBED = {
+    "input_layernorm": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "post_attention_layernorm": ["mlp.gate_proj", "mlp.up_proj"],
+    "mlp.up_proj": "mlp.down_proj",
+}
 
 
 def loaded(model: Path) -> Any:
@@ -52,7 +59,7 @@ def neural_compressor(model: Path, algorithm: str, grid: Grid, ids: torch.Tensor
             "rtn": lambda: RTNConfig(**common, use_layer_wise=False),
             "hqq": lambda: HQQConfig(bits=of.bits, group_size=of.group_size or columns, quant_zero=False),
             "gptq": lambda: GPTQConfig(**common, act_order=True),
-            "awq": lambda: AWQConfig(**common),
+            "awq": lambda: AWQConfig(**common, absorb_layer_dict=ABSORBED),
             "autoround": lambda: AutoRoundConfig(**common, iters=200, seqlen=ids.shape[1], use_layer_wise=False),
         }
         return configs[algorithm]()
@@ -70,7 +77,10 @@ def neural_compressor(model: Path, algorithm: str, grid: Grid, ids: torch.Tensor
 
 
 def onnxruntime(model: Path, algorithm: str, grid: Grid) -> Any:
-    """The model with every matrix as onnxruntime's MatMulNBits quantizer rounds it, and its kernel reads it back."""
+    """The model with every matrix as onnxruntime's MatMulNBits quantizer rounds it, and its kernel reads it back.
+
+    k_quant searches scale and minimum of each group as llama.cpp's k-quants do; 4 or 8 bits, the zero an integer.
+    """
     network = loaded(model)
     with torch.no_grad():
         for module in linears(network).values():
@@ -101,6 +111,9 @@ def rounded(weight: Array, algorithm: str, grid: Grid) -> Array:
             block_size=block, is_symmetric=grid.symmetric, accuracy_level=0, bits=grid.bits
         ),
         "hqq": lambda: quantizer.HQQWeightOnlyQuantConfig(block_size=block, bits=grid.bits),
+        "k_quant": lambda: quantizer.KQuantWeightOnlyQuantConfig(
+            customized_weight_config={"product": {"bits": grid.bits}}
+        ),
     }
     found = quantizer.MatMulNBitsQuantizer(
         made, bits=grid.bits, block_size=block, is_symmetric=grid.symmetric, accuracy_level=0,

@@ -15,7 +15,7 @@ from hfcompress.ops import hessian as moments
 from hfcompress.ops import hqq as hqq_file
 from hfcompress.ops import rtn as rtn_file
 from hfcompress.ops.autoround import autoround
-from hfcompress.ops.awq import awq_scales, clip_search
+from hfcompress.ops.awq import awq_scales, clip_search, column_sizes
 from hfcompress.ops.gptq import gptq
 from hfcompress.ops.grid import Grid, Quantized, encode, scales_and_zeros
 from hfcompress.ops.hessian import SecondMoment, output_error, relative_output_error
@@ -268,14 +268,25 @@ def test_scales_grow_with_the_inputs_and_are_balanced() -> None:
     scales = awq_scales([weight[:40], weight[40:]], second_moment(inputs), mean_abs, Grid(3, 32))
     assert float(scales.max() * scales.min()) == pytest.approx(1.0, rel=1e-4)
     assert scales.max() > 1.5
-    logarithms = torch.stack([mean_abs.log(), scales.log()])
-    assert torch.corrcoef(logarithms)[0, 1] > 0.999  # s = x^alpha, but for a factor
+    terms = torch.stack([mean_abs.log(), column_sizes(weight, Grid(3, 32)).log(), torch.ones(256)], 1).double()
+    wanted = scales.log().double().unsqueeze(1)
+    found = torch.linalg.lstsq(terms, wanted).solution
+    assert torch.allclose(terms @ found, wanted, atol=1e-4)
+    alpha, of_sizes = found[:2, 0].tolist()
+    assert 0 < alpha < 1
+    assert of_sizes == pytest.approx(alpha - 1, abs=1e-3) or of_sizes == pytest.approx(0, abs=1e-3)
 
 
-def test_even_inputs_and_no_inputs_leave_every_scale_at_one() -> None:
-    weight, _ = layer(columns=64)
+def test_even_inputs_and_no_inputs_leave_every_scale_at_one_where_weights_are_even() -> None:
+    weight = layer(columns=64)[0].sign()
     for mean_abs in (torch.ones(64), torch.zeros(64)):
         assert torch.allclose(awq_scales([weight], torch.eye(64), mean_abs, Grid(4, 32)), torch.ones(64))
+
+
+def test_columns_of_small_weights_are_scaled_up_though_inputs_are_even() -> None:
+    weight, inputs = torch.randn(96, 64, generator=torch.Generator().manual_seed(0)), torch.eye(64)
+    weight *= torch.logspace(0, -1, 32).repeat(2)
+    assert folded(weight, inputs, Grid(4, 32)) < 0.8 * relative_output_error(weight, rtn(weight, Grid(4, 32)), inputs)
 
 
 def test_clipping_is_never_worse_on_the_diagonal_it_minimises() -> None:
