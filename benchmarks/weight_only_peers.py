@@ -77,16 +77,26 @@ def neural_compressor(model: Path, algorithm: str, grid: Grid, ids: torch.Tensor
 
 
 def onnxruntime(model: Path, algorithm: str, grid: Grid) -> Any:
-    """The model with every matrix as onnxruntime's MatMulNBits quantizer rounds it, and its kernel reads it back.
-
-    k_quant searches scale and minimum of each group as llama.cpp's k-quants do; 4 or 8 bits, the zero an integer.
-    """
+    """The model with every matrix as onnxruntime's MatMulNBits quantizer rounds it, and its kernel reads it back."""
     network = loaded(model)
     with torch.no_grad():
         for module in linears(network).values():
             fitting = grid.fitting(module.in_features)
-            module.weight.copy_(torch.from_numpy(rounded(module.weight.numpy(), algorithm, fitting)))
+            weight = module.weight.numpy()
+            found = k_quant(weight, fitting) if algorithm == "k_quant" else rounded(weight, algorithm, fitting)
+            module.weight.copy_(torch.from_numpy(found))
     return network
+
+
+def k_quant(weight: Array, grid: Grid) -> Array:
+    """A matrix as the function behind onnxruntime's KQuantWeightOnlyQuantConfig rounds it; its zero is an integer.
+
+    Any bits. Its graphs hold 4 and 8, and 4 only where a row has an even number of blocks (else: cannot reshape).
+    """
+    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
+
+    codes, scales, zeros = quant_tensor_k_quant_cpu(weight, grid.bits, grid.group_size or weight.shape[1])
+    return np.asarray(((codes - zeros) * scales).reshape(weight.shape), np.float32)
 
 
 def rounded(weight: Array, algorithm: str, grid: Grid) -> Array:
@@ -111,9 +121,6 @@ def rounded(weight: Array, algorithm: str, grid: Grid) -> Array:
             block_size=block, is_symmetric=grid.symmetric, accuracy_level=0, bits=grid.bits
         ),
         "hqq": lambda: quantizer.HQQWeightOnlyQuantConfig(block_size=block, bits=grid.bits),
-        "k_quant": lambda: quantizer.KQuantWeightOnlyQuantConfig(
-            customized_weight_config={"product": {"bits": grid.bits}}
-        ),
     }
     found = quantizer.MatMulNBitsQuantizer(
         made, bits=grid.bits, block_size=block, is_symmetric=grid.symmetric, accuracy_level=0,
