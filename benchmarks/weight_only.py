@@ -125,10 +125,11 @@ def measure(options: argparse.Namespace, task: CausalLM, table: Table, ids: torc
             if algorithm != "hqq" or not grid.symmetric:
                 make = lambda algorithm=algorithm, grid=grid: neural_compressor(options.model, algorithm, grid, ids)  # noqa: E731
                 table.peer(grid, algorithm, "neural-compressor", make, found.get("rtn"), found[algorithm])
-        for algorithm in ORT if "onnxruntime" in options.peers and grid.bits != 3 else ():  # no kernel for 3 bits
-            if algorithm == "rtn" or not grid.symmetric:
+        for algorithm, like in ORT.items() if "onnxruntime" in options.peers else ():
+            # Its middle is its rtn's alone; it has no kernel for 3 bits, which k_quant does not need.
+            if (algorithm == "rtn" or not grid.symmetric) and (algorithm == "k_quant" or grid.bits != 3):
                 make = lambda algorithm=algorithm, grid=grid: onnxruntime(options.model, algorithm, grid)  # noqa: E731
-                table.peer(grid, algorithm, "onnxruntime", make, found.get("rtn"), found.get(algorithm))
+                table.peer(grid, algorithm, "onnxruntime", make, found.get("rtn"), found.get(like))
 
 
 def main() -> None:

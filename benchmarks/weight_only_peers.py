@@ -1,6 +1,8 @@
 """What other tools make of a model's linear layers: neural-compressor's algorithms and onnxruntime's quantizers.
 
-A matrix whose columns the group does not divide gets whole rows, here as in hfcompress, so that grids are alike.
+A matrix whose columns the group does not divide gets whole rows, here as in hfcompress, so that grids are alike. Bytes
+are alike too: neural-compressor's AWQ is told what writes each matrix's inputs, to fold its scales in as ours are. By
+itself it leaves a float32 multiplication in front of every matrix, which no delivery format has.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,12 @@ import torch
 from hfcompress.ops.grid import Grid
 
 Array = np.ndarray[Any, Any]
-ORT = ("rtn", "hqq")
+ORT = {"rtn": "rtn", "hqq": "hqq", "k_quant": "hqq"}  # onnxruntime's algorithms, and which of ours is of the same kind
+ABSORBED = {
+    "input_layernorm": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "post_attention_layernorm": ["mlp.gate_proj", "mlp.up_proj"],
+    "mlp.up_proj": "mlp.down_proj",
+}
 
 
 def loaded(model: Path) -> Any:
@@ -52,7 +59,7 @@ def neural_compressor(model: Path, algorithm: str, grid: Grid, ids: torch.Tensor
             "rtn": lambda: RTNConfig(**common, use_layer_wise=False),
             "hqq": lambda: HQQConfig(bits=of.bits, group_size=of.group_size or columns, quant_zero=False),
             "gptq": lambda: GPTQConfig(**common, act_order=True),
-            "awq": lambda: AWQConfig(**common),
+            "awq": lambda: AWQConfig(**common, absorb_layer_dict=ABSORBED),
             "autoround": lambda: AutoRoundConfig(**common, iters=200, seqlen=ids.shape[1], use_layer_wise=False),
         }
         return configs[algorithm]()
@@ -75,8 +82,21 @@ def onnxruntime(model: Path, algorithm: str, grid: Grid) -> Any:
     with torch.no_grad():
         for module in linears(network).values():
             fitting = grid.fitting(module.in_features)
-            module.weight.copy_(torch.from_numpy(rounded(module.weight.numpy(), algorithm, fitting)))
+            weight = module.weight.numpy()
+            found = k_quant(weight, fitting) if algorithm == "k_quant" else rounded(weight, algorithm, fitting)
+            module.weight.copy_(torch.from_numpy(found))
     return network
+
+
+def k_quant(weight: Array, grid: Grid) -> Array:
+    """A matrix as the function behind onnxruntime's KQuantWeightOnlyQuantConfig rounds it; its zero is an integer.
+
+    Any bits. Its graphs hold 4 and 8, and 4 only where a row has an even number of blocks (else: cannot reshape).
+    """
+    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
+
+    codes, scales, zeros = quant_tensor_k_quant_cpu(weight, grid.bits, grid.group_size or weight.shape[1])
+    return np.asarray(((codes - zeros) * scales).reshape(weight.shape), np.float32)
 
 
 def rounded(weight: Array, algorithm: str, grid: Grid) -> Array:

@@ -1,7 +1,7 @@
 """A packed model as one GGUF file, llama.cpp's format: the same integers in llama.cpp's blocks of 32.
 
-A block holds 32 neighbours of a row and a float16 scale d; groups of 64, 128 or a whole row repeat theirs in every
-block. What each grid becomes, and how exactly:
+A block holds 32 neighbours of a row and a float16 scale d, which may be negative; groups of 64, 128 or a whole row
+repeat theirs in every block. What each grid becomes, and how exactly:
 
 symmetric 8 bits      Q8_0  d * int8, code - 128                       exact
 symmetric 4, 3, 2     Q4_0  d * (q - 8), q = code - middle + 8         exact; 2 and 3 bits take the room of 4

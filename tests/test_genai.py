@@ -56,6 +56,17 @@ def test_logits_are_those_of_the_simulation(tmp_path: Path, bits: int, symmetric
     assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_inputs_rounded_to_int8_say_nearly_the_same_with_scales_of_both_signs(tmp_path: Path, bits: int) -> None:
+    packed, onnx = export(tmp_path, Grid(bits, 32), accuracy_level=4)
+    scales = PackedModel(packed).tensor("model.layers.0.mlp.up_proj.scales")
+    assert (scales < 0).any()
+    assert (scales > 0).any()
+    found, wanted = OnnxDecoder(onnx, 1).append(IDS, all_logits=True), simulated(packed, IDS)
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.01 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("group_size", [64, 0])
 def test_groups_of_any_size_are_expressed(tmp_path: Path, group_size: int) -> None:
     packed, onnx = export(tmp_path, Grid(4, group_size), kind="Mistral")

@@ -12,6 +12,7 @@ import torch
 from hfcompress.checkpoint import Checkpoint, write_shard
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid, encode, scales_and_zeros
+from hfcompress.ops.rtn import rtn
 from hfcompress.packed import PackedModel, load_simulated, packed_tensors
 
 pytest.importorskip("gguf", reason="the extra hfcompress[gguf] is not installed")
@@ -121,6 +122,18 @@ def field(file: Path, key: str) -> Any:
     from gguf import GGUFReader
 
     return GGUFReader(file).fields[key].contents()
+
+
+def test_four_bits_are_rounded_as_llama_cpp_rounds_them() -> None:
+    """Its scales to the byte; it divides by them before they are float16, which moves a weight in two thousand."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    theirs = quantize(weight.numpy(), GGMLQuantizationType.Q4_0).reshape(-1, 18)
+    ours = export.blocks(rtn(weight, Grid(4, 32)), "Q4_0").reshape(-1, 18)
+    np.testing.assert_array_equal(ours[:, :2], theirs[:, :2])
+    assert (ours == theirs).mean() > 0.998
 
 
 KINDS = {(4, True): "Q4_0", (3, True): "Q4_0", (2, True): "Q4_0", (8, True): "Q8_0", (8, False): "F16"}

@@ -9,7 +9,7 @@ round), so that this runs under inference mode, where autograd does not.
 import torch
 from torch import Tensor
 
-from hfcompress.ops.grid import Grid, Quantized, grouped, representable
+from hfcompress.ops.grid import Grid, Quantized, grouped, larger_end, representable
 from hfcompress.ops.rtn import CHUNK_ROWS
 
 SPREAD = 0.01  # of the offsets at the start
@@ -68,25 +68,24 @@ def round_rows(
         clipped = (slope * ~inside).sum(2)
         by_alpha, by_beta = range_slopes(by_scale, clipped, zeros, low, high, grid)
         size = rate * (1 - step / max(steps, 1))
-        offsets.sub_(slope.mul_(inside).sign_(), alpha=size).clamp_(-0.5, 0.5)
+        offsets.sub_(slope.mul_(inside).mul_(scale.sign()).sign_(), alpha=size).clamp_(-0.5, 0.5)
         alpha.sub_(by_alpha.sign(), alpha=size).clamp_(0.5, 1)
         beta.sub_(by_beta.sign(), alpha=size).clamp_(0.5, 1)
     return best[0].to(torch.uint8), best[1], best[2].to(torch.uint8)
 
 
 def ends(parts: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum of each group, zero included; minus and plus the largest |w| on a symmetric grid."""
-    low, high = parts.amin(2).clamp(max=0), parts.amax(2).clamp(min=0)
+    """Minimum and maximum of each group, zero included; on a symmetric grid twice the end of larger magnitude."""
     if grid.symmetric:
-        high = torch.maximum(high, -low)
-        low = -high
-    return low, high
+        end = larger_end(parts)
+        return end, end
+    return parts.amin(2).clamp(max=0), parts.amax(2).clamp(min=0)
 
 
 def shrunk(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Scales (float16) and zeros (whole floats) of groups with these ends, as `grid.scales_and_zeros` has them."""
     if grid.symmetric:
-        return representable(high / (grid.middle - 0.5)), torch.full_like(low, grid.middle)
+        return representable(high / -grid.middle), torch.full_like(low, grid.middle)
     scales = representable((high - low) / (grid.levels - 1))
     return scales, (-low / scales.float()).round().clamp(0, grid.levels - 1)
 
@@ -98,7 +97,8 @@ def range_slopes(
 
     s = (high alpha - low beta) / (levels - 1) and z = -low beta / s, so dz/ds = -z / s and dL/dz = -s * clipped.
     """
-    if grid.symmetric:
-        return by_scale, by_scale  # only alpha counts
+    if grid.symmetric:  # s = -high alpha / middle, and only alpha counts
+        by_alpha = by_scale * -high
+        return by_alpha, by_alpha
     by_range = (by_scale + zeros * clipped) / (grid.levels - 1)
     return high * by_range, -low * (by_range - clipped)

@@ -1,7 +1,9 @@
 """The uniform grid of integers with a scale for each group of a row: what every 4-bit algorithm rounds to.
 
 w ~ (code - zero) * scale, with code an integer of `bits` bits; scale and zero belong to `group_size` neighbours in a
-row. Symmetric: zero is the middle code. The scale is a float16, and rounding is to what that float16 stands for.
+row. Symmetric: zero is the middle code, and since one side has a code more than the other the scale has a sign, as in
+llama.cpp's Q4_0 and onnxruntime's MatMulNBits: the end of larger magnitude is code 0 exactly, and negative where that
+end is positive is the scale. It is a float16, and rounding is to what that float16 stands for.
 """
 
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ if TYPE_CHECKING:  # the grid itself is an option of stages, which are read with
 
 BITS = (2, 3, 4, 8)
 GROUP_SIZES = (32, 64, 128, 256, 0)
-SMALLEST_SCALE = 2.0**-24  # float16's smallest: a group of zeros gets it, and stays zero
+SMALLEST_SCALE = 2.0**-24  # float16's smallest magnitude: a group of zeros gets it, and stays zero
 
 
 @dataclass(frozen=True)
@@ -73,33 +75,40 @@ def grouped(weight: "Tensor", grid: Grid) -> "Tensor":
 
 
 def scales_and_zeros(weight: "Tensor", grid: Grid) -> "tuple[Tensor, Tensor]":
-    """The grid that just covers every group: absmax (symmetric) or minimum to maximum, zero included (asymmetric).
+    """The grid that just covers every group: from its larger end (symmetric), or minimum to maximum with zero.
 
     Args:
         weight: float32 [rows, columns].
 
-    Returns: scales float16 [rows, groups], zeros uint8 [rows, groups].
+    Returns: scales float16 [rows, groups], negative for a symmetric group whose larger end is positive; zeros uint8
+    [rows, groups].
     """
     import torch
 
     parts = grouped(weight, grid)
     if grid.symmetric:
-        # The side with the larger value may use the code -2^(b-1): signed absmax / -2^(b-1), as llama.cpp's Q4_0 does,
-        # would need negative scales; 2^(b-1) - 1/2 lets both ends be off by half a step at most.
-        scales = parts.abs().amax(2) / (grid.middle - 0.5)
-        zeros = torch.full_like(scales, grid.middle, dtype=torch.uint8)
-        return representable(scales), zeros
+        scales = representable(larger_end(parts) / -grid.middle)
+        return scales, torch.full_like(scales, grid.middle, dtype=torch.uint8)
     low, high = parts.amin(2).clamp(max=0), parts.amax(2).clamp(min=0)
     scales = representable((high - low) / (grid.levels - 1))
     zeros = (-low / scales.float()).round().clamp(0, grid.levels - 1).to(torch.uint8)
     return scales, zeros
 
 
-def representable(scales: "Tensor") -> "Tensor":
-    """As positive, finite float16."""
+def larger_end(parts: "Tensor") -> "Tensor":
+    """The weight of largest magnitude of each group, with its sign: [rows, groups, group size] -> [rows, groups]."""
     import torch
 
-    return scales.clamp(SMALLEST_SCALE, torch.finfo(torch.float16).max).to(torch.float16)
+    low, high = parts.amin(2), parts.amax(2)
+    return torch.where(high > -low, high, low)
+
+
+def representable(scales: "Tensor") -> "Tensor":
+    """As finite float16 of the same sign that are not 0."""
+    import torch
+
+    size = scales.abs().clamp_(SMALLEST_SCALE, torch.finfo(torch.float16).max)
+    return size.copysign_(scales).to(torch.float16)
 
 
 def encode(weight: "Tensor", scales: "Tensor", zeros: "Tensor", grid: Grid) -> Quantized:

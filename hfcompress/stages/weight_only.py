@@ -308,7 +308,7 @@ def require_finite(quantized: "Quantized", checkpoint: Any, name: str) -> "Quant
         UserError: naming the tensor.
     """
     largest = 65504  # what float16 holds: an infinite scale is clamped to it
-    if not quantized.scales.isfinite().all() or float(quantized.scales.max()) >= largest:
+    if not quantized.scales.isfinite().all() or float(quantized.scales.abs().max()) >= largest:
         raise UserError(f"{checkpoint.folder}: {name}.weight holds NaN or Inf; the model is damaged, make it again")
     return quantized
 
