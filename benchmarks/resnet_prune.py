@@ -11,7 +11,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
 from hfcompress.coupling import Batch
 from hfcompress.evaluation.statistics import accuracy, group_confusions, paired_difference
-from hfcompress.ops.losses import soft_cross_entropy
+from hfcompress.ops.losses import soft_cross_entropy, states_mse
 from hfcompress.pruning_target import Plan
 from hfcompress.record import cpu_name, write_json
 from hfcompress.structured import prune
@@ -31,6 +31,7 @@ from hfcompress.training import Train, train
 ROWS = ("unpruned", "unpruned-finetuned", "reconstruction", "l1", "taylor", "geometric_median", "random")
 SCORED = 512  # training images that gradients are taken from and layers are fitted on
 SOFT, TEMPERATURE = 0.9, 4.0  # how much of a distilled row's loss is the unpruned network's answers, and how soft
+STATES = 20.0  # weight of the blocks' states beside the answers
 CONFIDENCE = 0.95
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--keep", type=float, default=0.5, help="share of the FLOPs")
-    parser.add_argument("--distill", action="store_true", help="soft labels of the unpruned fine-tuned network")
+    parser.add_argument("--distill", action="store_true", help="answers and states of the unpruned fine-tuned network")
     parser.add_argument("--plain", action="store_true", help="cut without fitting what reads the channels that go")
     parser.add_argument("--iterations", type=int, default=3, help="cuts")
     parser.add_argument("--between", type=int, default=90, help="steps of training after each cut but the last")
@@ -108,17 +109,19 @@ def hard_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def soft_loss(folder: Path, network: CifarResNet) -> Any:
-    """Cross-entropy with the labels, and with the unpruned fine-tuned network's answers."""
+    """Cross-entropy with the labels, and the unpruned fine-tuned network's answers and states."""
     teacher = copy.deepcopy(network)
     teacher.load_state_dict(load_file(folder / "weights.safetensors"))
     teacher.eval()
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
-            wanted = teacher(batch["pixel_values"])
-        found = model(batch["pixel_values"])
-        hard = F.cross_entropy(found, batch["labels"])
-        return (1 - SOFT) * hard + SOFT * soft_cross_entropy(found, wanted, TEMPERATURE)
+            wanted, target = teacher.with_states(batch["pixel_values"])
+        found, states = cast(CifarResNet, model).with_states(batch["pixel_values"])
+        answers = (1 - SOFT) * F.cross_entropy(found, batch["labels"]) + SOFT * soft_cross_entropy(
+            found, wanted, TEMPERATURE
+        )
+        return answers + STATES * states_mse(states, target)
 
     return loss
 

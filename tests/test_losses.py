@@ -13,6 +13,7 @@ from hfcompress.ops.losses import (
     mixed_logits,
     relation_kl,
     soft_cross_entropy,
+    states_mse,
     weighted_cross_entropy,
 )
 
@@ -76,6 +77,13 @@ def test_hidden_mse_is_the_mean_over_real_tokens() -> None:
     teacher = torch.tensor([[[0.0, 1.0], [2.0, 2.0], [-7.0, 0.0]]])
     mask = torch.tensor([[1.0, 1.0, 0.0]])
     assert hidden_mse(student, teacher, mask).item() == pytest.approx(((1 + 4) / 2 + (4 + 4) / 2) / 2)
+
+
+def test_states_mse_is_the_mean_over_layers_of_what_is_lost_of_each() -> None:
+    """|(1, 0)|^2 of |(3, 4)|^2, and all of it; a layer ten times as large counts no more."""
+    first, second = torch.tensor([[3.0, 4.0]]), torch.tensor([[10.0], [20.0]])
+    found = states_mse([first + torch.tensor([1.0, 0.0]), 0 * second], [first, second])
+    torch.testing.assert_close(found, torch.tensor((1 / 25 + 1) / 2))
 
 
 def test_attention_mse_is_the_mean_over_pairs_of_real_tokens() -> None:

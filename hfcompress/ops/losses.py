@@ -5,6 +5,7 @@ the exception is `labelled_cross_entropy` where ranks hold unlike numbers of tex
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -55,6 +56,19 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """
     squared = (student - teacher).square().mean(dim=-1)
     return ((squared * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def states_mse(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of E|student - teacher|^2 / E|teacher|^2: a network's states against its uncut original's.
+
+    After hints (Romero et al. 2015, "FitNets", equation 3), without a regressor: a cut layer's states are its
+    original's, and divided by their size, which differs by layer.
+
+    Args:
+        student, teacher: states of the same layers, of equal shapes.
+    """
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([(s - t).square().mean() / t.square().mean().clamp(min=1e-12) for s, t in pairs]).mean()
 
 
 def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
