@@ -51,7 +51,7 @@ def find_groups(network: nn.Module, example: Batch, roots: list[str] | None = No
 
     Args:
         example: inputs of a batch of one or more.
-        roots: only groups that hold one of these layers; None for all.
+        roots: only groups that one of these layers is the first to write; None for all.
 
     Raises:
         UserError: a layer is used in two places.
@@ -68,7 +68,7 @@ def find_groups(network: nn.Module, example: Batch, roots: list[str] | None = No
         group = as_group(network, graph, items, names, order)
         if group is None:
             left.append(min(layers, key=order.__getitem__))
-        else:
+        elif roots is None or group.root in roots:  # not one that a root only reads
             found.append(group)
     return sorted(found, key=lambda group: order[group.root]), left
 
@@ -95,6 +95,16 @@ def as_group(
     depthwise = any(getattr(network.get_submodule(layer), "groups", 1) > 1 for layer in writers)
     first = min(writers, key=order.__getitem__)
     return Group(first, len(items[0].idxs) // size, size, 2 if depthwise else 1, tuple(members))
+
+
+def inner_roots(network: nn.Module, groups: list[Group]) -> tuple[str, ...]:
+    """The roots of groups within a block: one layer writes them, with the depthwise convolution that it passes."""
+
+    def writers(group: Group) -> int:
+        layers = [m.layer for m in group.members if m.writes and has_filters(network, m.layer)]
+        return sum(getattr(network.get_submodule(layer), "groups", 1) == 1 for layer in layers)
+
+    return tuple(group.root for group in groups if writers(group) == 1)
 
 
 def has_filters(network: nn.Module, layer: str) -> bool:

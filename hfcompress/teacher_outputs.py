@@ -36,6 +36,8 @@ class Wanted:
     hidden_layers: tuple[int, ...] = ()
     attention_layers: tuple[int, ...] = ()
     relation_layer: int | None = None
+    states: bool = False
+    """Of an image classifier: all hidden states, each under its own name, since their shapes differ."""
 
 
 class Teacher(Protocol):
@@ -77,7 +79,10 @@ def forward(model: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted) 
             )
             hooks.append(hook)
     try:
-        more = {"output_hidden_states": wanted.hidden_layers, "output_attentions": wanted.attention_layers}
+        more = {
+            "output_hidden_states": wanted.hidden_layers or wanted.states,
+            "output_attentions": wanted.attention_layers,
+        }
         result = model(
             **{name: batch[name] for name in INPUTS if name in batch},
             **{name: True for name, layers in more.items() if layers},
@@ -88,6 +93,8 @@ def forward(model: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted) 
     outputs = {"logits": result.logits}
     if wanted.hidden_layers:
         outputs["hidden"] = torch.stack([result.hidden_states[i] for i in wanted.hidden_layers], dim=2)
+    if wanted.states:
+        outputs |= {f"state-{i}": state for i, state in enumerate(result.hidden_states)}
     if wanted.attention_layers:
         maps = [result.attentions[i - 1].mean(dim=1) for i in wanted.attention_layers]
         outputs["attention"] = torch.stack(maps, dim=-1)

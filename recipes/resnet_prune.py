@@ -19,6 +19,9 @@ SCALES = ("small", "full")
 RANKINGS: tuple[Importance, ...] = ("l1", "taylor", "geometric_median", "reconstruction", "random")
 
 
+DISTILLED: dict[str, Any] = {"temperature": 4.0, "logits_weight": 0.9, "hard_weight": 0.1, "states_weight": 20.0}
+
+
 def recipe(
     run: Run,
     base: str = "microsoft/resnet-50",
@@ -26,7 +29,7 @@ def recipe(
     budget: ImageBudget = ImageBudget(drop={"accuracy": 0.01}),
     new: NewResNet = NewResNet(),
     train: FinetuneImages = FinetuneImages(),
-    prune: StructuredPrune = StructuredPrune(keep_flops=0.5),
+    prune: StructuredPrune = StructuredPrune(keep_flops=0.5, **DISTILLED),
     compared: tuple[Importance, ...] = RANKINGS,
     static: StaticInt8Images = StaticInt8Images(),
     measure: MeasureImages = MeasureImages(),
@@ -40,7 +43,8 @@ def recipe(
             was trained on for as many steps, the latency ratio from its ONNX.
         new: its shape, where the base is new.
         train: how the unpruned model is trained.
-        prune: target, schedule and ranking of the model that the verdicts are about.
+        prune: target, schedule and ranking of the model that the verdicts are about; the unpruned model that was
+            trained on is the teacher of all.
         compared: rankings that are measured beside it, at the same target and schedule.
         static: how its ONNX is brought to int8.
         measure: how the models are measured.
@@ -49,7 +53,10 @@ def recipe(
     unpruned = run(train, model=start, task=task, name="unpruned")
     longer = run(as_long(prune), model=unpruned, task=task, name="unpruned-finetuned")
     kinds = [prune.importance, *(kind for kind in compared if kind != prune.importance)]
-    pruned = [run(replace(prune, importance=kind), model=unpruned, task=task, name=shown(kind)) for kind in kinds]
+    pruned = [
+        run(replace(prune, importance=kind), model=unpruned, task=task, teacher=longer, name=shown(kind))
+        for kind in kinds
+    ]
     whole = run(ExportImages(), model=longer, task=task, name="unpruned-onnx")
     onnx = run(ExportImages(), model=pruned[0], task=task, name=f"{shown(kinds[0])}-onnx")
     int8 = run(static, model=onnx, task=task, name=f"{shown(kinds[0])}-int8")
@@ -97,7 +104,7 @@ def small(folder: Path) -> dict[str, Any]:
         "base": NEW,
         "budget": ImageBudget(drop={"accuracy": 0.03}),
         "train": FinetuneImages(num_train_epochs=12, **shared),
-        "prune": StructuredPrune(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **shared),
+        "prune": StructuredPrune(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **DISTILLED, **shared),
     }
 
 
@@ -107,7 +114,9 @@ def full(folder: Path) -> dict[str, Any]:
     return {
         "task": ImageClassification(dataset="frgfm/imagenette", config="320px"),
         "train": FinetuneImages(num_train_epochs=5, **shared),
-        "prune": StructuredPrune(keep_flops=0.5, iterations=10, epochs_between=2.0, num_train_epochs=20, **shared),
+        "prune": StructuredPrune(
+            keep_flops=0.5, iterations=10, epochs_between=2.0, num_train_epochs=20, **DISTILLED, **shared
+        ),
     }
 
 

@@ -169,6 +169,27 @@ def test_an_image_teacher_gives_soft_labels(tmp_path: Path, resnet: Path, monkey
     assert np.isfinite(measured["final_loss"])
 
 
+def test_states_are_held_to_the_teachers_and_residual_streams_stay(
+    tmp_path: Path, resnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that blocks pass on is compared, since only channels within them were cut."""
+    from hfcompress.ops import losses
+
+    compared = []
+    original = losses.states_mse
+    monkeypatch.setattr(losses, "states_mse", lambda s, t: compared.append((s, t)) or original(s, t))
+    stage = replace(STAGE, keep_flops=0.9, iterations=1, max_steps=2, states_weight=5.0)
+    folder, measured = made(tmp_path, stage, resnet, IMAGES, teacher=resnet)
+    pixels = torch.randn(1, 3, 32, 32)
+    states = [hfcompress.load(f)(pixels, output_hidden_states=True).hidden_states for f in (resnet, folder)]
+    assert [s.shape for s in states[0]] == [s.shape for s in states[1]]
+    assert measured["after"]["flops"] <= 0.9 * measured["before"]["flops"]
+    assert len(compared) == 2
+    assert len(compared[0][0]) == len(states[0])
+    with pytest.raises(UserError, match=r"--prune\.states-weight 5: for image models that have a teacher"):
+        made(tmp_path / "alone", stage, resnet, IMAGES)
+
+
 def test_heads_and_neurons_of_a_bert_are_cut_and_the_teacher_is_asked(
     tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification
 ) -> None:

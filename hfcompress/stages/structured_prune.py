@@ -60,6 +60,8 @@ class StructuredPrune(TrainImages):
     """Of the soft labels, where there is a teacher."""
     hard_weight: float = 1.0
     """Of the labels, where there is a teacher."""
+    states_weight: float = 0.0
+    """Of what an image teacher's stages or blocks give, against the pruned model's; above 0 residual streams stay."""
     cache: bool = True
     """A text teacher's outputs are computed once, on disk; an image teacher sees the varied images and runs along."""
     threads: int = 1
@@ -78,6 +80,8 @@ class StructuredPrune(TrainImages):
             raise UserError(f"--prune.temperature {self.temperature:g}: above 0")
         if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
             raise UserError("--prune.logits-weight and --prune.hard-weight: not negative, and not both 0")
+        if self.states_weight < 0:
+            raise UserError(f"--prune.states-weight {self.states_weight:g}: not negative")
         if not self.heads and not self.neurons:
             raise UserError("--prune.heads and --prune.neurons: one of them at least")
 
@@ -102,13 +106,17 @@ class StructuredPrune(TrainImages):
         from hfcompress.training import train
 
         plan = self.plan()
+        if self.states_weight and (teacher is None or not isinstance(task, ImageClassification)):
+            raise UserError(f"--prune.states-weight {self.states_weight:g}: for image models that have a teacher")
         set_seed(self.seed)
         network = load_classifier(model, task.data.labels)
         if is_factored(network):
             raise UserError(f"{model.name} has low-rank factors, which cannot be pruned: prune first, then factorize")
         whole = load_classifier(model, task.data.labels)
         processor, data, validation, batches = self.examples(model, task)
-        loss = None if teacher is None else taught_by(teacher, self, out / "work", model, task, data)
+        loss = None
+        if teacher is not None:
+            loss = taught_by(teacher, self, out / "work", model, task, data, self.states_weight)
         tokenizer = None if isinstance(task, ImageClassification) else processor
 
         def finetune(pruned: Any, work: Path, number: int) -> dict[str, Any]:
@@ -126,7 +134,7 @@ class StructuredPrune(TrainImages):
                 loss=loss,
             ).as_dict()
 
-        plan = replace(plan, roots=self.roots(network))
+        plan = replace(plan, roots=self.roots(network, batches))
         measured = prune(network, plan, out / "work", batches, own_loss, finetune, Machine(self.threads))
         if PartialState().is_main_process:
             measured["saved_as"] = named_shape(whole, network)
@@ -158,17 +166,22 @@ class StructuredPrune(TrainImages):
             reconstruct=self.reconstruct,
         )
 
-    def roots(self, network: "PreTrainedModel") -> tuple[str, ...] | None:
-        """The layers that write heads and neurons of a BERT; None (all groups) for an image classifier.
+    def roots(self, network: "PreTrainedModel", batches: "list[Batch]") -> tuple[str, ...] | None:
+        """The layers that write what may be cut: heads and neurons of a BERT, or channels within the blocks of an
+        image classifier that is to keep its states; None for all groups.
 
         Raises:
             UserError: a text classifier that is no BERT.
         """
         from hfcompress import bert
+        from hfcompress.coupling import find_groups, inner_roots
         from hfcompress.models import is_vision
+        from hfcompress.structured import first_inputs
 
         if is_vision(network.config.model_type):
-            return None
+            if not self.states_weight:
+                return None
+            return inner_roots(network, find_groups(network, first_inputs(network, batches, 1))[0])
         bert.require_bert(network)
         kinds = [("attention.self.query", self.heads), ("intermediate.dense", self.neurons)]
         layers = range(len(bert.layers(network)))
