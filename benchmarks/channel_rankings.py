@@ -22,7 +22,7 @@ from hfcompress.structured import prune
 
 ROWS: tuple[tuple[Any, Any], ...] = tuple(
     (importance, ranking)
-    for importance in ("l1", "taylor", "geometric_median", "random")
+    for importance in ("l1", "taylor", "geometric_median", "reconstruction", "random")
     for ranking in ("global", "uniform")
 )
 TESTED, SCORED, RECOMPUTED, BATCH = 1000, 512, 1024, 64
@@ -40,17 +40,20 @@ def main() -> None:
         {"pixel_values": pixels[i : i + BATCH], "labels": labels[i : i + BATCH]} for i in range(0, SCORED, BATCH)
     ]
     print(f"{cpu_name()}\nunpruned: {100 * top1(trained(arguments.data, arguments.depth), *tested):.1f}")
-    print(f"{'ranking':28} {'FLOPs':>6} {'cut':>6} {'statistics anew':>16}  channels kept")
+    print(f"{'ranking':28} {'FLOPs':>6} {'cut':>6} {'anew':>6} {'fitted':>7} {'anew':>6}  channels kept")
     for importance, ranking in ROWS:
-        network = trained(arguments.data, arguments.depth)
-        plan = Plan("flops", arguments.keep, importance, ranking)
-        with tempfile.TemporaryDirectory() as work:
-            found = prune(network, plan, Path(work), batches, loss, lambda *_: {})
-        cut = top1(network, *tested)
-        recompute_statistics(network, pixels)
+        scores = []
+        for fit in (False, True):
+            network = trained(arguments.data, arguments.depth)
+            plan = Plan("flops", arguments.keep, importance, ranking, reconstruct=fit)
+            with tempfile.TemporaryDirectory() as work:
+                found = prune(network, plan, Path(work), batches, loss, lambda *_: {})
+            scores.append(100 * top1(network, *tested))
+            recompute_statistics(network, pixels)
+            scores.append(100 * top1(network, *tested))
         share = found["after"]["flops"] / found["before"]["flops"]
-        row = f"{importance + ', ' + ranking:28} {share:6.3f} {100 * cut:6.1f} {100 * top1(network, *tested):16.1f}"
-        print(f"{row}  {kept_by_stage(found['widths'])}", flush=True)
+        row = "{:6.1f} {:6.1f} {:7.1f} {:6.1f}".format(*scores)
+        print(f"{importance + ', ' + ranking:28} {share:6.3f} {row}  {kept_by_stage(found['widths'])}", flush=True)
 
 
 def loss(network: nn.Module, batch: Batch) -> Tensor:
