@@ -10,7 +10,7 @@ class Elimination:
     Without block B the squared change of the outputs grows by tr(W_B (H^-1_BB)^-1 W_B'), and what is left follows in
     closed form; H = E[x x'] is that of all columns.
     Sources: Hassibi and Stork 1993, "Second order derivatives for network pruning", equation 5; of blocks: Kurtic et
-    al. 2023, "ZipLM", section 3.1.
+    al. 2023, "ZipLM", section 3.
     """
 
     def __init__(self, weight: Tensor, moment: Tensor, blocks: Tensor, damping: float = 1e-3) -> None:
