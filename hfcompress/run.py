@@ -129,8 +129,14 @@ class Run:
                     f"{name}: the disk that holds {self.folder} is full ({free:.0f} MB free); make room or give "
                     "another --run-dir, then run the same command again: finished stages are kept"
                 ) from error
+            if isinstance(error, UserError) and "--*." in str(error):
+                raise UserError(str(error).replace("--*.", f"--{self._option(stage)}.")) from error
             raise
         self.ranks.wait_for_everyone()
+
+    def _option(self, stage: Stage) -> str:
+        """What the recipe calls the option that a stage came from; * where the recipe made it of several."""
+        return next((name.replace("_", "-") for name, value in self.options.items() if value is stage), "*")
 
     def _finish(
         self,

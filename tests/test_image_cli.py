@@ -1,11 +1,21 @@
 """Image recipes on the command line: plan writes nothing, and what is of the wrong kind is one line."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
+from hfcompress.stages.distill import Distill
+from hfcompress.stages.factorize import Factorize
+from hfcompress.stages.finetune import Finetune
+from hfcompress.stages.finetune_images import FinetuneImages
+from hfcompress.stages.movement_prune import MovementPrune
+from hfcompress.stages.pretrain import Pretrain
+from hfcompress.stages.qat import QAT
+from hfcompress.stages.qat_images import QATImages
+from hfcompress.stages.structured_prune import StructuredPrune
 from tests.image_models import write_mobilenet
 
 
@@ -36,3 +46,25 @@ def test_a_scale_beside_smoke_and_files_for_folders_are_refused(tmp_path: Path) 
     ):
         with pytest.raises(UserError, match=message):
             dispatch(arguments)
+
+
+def test_stages_of_images_have_no_options_of_texts_and_those_of_texts_keep_theirs() -> None:
+    of_texts = {"mask_probability", "group_by_length"}
+    for stage in (FinetuneImages, QATImages):
+        assert not of_texts & {field.name for field in dataclasses.fields(stage)}
+    for stage in (Finetune, Distill, MovementPrune, QAT, Pretrain, StructuredPrune, Factorize):
+        assert of_texts <= {field.name for field in dataclasses.fields(stage)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--qat.shift", "0.6"], r"^--qat\.shift 0\.6: a share of the image"),
+        (["--finetune.shift=-1", "--qat.flip"], r"^--finetune\.shift -1: "),
+        (["--finetune.shift", "0.1", "--qat.shift", "0.9"], r"^--finetune\.shift or --qat\.shift 0\.9: "),
+        (["--prune.mask_probability", "1"], r"^--prune\.mask_probability 1: "),
+    ],
+)
+def test_a_refused_option_is_named_as_it_was_typed(arguments: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        dispatch(["plan", "iot_camera", *arguments])

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -139,8 +140,21 @@ def parse(
         )
     options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
     summary = (inspect.getdoc(recipe) or "").splitlines()[0]
-    parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
+    try:
+        parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
+    except UserError as error:
+        raise UserError(as_typed(str(error), arguments)) from None
     return {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+
+
+def as_typed(message: str, arguments: list[str]) -> str:
+    """A message of a stage, which cannot know what the recipe calls it (`--*.shift`), with the option as typed."""
+    typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+
+    def named(match: re.Match[str]) -> str:
+        return " or ".join(sorted(o for o in typed if o.replace("_", "-").endswith(match[1]))) or match[0]
+
+    return re.sub(r"--\*(\.[a-z0-9-]+)", named, message)
 
 
 def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
