@@ -238,7 +238,7 @@ class Run:
             details["differences"].get(candidate.name, {}),
             self.predictions.get(candidate.name, {}),
         )
-        report = self._report(details, decided, budget, models, notes)
+        report = self._report(details, decided, budget, models, candidate.name, notes)
         if self.ranks.is_main_process:
             more = {
                 "max_length": task.max_length,
@@ -261,8 +261,11 @@ class Run:
         decided: list[Verdict],
         budget: Budget,
         models: tuple[Artifact, ...],
+        candidate: str,
         notes: tuple[str, ...],
     ) -> dict[str, Any]:
+        from hfcompress.report.images import static_note
+
         made = {model.name: model for model in models}
         rows = [
             row
@@ -279,7 +282,7 @@ class Run:
             "scale": self.scale,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": environment(),
-            "notes": [*notes, *baseline_notes(details)],
+            "notes": [*notes, *baseline_notes(details), *static_note(rows, candidate)],
             "models": rows,
             "budget": dataclasses.asdict(budget),
             "verdicts": [verdict.as_dict() for verdict in decided],
