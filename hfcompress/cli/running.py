@@ -104,10 +104,15 @@ def from_lock(file: Path, arguments: list[str]) -> int:
         arguments = arguments[1:]
     if scale_options := {"--smoke", "--scale"} & {argument.partition("=")[0] for argument in arguments}:
         raise UserError(f"{scale_options.pop()}: the lock says the scale ({scale}); leave it out")
+    if scale not in (*module.SCALES, "smoke"):
+        raise UserError(f"{file}: {recipe_name} has no scale {scale}")
     folder = folder_of(arguments, recipe_name, scale)
     defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
-    defaults = options_from(locked, defaults, arguments)
-    options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
+    with tempfile.TemporaryDirectory() as scratch:
+        # Some recipes write the model that they begin with: the same as the lock's, it need not be given.
+        defaults |= module.arguments(scale, Path(scratch) if "--help" in arguments else folder)
+        defaults = options_from(locked, defaults, arguments)
+        options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
     own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
     say_what_differs(locked)
     require_same_data(locked, options)
