@@ -174,9 +174,10 @@ def run_recipe(
 ) -> int:
     if own.push_to_hub != (own.hub_model_id is not None):
         raise UserError("--push-to-hub and --hub-model-id org/name: give both, or neither")
-    if own.push_to_hub:
-        from hfcompress.hub import require_token
+    if own.hub_model_id:
+        from hfcompress.hub import require_repository, require_token
 
+        require_repository(own.hub_model_id)
         require_token()
     quiet()
     from hfcompress.plan import Plan
