@@ -5,10 +5,11 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup litert legal-bert summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards format bench clean
+.PHONY: help setup litert legal-bert legal-bert-structured summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
+	@echo "make legal-bert-structured [SCALE=small|full]   a student's heads and neurons, or low rank, at the same bytes"
 	@echo "make summarize-7b [SCALE=small|full] [ARGS=\"--base FOLDER\"]   4 bits for a causal LM"
 	@echo "make ctr [SCALE=small|full]   a click model's embeddings, ten times smaller, and its A/B test"
 	@echo "make resnet-prune [SCALE=small|full]   half of a ResNet's FLOPs, by four rankings"
@@ -46,6 +47,9 @@ litert: .venv-litert/.ready
 
 legal-bert: $(READY)
 	$(BIN)/hfcompress run legal_bert --scale $(SCALE) $(ARGS)
+
+legal-bert-structured: $(READY)
+	$(BIN)/hfcompress run legal_bert_structured --scale $(SCALE) $(ARGS)
 
 summarize-7b: $(READY)
 	$(BIN)/hfcompress run summarize_7b --scale $(SCALE) $(ARGS)

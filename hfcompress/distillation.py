@@ -81,11 +81,11 @@ def taught_by(
     from hfcompress.tasks.image_classification import ImageClassification
     from hfcompress.teacher_outputs import LiveTeacher, require_same_task, teacher_outputs
 
+    require_same_task(model, teacher)
     outputs: Any
     if isinstance(task, ImageClassification):
         outputs = LiveTeacher(teacher, Wanted(states=bool(states_weight)), options.bf16)
     else:
-        require_same_task(model, teacher)
         outputs = teacher_outputs(work, teacher, data, Wanted(), cache=options.cache, bf16=options.bf16)
     return label_loss(
         outputs,

@@ -27,6 +27,8 @@ class Seen:
     inputs: float = 0.0
     """Tokens or pixels that it read, and (`outputs`) wrote, an example."""
     outputs: float = 0.0
+    halfway: float = 0.0
+    """Pixels after its columns alone, as CP takes them first: as many rows as it wrote, as wide as what it read."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def watch(
     for found in seen.values():
         found.inputs /= max(examples, 1)
         found.outputs /= max(examples, 1)
+        found.halfway /= max(examples, 1)
         if found.moment is not None:
             found.moment.finish()
     return seen
@@ -133,6 +136,7 @@ def note(
         rows = patches(module, inputs) if kind == "svd" else inputs.permute(0, 2, 3, 1).flatten(0, 2)
         seen.inputs += inputs[:, 0].numel()
         seen.outputs += output[:, 0].numel()
+        seen.halfway += len(inputs) * output.shape[2] * inputs.shape[3]
     else:
         tokens = mask is not None and inputs.ndim == 3 and inputs.shape[:2] == mask.shape
         rows = inputs[mask.bool()] if tokens and mask is not None else inputs.flatten(0, -2)
@@ -165,11 +169,15 @@ def layer_options(network: nn.Module, name: str, kind: Kind, seen: Seen) -> Laye
     moment = None if seen.moment is None else seen.moment.hessian
     form = FORMS[kind](module.weight, moment)
     layer = Layer(name, kind, form, [Option(None, form.dense, 2 * form.dense * seen.outputs, 0.0)])
+    pixels = {  # that each factor writes: a kernel with a stride writes fewer than it reads
+        "svd": (seen.outputs, seen.outputs),
+        "tucker2": (seen.inputs, seen.outputs, seen.outputs),
+        "cp": (seen.inputs, seen.halfway, seen.outputs, seen.outputs),
+    }[kind]
     for ranks in form.candidates():
-        first, *rest = form.parts(ranks)
-        at_first = seen.outputs if kind == "svd" else seen.inputs  # a kernel with a stride writes fewer than it reads
-        flops = 2 * (first * at_first + sum(rest) * seen.outputs)
-        layer.options.append(Option(ranks, first + sum(rest), flops, form.error(ranks)))
+        parts = form.parts(ranks)
+        flops = 2 * sum(weights * written for weights, written in zip(parts, pixels, strict=True))
+        layer.options.append(Option(ranks, sum(parts), flops, form.error(ranks)))
     return layer
 
 

@@ -137,6 +137,23 @@ def is_model(file: str) -> bool:
     )
 
 
+def require_repository(name: str) -> None:
+    """Refuse a name that no repository can have, before anything is made or sent.
+
+    Raises:
+        UserError: it is not org/name, or not as the Hub wants names.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"--hub-model-id {name}: not a Hub id, which is written org/name ({error})") from None
+    if "/" not in name:
+        raise UserError(f"--hub-model-id {name}: whose? A Hub id is written org/name")
+
+
 def require_token() -> None:
     """Refuse to begin what ends with a push when there is nothing to push with.
 

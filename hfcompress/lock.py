@@ -63,12 +63,12 @@ def options_from(locked: dict[str, Any], defaults: dict[str, Any], given: list[s
 
     Args:
         locked: see `lock`.
-        defaults: the recipe's options as this version has them, all of them.
+        defaults: the recipe's options as this version has them at the lock's scale, all of them.
         given: the arguments of the command line, which must name what was local elsewhere.
 
     Raises:
         UserError: the lock has an option that this version does not know, or one that was a local file elsewhere is
-            not given.
+            not given, nor made by the recipe itself.
     """
     try:
         options = locked["options"]
@@ -99,7 +99,8 @@ def restored(default: Any, value: Any, name: str, given: list[str]) -> Any:
     """One option: a dataclass with the fields that the lock gives, or the value itself."""
     if isinstance(value, dict) and "local" in value:
         option = "--" + name.replace("_", "-")
-        if not any(argument.partition("=")[0] == option for argument in given):
+        is_given = any(argument.partition("=")[0] == option for argument in given)
+        if not is_given and not holds_the_same(default, value):
             raise UserError(f"--from-lock: {option} was the local {value['local']}; give your copy: {option} PATH")
         return default
     if not dataclasses.is_dataclass(default) or isinstance(default, type):
@@ -110,6 +111,13 @@ def restored(default: Any, value: Any, name: str, given: list[str]) -> Any:
         default,
         **{key: restored(getattr(default, key), entry, f"{name}.{key}", given) for key, entry in value.items()},
     )
+
+
+def holds_the_same(default: Any, value: dict[str, Any]) -> bool:
+    """Whether what an option is here without being given holds what the run's did: a recipe writes some itself."""
+    if not isinstance(default, str | Path) or value["sha256"] is None:
+        return False
+    return place_hash(Path(default).expanduser()) == value["sha256"]
 
 
 def say_what_differs(locked: dict[str, Any]) -> None:

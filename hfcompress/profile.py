@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfcompress.errors import UserError
 
@@ -34,6 +34,17 @@ class Group:
     """Of one forward pass; None where nothing was timed."""
 
 
+class Timed(NamedTuple):
+    """What a pass took."""
+
+    own: dict[str, float]
+    """Milliseconds of each module's or node's own work."""
+    total: float
+    runtime: str
+    size: dict[str, int]
+    """Of the request: `length` in tokens, or `height` and `width` of an image; nothing of rows."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Groups in the order of their bytes, and the totals."""
@@ -45,7 +56,7 @@ class Profile:
     milliseconds: float | None
     groups: list[Group]
     request: dict[str, int]
-    """Shape of the request that was timed."""
+    """Batch, size (see `Timed`) and threads of what was timed."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,12 +85,10 @@ def profile(folder: Path, *, batch: int, length: int, threads: int, runs: int, t
         group = groups[group_of(name)]
         group.parameters += parameters
         group.bytes += size
-    total, runtime = None, None
+    took = None
     if timed and kind != "surgery":
-        times, total, runtime = (onnx_times if kind.startswith("onnx") else torch_times)(
-            folder, batch, length, threads, runs
-        )
-        for name, milliseconds in times.items():
+        took = (onnx_times if kind.startswith("onnx") else torch_times)(folder, batch, length, threads, runs)
+        for name, milliseconds in took.own.items():
             group = groups[group_of(name)]
             group.milliseconds = (group.milliseconds or 0.0) + milliseconds
     for name, group in groups.items():
@@ -87,12 +96,12 @@ def profile(folder: Path, *, batch: int, length: int, threads: int, runs: int, t
     ordered = sorted(groups.values(), key=lambda g: (-g.bytes, -(g.milliseconds or 0.0)))
     return Profile(
         kind,
-        runtime,
+        took.runtime if took else None,
         sum(group.parameters for group in ordered),
         sum(group.bytes for group in ordered),
-        total,
+        took.total if took else None,
         ordered,
-        {"batch": batch, "length": length, "threads": threads},
+        {"batch": batch, **(took.size if took else {}), "threads": threads},
     )
 
 
@@ -175,8 +184,8 @@ def onnx_parts(file: Path) -> list[tuple[str, int, int]]:
     ]
 
 
-def torch_times(folder: Path, batch: int, length: int, threads: int, runs: int) -> tuple[dict[str, float], float, str]:
-    """Milliseconds of each module's own work in a forward pass, the pass's, and "torch"; medians."""
+def torch_times(folder: Path, batch: int, length: int, threads: int, runs: int) -> Timed:
+    """Of each module in a forward pass, and of the pass; medians."""
     import numpy as np
     import torch
 
@@ -204,7 +213,15 @@ def torch_times(folder: Path, batch: int, length: int, threads: int, runs: int) 
         clock.remove()
     names = {name for _, own in passes for name in own}
     total = float(np.median([whole for whole, _ in passes]))
-    return {n: float(np.median([own.get(n, 0.0) for _, own in passes])) for n in names}, total, "torch"
+    own_of = {n: float(np.median([own.get(n, 0.0) for _, own in passes])) for n in names}
+    return Timed(own_of, total, "torch", size_of(request))
+
+
+def size_of(request: dict[str, Any]) -> dict[str, int]:
+    """What of a request's shape is said beside its batch (see `Timed`)."""
+    if (pixels := request.get("pixel_values")) is not None:
+        return {"height": pixels.shape[-2], "width": pixels.shape[-1]}
+    return {"length": request["input_ids"].shape[-1]} if "input_ids" in request else {}
 
 
 class ModuleClock:
@@ -288,7 +305,7 @@ def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else (side[0], side[-1])
 
 
-def onnx_times(folder: Path, batch: int, length: int, threads: int, runs: int) -> tuple[dict[str, float], float, str]:
+def onnx_times(folder: Path, batch: int, length: int, threads: int, runs: int) -> Timed:
     """The same of a graph, by onnxruntime's profiler: milliseconds of each node (mean of the runs)."""
     import numpy as np
     import onnxruntime
@@ -323,7 +340,7 @@ def onnx_times(folder: Path, batch: int, length: int, threads: int, runs: int) -
             spent[node_name(event)].append(event["dur"] / 1e3)
     share = runs / (WARM_UP + runs)  # every pass runs every node equally often, the first ones are left out
     own = {name: sum(times[len(times) - round(share * len(times)) :]) / runs for name, times in spent.items()}
-    return own, float(np.median(totals[WARM_UP:])), "onnxruntime"
+    return Timed(own, float(np.median(totals[WARM_UP:])), "onnxruntime", size_of(request))
 
 
 def node_name(event: dict[str, Any]) -> str:
@@ -368,7 +385,8 @@ def as_text(found: Profile) -> str:
     lines.append(f"{'all':56} {found.parameters:13,} {found.bytes / 1e6:9.3f} {1:6.1%} {whole}")
     if found.milliseconds is not None:
         request = found.request
-        lines.append(
-            f"{found.runtime}, batch {request['batch']}, length {request['length']}, {request['threads']} threads"
-        )
+        size = f", length {request['length']}" if "length" in request else ""
+        if "height" in request:
+            size = f", images of {request['height']} x {request['width']} pixels"
+        lines.append(f"{found.runtime}, batch {request['batch']}{size}, {request['threads']} threads")
     return "\n".join(line.rstrip() for line in lines)

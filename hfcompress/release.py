@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError
+from hfcompress.hub import require_repository
 from hfcompress.lock import LOCK
 from hfcompress.record import Record, read_json
 from hfcompress.report.console import candidate_row
@@ -21,6 +22,7 @@ from hfcompress.stage import Artifact
 
 INTEGER = {"int8", "uint8"}
 PREDICTIONS = "records/predictions.safetensors"
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 FOLDERS = {"onnx-genai": "genai/", "gguf": "gguf/"}  # formats that are folders of their own
 SECRETS = (
     (
@@ -59,11 +61,13 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
         licence: the licence of the result, where the base model's is not known.
 
     Raises:
-        UserError: the run is not finished or was changed since, its verdicts do not hold (unless allowed), the
-            base model's licence is unknown or forbids derivatives, or a file names a token or a path of this machine.
+        UserError: the repository's name cannot be one, the run is not finished or was changed since, its verdicts do
+            not hold (unless allowed), the base model's licence is unknown or forbids derivatives, or a file names a
+            token or a path of this machine.
     """
     from hfcompress.report.pages import card_of, pictures_of
 
+    require_repository(repository)
     report, details, locked = (read_json(run / name) for name in ("report.json", "details.json", LOCK))
     if not report["ok"] and not allow_failed:
         failed = next(verdict for verdict in report["verdicts"] if not verdict["ok"])
@@ -165,7 +169,8 @@ def agreed_licence(origin: dict[str, Any], stated: str | None) -> str:
     """The base model's licence, or the one that is stated where the base names none.
 
     Raises:
-        UserError: there is neither, they differ, or it forbids derivatives.
+        UserError: there is neither, they differ, what is stated cannot be the Hub's name of one (whose list only the
+            Hub has: it looks there before any file is sent), or it forbids derivatives.
     """
     known = None if origin["licence"] == "unknown" else origin["licence"]
     named = f"{origin['name']} is under {origin.get('licence_name') or known}"
@@ -174,6 +179,11 @@ def agreed_licence(origin: dict[str, Any], stated: str | None) -> str:
         raise UserError(
             f"{origin['name']} names no licence, so nobody knows what may be done with a model made from it; "
             "state the result's with --license, such as --license apache-2.0"
+        )
+    if not known and not LICENCE.fullmatch(licence):
+        raise UserError(
+            f"--license {licence!r}: the Hub writes a licence as a short name, such as apache-2.0, mit or cc-by-4.0; "
+            "those it knows: https://huggingface.co/docs/hub/repositories-licenses"
         )
     if known and stated and stated not in (known, origin.get("licence_name")):
         raise UserError(f"--license {stated}: {named}, which holds for what is made from it")

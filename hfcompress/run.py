@@ -129,8 +129,14 @@ class Run:
                     f"{name}: the disk that holds {self.folder} is full ({free:.0f} MB free); make room or give "
                     "another --run-dir, then run the same command again: finished stages are kept"
                 ) from error
+            if isinstance(error, UserError) and "--*." in str(error):
+                raise UserError(str(error).replace("--*.", f"--{self._option(stage)}.")) from error
             raise
         self.ranks.wait_for_everyone()
+
+    def _option(self, stage: Stage) -> str:
+        """What the recipe calls the option that a stage came from; * where the recipe made it of several."""
+        return next((name.replace("_", "-") for name, value in self.options.items() if value is stage), "*")
 
     def _finish(
         self,
@@ -232,7 +238,7 @@ class Run:
             details["differences"].get(candidate.name, {}),
             self.predictions.get(candidate.name, {}),
         )
-        report = self._report(details, decided, budget, models, notes)
+        report = self._report(details, decided, budget, models, candidate.name, notes)
         if self.ranks.is_main_process:
             more = {
                 "max_length": task.max_length,
@@ -255,8 +261,11 @@ class Run:
         decided: list[Verdict],
         budget: Budget,
         models: tuple[Artifact, ...],
+        candidate: str,
         notes: tuple[str, ...],
     ) -> dict[str, Any]:
+        from hfcompress.report.images import static_note
+
         made = {model.name: model for model in models}
         rows = [
             row
@@ -273,7 +282,7 @@ class Run:
             "scale": self.scale,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": environment(),
-            "notes": [*notes, *baseline_notes(details)],
+            "notes": [*notes, *baseline_notes(details), *static_note(rows, candidate)],
             "models": rows,
             "budget": dataclasses.asdict(budget),
             "verdicts": [verdict.as_dict() for verdict in decided],

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from hfcompress import bert
 from hfcompress.errors import UserError
-from hfcompress.models import load_classifier, load_tokenizer
+from hfcompress.models import is_vision, load_classifier, load_image_processor, load_tokenizer
 from hfcompress.record import write_json
 from hfcompress.stage import folder_hash, source_hash
+from hfcompress.tasks.image_data import pixel_values
 from hfcompress.training import progress_wanted, use_bf16
 
 if TYPE_CHECKING:
@@ -262,17 +263,47 @@ def fill(cached: CachedTeacher, live: Teacher, tokenizer: Any, data: "Dataset") 
 
 
 def require_same_task(model: Path, teacher: Path) -> None:
-    """Refuse a teacher that would read the model's token ids as other pieces, or answer with other labels.
+    """Refuse a teacher that would misread what the model is given, or answer with other labels.
 
     Raises:
-        UserError: with what differs.
+        UserError: with what differs: the vocabulary (of images, the pixels), or the labels and their order.
     """
     from transformers import AutoConfig
 
-    if load_tokenizer(model).get_vocab() != load_tokenizer(teacher).get_vocab():
+    config = AutoConfig.from_pretrained(model)
+    if is_vision(config.model_type):
+        require_same_pixels(model, teacher)
+    elif load_tokenizer(model).get_vocab() != load_tokenizer(teacher).get_vocab():
         raise UserError(
             f"the teacher {teacher} has another vocabulary than {model}, so it would misread its tokens; "
             "give the teacher that this model was made from"
         )
-    if AutoConfig.from_pretrained(model).id2label != AutoConfig.from_pretrained(teacher).id2label:
-        raise UserError(f"the teacher {teacher} has other labels than {model}; give a teacher of the same task")
+    if config.id2label != AutoConfig.from_pretrained(teacher).id2label:
+        raise UserError(
+            f"the teacher {teacher} has other labels than {model}, or the same in another order; "
+            "give a teacher of the same task"
+        )
+
+
+def require_same_pixels(model: Path, teacher: Path) -> None:
+    """Refuse a teacher whose processor makes other pixels of an image: it sees those that are made for the model.
+
+    The processors are tried on a wide and on a tall image of noise: other options may still mean the same pixels.
+
+    Raises:
+        UserError: with what differs: the size, or the values.
+    """
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for shape in ((50, 80, 3), (80, 50, 3)):
+        image = Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8))
+        ours, theirs = (pixel_values(load_image_processor(folder), [image]) for folder in (model, teacher))
+        if ours.shape == theirs.shape and np.allclose(ours, theirs, atol=1e-3):
+            continue
+        sizes = ["x".join(map(str, pixels.shape[2:])) for pixels in (theirs, ours)]
+        how = f"of {sizes[0]} pixels, not {sizes[1]}" if sizes[0] != sizes[1] else "normalized or cropped otherwise"
+        raise UserError(
+            f"the teacher {teacher} reads images {how}, and would misread those made for {model}; "
+            "give the teacher that this model was made from"
+        )

@@ -1,4 +1,4 @@
-"""Train: the options that every training stage shares, and the one Trainer call behind all of them."""
+"""Train, TrainTexts: the options that training stages share, and the one Trainer call behind all of them."""
 
 import json
 import math
@@ -40,12 +40,8 @@ class Train:
     warmup_ratio: float = 0.06
     weight_decay: float = 0.01
     label_smoothing_factor: float = 0.0
-    mask_probability: float = 0.0
-    """Share of a training text's tokens that are [MASK] instead, drawn anew each step: word dropout (Iyyer 2015)."""
     bf16: Literal["auto", "yes", "no"] = "auto"
     """bf16 autocast; auto turns it on where the GPU, or the CPU (AVX512-BF16 or AMX), computes in it."""
-    group_by_length: bool = True
-    """Batches of texts of similar length: less padding."""
     saves_per_epoch: int = 2
     """Checkpoints an epoch: what a killed run loses at most."""
     seed: int = 42
@@ -53,6 +49,20 @@ class Train:
     """Where the Trainer reports to: none, tensorboard, wandb, ..."""
 
     def __post_init__(self) -> None:
+        """What is refused of these options; subclasses begin with it."""
+
+
+@dataclass(frozen=True)
+class TrainTexts(Train):
+    """The same, and what only means something for texts."""
+
+    mask_probability: float = 0.0
+    """Share of a training text's tokens that are [MASK] instead, drawn anew each step: word dropout (Iyyer 2015)."""
+    group_by_length: bool = True
+    """Batches of texts of similar length: less padding."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.mask_probability < 1:
             raise UserError(f"--*.mask-probability {self.mask_probability:g}: from 0 to below 1")
 
@@ -144,7 +154,7 @@ def train(
     refuse_sharding()
     if validation is None or best_metric is None:
         validation, best_metric = None, None
-    if tokenizer is None:
+    if tokenizer is None and isinstance(options, TrainTexts):
         options = replace(options, group_by_length=False)
     arguments = training_arguments(work, options, len(train_data), best_metric)
     trainer = _trainer_class()(
@@ -163,7 +173,8 @@ def train(
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
         trainer.add_callback(_progress_bar())
     checkpoint = last_whole_checkpoint(work / "checkpoints")
-    with masks_tokens(model, tokenizer, options.mask_probability):
+    masked = options.mask_probability if isinstance(options, TrainTexts) else 0.0
+    with masks_tokens(model, tokenizer, masked):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
@@ -277,9 +288,10 @@ def group_by_length(options: Train) -> dict[str, Any]:
     """The option under its name in the installed transformers (5.x renamed it)."""
     import transformers
 
+    grouped = isinstance(options, TrainTexts) and options.group_by_length
     if int(transformers.__version__.split(".")[0]) >= 5:
-        return {"train_sampling_strategy": "group_by_length" if options.group_by_length else "random"}
-    return {"group_by_length": options.group_by_length}
+        return {"train_sampling_strategy": "group_by_length" if grouped else "random"}
+    return {"group_by_length": grouped}
 
 
 def global_batch(options: Train) -> int:

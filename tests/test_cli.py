@@ -128,15 +128,17 @@ def test_the_report_has_the_names_that_other_programs_read(smoke: Path) -> None:
 @pytest.mark.slow
 def test_a_lock_repeats_the_run_and_names_what_it_needs(copied: Path) -> None:
     lock = copied / "recipe.lock.json"
-    assert "--base was the local model" in refused("run", "--from-lock", lock, "--run-dir", copied)
-    own = ("--base", copied / "smoke" / "model", "--task.dataset", copied / "smoke" / "data")
-    done = process("run", "--from-lock", lock, "--run-dir", copied, *own)
+    done = process("run", "--from-lock", lock, "--run-dir", copied)  # the recipe's own model and data, again
     assert done.returncode == 0, done.stderr[-2000:]
     assert "done in" not in done.stderr  # the options are the same, so every stage was done before
     assert done.stderr.count("done before, kept") == 11
-    other = process("run", "--from-lock", lock, "--run-dir", copied, *own, "--task.max-train-examples", "40")
+    other = process("run", "--from-lock", lock, "--run-dir", copied, "--task.max-train-examples", "40")
     assert other.returncode == 2
     assert "the run was made with data@" in other.stderr
+    (copied / "smoke" / "model" / "more.txt").write_text("another model")
+    assert "--base was the local model" in refused("run", "--from-lock", lock, "--run-dir", copied)
+    own = ("--base", copied / "smoke" / "model")
+    assert "holds something else" in refused("run", "--from-lock", lock, "--run-dir", copied, *own)
 
 
 @pytest.mark.slow

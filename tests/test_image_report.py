@@ -17,7 +17,7 @@ from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.profile import profile
 from hfcompress.record import read_json
 from hfcompress.report import card
-from hfcompress.report.images import SHOWN_CLASSES, kernels
+from hfcompress.report.images import SHOWN_CLASSES, kernels, static_note
 from hfcompress.report.pages import card_of, page_of
 from hfcompress.run import Run
 from hfcompress.stages.finetune_images import FinetuneImages
@@ -115,6 +115,35 @@ def test_many_classes_show_those_that_lost_most_and_images_left_out_are_named(
     for told_of in (visible(page), text):
         assert "spoilt class" in told_of
         assert "81 classes that lost less are not shown" in told_of
+
+
+def row(name: str, stage: str, size: int, accuracy: float) -> dict[str, Any]:
+    measured = {"metric": "accuracy", "value": accuracy, "n": 540}
+    return {"name": name, "stage": stage, "bytes": size, "accuracy": measured}
+
+
+@pytest.mark.parametrize(
+    ("size", "accuracy", "said"),
+    [
+        (259_000, 0.9907, "static has 0.259 MB and accuracy 0.9907, int8 0.271 MB and 0.9907 on the same 540 images."),
+        (271_000, 0.9926, "static has 0.271 MB and accuracy 0.9926, int8 0.271 MB and 0.9907 on the same 540 images."),
+        (271_000, 0.9907, None),
+        (259_000, 0.9889, None),
+        (299_000, 0.9926, None),
+    ],
+)
+def test_a_note_says_when_static_int8_is_smaller_or_better_and_neither_larger_nor_worse(
+    size: int, accuracy: float, said: str | None
+) -> None:
+    rows = [
+        row("large", "StaticInt8Images", 300_000, 0.999),
+        row("static", "StaticInt8Images", size, accuracy),
+        row("onnx", "ExportImages", 1_000, 1.0),
+        row("int8", "QATImages", 271_000, 0.9907),
+    ]
+    notes = static_note(rows, "int8")
+    assert [note.rpartition(": ")[2] for note in notes] == ([said] if said else [])
+    assert static_note(rows, "onnx") == []
 
 
 def test_kernels_are_said_in_words() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from hfcompress.budget import Budget
+from hfcompress.cli import dispatch, running
 from hfcompress.cli.running import RunOptions, parse
 from hfcompress.errors import UserError
 from hfcompress.lock import lock, options_from, require_same_data, say_what_differs
 from hfcompress.stages.distill import Distill
 from hfcompress.tasks.text_classification import TextClassification
-from recipes import legal_bert
+from recipes import iot_camera, legal_bert
 
 
 def resolved(*arguments: str) -> dict[str, Any]:
@@ -90,3 +91,25 @@ def test_other_data_is_refused_and_other_versions_are_named(
 def test_what_this_version_cannot_read_is_refused(locked: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         options_from(locked, defaults() | {"budget": Budget()}, [])
+
+
+def test_what_the_recipe_wrote_itself_is_written_again_and_need_not_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(inspect.signature(iot_camera.recipe).parameters)[1:]
+    options = parse(iot_camera.recipe, RunOptions, iot_camera.arguments("smoke", tmp_path / "run"), [], "run")
+    options = {name: options[name] for name in names}
+    file = tmp_path / "recipe.lock.json"
+    file.write_text(json.dumps(lock("iot_camera", "smoke", options, data=options["task"].identity)))
+    asked = []
+    monkeypatch.setattr(running, "run_recipe", lambda recipe, options, *rest: asked.append(options) or 0)
+    again = ["run", "--from-lock", str(file), "--run-dir", str(tmp_path / "again")]
+    assert dispatch(again) == 0
+    assert asked == [options | {"base": str(tmp_path / "again" / "smoke" / "base")}]
+
+    (tmp_path / "again" / "smoke" / "base" / "more.txt").write_text("another model")
+    with pytest.raises(UserError, match=r"--base was the local base; give your copy: --base PATH"):
+        dispatch(again)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scale": "medium"}))
+    with pytest.raises(UserError, match="iot_camera has no scale medium"):
+        dispatch(again)

@@ -59,6 +59,7 @@ def test_a_vision_model(tmp_path: Path) -> None:
     found = profile(tmp_path, batch=2, length=1, threads=1, runs=2)
     assert found.milliseconds is not None
     assert found.parameters == sizes(tmp_path)["parameters"]
+    assert found.request == {"batch": 2, "height": 32, "width": 32, "threads": 1}
 
 
 def test_a_modules_own_time_leaves_out_its_childrens() -> None:
@@ -91,6 +92,7 @@ def test_the_command_prints_a_table_or_json(tiny_model: Path, capsys: pytest.Cap
     text = capsys.readouterr().out
     assert text.splitlines()[0].split() == ["group", "parameters", "MB", "bytes", "ms", "time"]
     assert "bert.embeddings.word_embeddings" in text
+    assert text.splitlines()[-1] == "torch, batch 1, length 8, 1 threads"
     assert dispatch(["profile", str(tiny_model), "--runs", "1", "--sequence-length", "8", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(group["bytes"] for group in found["groups"]) == found["bytes"] == sizes(tiny_model)["bytes"]

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from hfcompress.cli import dispatch
+from hfcompress.errors import UserError
+from hfcompress.release import agreed_licence
 from hfcompress.tasks.text_classification import TextClassification
 from tests.hub_server import TOKEN, Fault, Hub, serve
 
@@ -281,6 +284,22 @@ def test_no_hub_at_all_is_one_line(hub: Hub, finished: Path) -> None:
 def test_a_name_that_is_no_hub_id_is_refused(hub: Hub, finished: Path) -> None:
     done = command(hub, "push", finished, "--hub-model-id", "a/b/c", "--license", "mit")
     assert "org/name" in refused(done)
+
+
+@pytest.mark.parametrize("name", ["small", "a/b/c", "org/-small", "org/a--b", "org/small.git", "org/" + "a" * 97])
+def test_a_dry_run_refuses_a_name_that_no_repository_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"^--hub-model-id .*written org/name") as refusal:
+        dispatch(["push", str(tmp_path), "--hub-model-id", name, "--dry-run"])
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("licence", ["", "Apache 2.0", "mit\nx: y", "MIT"])
+def test_what_cannot_be_a_licence_is_refused_without_the_hub(licence: str) -> None:
+    with pytest.raises(UserError, match=r"^--license .*short name, such as apache-2\.0") as refusal:
+        agreed_licence({"name": "base", "licence": None}, licence)
+    assert "\n" not in str(refusal.value)
+    for good in ("mit", "openrail++", "cc-by-4.0"):
+        assert agreed_licence({"name": "base", "licence": None}, good) == good
 
 
 def test_dry_run_prints_files_and_card_and_sends_nothing(hub: Hub, finished: Path) -> None:

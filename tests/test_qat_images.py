@@ -19,6 +19,7 @@ from hfcompress.ops.fake_quant import FakeQuantConv2d, fake_quant_rows, integer_
 from hfcompress.stages import qat_images
 from hfcompress.stages.qat_images import QATImages, calibrate, fold_batch_norms, prepare, write_int8
 from hfcompress.tasks.image_classification import ImageClassification
+from tests.image_models import write_mobilenet
 
 OPTIONS = QATImages(max_steps=6, learning_rate=1e-4, per_device_train_batch_size=32, bf16="no", shift=0.0)
 
@@ -104,6 +105,14 @@ def test_a_model_that_is_not_known_or_has_factors_is_refused(image_base: Path) -
         prepare(network)
     with pytest.raises(UserError, match="not both 0"):
         QATImages(logits_weight=0.0)
+
+
+def test_a_teacher_of_labels_in_another_order_is_refused(
+    tmp_path: Path, image_base: Path, image_task: ImageClassification
+) -> None:
+    other = write_mobilenet(tmp_path / "other", image_task.data.labels[::-1], side=16)
+    with pytest.raises(UserError, match="or the same in another order"):
+        OPTIONS(tmp_path / "int8", model=image_base, teacher=other, task=image_task)
 
 
 def test_a_graph_left_in_float_fails(image_base: Path, tmp_path: Path) -> None:

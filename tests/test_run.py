@@ -38,6 +38,8 @@ class Note:
     def __call__(self, out: Path, **inputs: Any) -> dict[str, Any]:
         CALLS.append(self.text)
         (out / "note.txt").write_text(self.text)
+        if self.fail == "user":
+            raise UserError("lower --*.learning-rate")
         if self.fail == "disk":
             raise OSError(28, "No space left on device")
         return {"length": len(self.text)}
@@ -48,6 +50,16 @@ def run(tmp_path: Path) -> Iterator[Run]:
     CALLS.clear()
     made = Run(tmp_path / "run", "test", "small")
     yield made
+    made.close()
+
+
+def test_a_stage_that_refuses_is_named_as_the_recipe_calls_its_options(tmp_path: Path) -> None:
+    option = Note(fail="user")
+    made = Run(tmp_path / "run", "test", "small", options={"word_table": Note(fail="user"), "my_note": option})
+    with pytest.raises(UserError, match=r"^lower --my-note\.learning-rate$"):
+        made(option, name="a")
+    with pytest.raises(UserError, match=r"^lower --\*\.learning-rate$"):
+        made(Note(fail="user"), name="b")
     made.close()
 
 

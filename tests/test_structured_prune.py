@@ -167,6 +167,12 @@ def test_an_image_teacher_gives_soft_labels(tmp_path: Path, resnet: Path, monkey
     _, measured = made(tmp_path, replace(STAGE, iterations=1, max_steps=2), resnet, IMAGES, teacher=resnet)
     assert len(asked) == 2
     assert np.isfinite(measured["final_loss"])
+    shutil.copytree(resnet, tmp_path / "other")
+    config = json.loads((resnet / "config.json").read_text())
+    config["id2label"] = dict(zip(config["id2label"], reversed(config["id2label"].values()), strict=True))
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="or the same in another order"):
+        STAGE(tmp_path, model=resnet, teacher=tmp_path / "other", task=IMAGES)
 
 
 def test_states_are_held_to_the_teachers_and_residual_streams_stay(

@@ -316,6 +316,9 @@ def test_the_command_refuses_in_one_line(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             summarize_verb(str(model), file)
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForSequenceClassification"]}))
+    with pytest.raises(UserError, match=r"labels texts, and is no language model .*hfcompress predict"):
+        summarize_verb(str(tmp_path), tmp_path / "a.txt")
 
 
 def test_an_interrupt_ends_the_line_and_nothing_more(folder: Path, tmp_path: Path) -> None:

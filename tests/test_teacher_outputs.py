@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hfcompress.models import load_tokenizer
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.teacher_outputs import CachedTeacher, Wanted, fill, require_same_task, teacher_outputs
 from recipes import tiny
+from tests.image_models import write_mobilenet
 
 ALL = Wanted(hidden_layers=(0, 2, 4), attention_layers=(1, 4), relation_layer=4)
 
@@ -112,6 +114,7 @@ def check_contents(cached: CachedTeacher, data: Any) -> None:
 
 KILLED = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from hfcompress import teacher_outputs
 from hfcompress.models import load_tokenizer
@@ -224,3 +227,31 @@ def test_a_teacher_with_another_vocabulary_or_other_labels_is_refused(tmp_path: 
     (renamed / "tokenizer.json").write_text(json.dumps(vocabulary))
     with pytest.raises(UserError, match=r"another vocabulary"):
         require_same_task(tiny_model, renamed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"size": {"shortest_edge": 9}, "crop_size": {"height": 9, "width": 9}}, "images of 9x9 pixels, not 16x16"),
+        ({"image_mean": [0.0] * 3}, "images normalized or cropped otherwise"),
+        ({"do_center_crop": False}, "images of 16x25 pixels, not 16x16"),
+        ({"do_flip_channel_order": True}, None),  # another processor's option, which this one does not read
+    ],
+)
+def test_an_image_teacher_that_sees_other_pixels_is_refused(
+    tmp_path: Path, changed: dict[str, Any], said: str | None
+) -> None:
+    model = write_mobilenet(tmp_path / "model", ["a", "b"], side=16, width=0.1)
+    teacher = write_mobilenet(tmp_path / "teacher", ["a", "b"], side=16, width=0.1)
+    file = teacher / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        require_same_task(model, teacher)
+
+
+@pytest.mark.parametrize("labels", [["b", "a"], ["a", "c"], ["a", "b", "c"]])
+def test_an_image_teacher_with_other_labels_or_another_order_is_refused(tmp_path: Path, labels: list[str]) -> None:
+    model = write_mobilenet(tmp_path / "model", ["a", "b"], side=16, width=0.1)
+    teacher = write_mobilenet(tmp_path / "teacher", labels, side=16, width=0.1)
+    with pytest.raises(UserError, match=r"has other labels .*, or the same in another order"):
+        require_same_task(model, teacher)

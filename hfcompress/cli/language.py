@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import INTERRUPTED, candidate_of, quiet
 from hfcompress.errors import UserError
+from hfcompress.record import read_json
 
 if TYPE_CHECKING:
     from hfcompress.generation import Stats
@@ -58,6 +59,7 @@ def summarize(
     from hfcompress.models import language_tokenizer
 
     with candidate_of(model) as (folder, _):
+        refuse_classifiers(folder, model)
         decoder = open_decoder(folder, threads or default_threads())
         cost, begun, first, written = Stats(), time.perf_counter(), None, list[str]()
         try:
@@ -90,6 +92,28 @@ def summarize(
     if stats:
         print(", ".join(f"{name} {value}" for name, value in figures.items()), file=sys.stderr)
     return 0
+
+
+def refuse_classifiers(folder: Path, model: str) -> None:
+    """Stop before a model that cannot write.
+
+    Args:
+        folder: the model's; model: what was asked for.
+
+    Raises:
+        UserError: it labels images or texts.
+    """
+    from hfcompress.image_shape import is_image_model
+
+    config = folder / "config.json"
+    images = is_image_model(config)
+    names = (read_json(config).get("architectures") if config.is_file() else None) or []
+    if images or any(name.endswith("ForSequenceClassification") for name in names):
+        kind, use = ("images", "--image FILE") if images else ("texts", "FILE")
+        raise UserError(
+            f"{model} labels {kind}, and is no language model that could summarize; "
+            f"label {kind} with it: hfcompress predict {model} {use}"
+        )
 
 
 def read_document(file: Path) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -103,10 +104,15 @@ def from_lock(file: Path, arguments: list[str]) -> int:
         arguments = arguments[1:]
     if scale_options := {"--smoke", "--scale"} & {argument.partition("=")[0] for argument in arguments}:
         raise UserError(f"{scale_options.pop()}: the lock says the scale ({scale}); leave it out")
+    if scale not in (*module.SCALES, "smoke"):
+        raise UserError(f"{file}: {recipe_name} has no scale {scale}")
     folder = folder_of(arguments, recipe_name, scale)
     defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
-    defaults = options_from(locked, defaults, arguments)
-    options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
+    with tempfile.TemporaryDirectory() as scratch:
+        # Some recipes write the model that they begin with: the same as the lock's, it need not be given.
+        defaults |= module.arguments(scale, Path(scratch) if "--help" in arguments else folder)
+        defaults = options_from(locked, defaults, arguments)
+        options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
     own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
     say_what_differs(locked)
     require_same_data(locked, options)
@@ -139,8 +145,21 @@ def parse(
         )
     options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
     summary = (inspect.getdoc(recipe) or "").splitlines()[0]
-    parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
+    try:
+        parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
+    except UserError as error:
+        raise UserError(as_typed(str(error), arguments)) from None
     return {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+
+
+def as_typed(message: str, arguments: list[str]) -> str:
+    """A message of a stage, which cannot know what the recipe calls it (`--*.shift`), with the option as typed."""
+    typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+
+    def named(match: re.Match[str]) -> str:
+        return " or ".join(sorted(o for o in typed if o.replace("_", "-").endswith(match[1]))) or match[0]
+
+    return re.sub(r"--\*(\.[a-z0-9-]+)", named, message)
 
 
 def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
@@ -155,9 +174,10 @@ def run_recipe(
 ) -> int:
     if own.push_to_hub != (own.hub_model_id is not None):
         raise UserError("--push-to-hub and --hub-model-id org/name: give both, or neither")
-    if own.push_to_hub:
-        from hfcompress.hub import require_token
+    if own.hub_model_id:
+        from hfcompress.hub import require_repository, require_token
 
+        require_repository(own.hub_model_id)
         require_token()
     quiet()
     from hfcompress.plan import Plan

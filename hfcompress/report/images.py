@@ -125,6 +125,35 @@ def model_rows(report: dict[str, Any], details: dict[str, Any], records: list[di
     return found
 
 
+def static_note(rows: list[dict[str, Any]], candidate: str) -> list[str]:
+    """The sentence that a reader must see first when int8 by calibration alone is as good as what was trained in int8.
+
+    Args:
+        rows: the models of report.json.
+
+    Returns: one sentence or none: of a StaticInt8Images model that is no larger and no less accurate than the
+        candidate, and better in one of both.
+    """
+    trained = next(row for row in rows if row["name"] == candidate)
+    if trained["stage"] != "QATImages":
+        return []
+
+    def merit(row: dict[str, Any]) -> tuple[float, int]:
+        return row["accuracy"]["value"], -row["bytes"]
+
+    own = merit(trained)
+    static = [row for row in rows if row["stage"] == "StaticInt8Images"]
+    better = [row for row in static if merit(row) != own and all(a >= b for a, b in zip(merit(row), own, strict=True))]
+    if not better:
+        return []
+    best, metric = max(better, key=merit), trained["accuracy"]["metric"]
+    return [
+        f"Static int8 does as well without the training in int8: {best['name']} has {best['bytes'] / 1e6:.3f} MB and "
+        f"{metric} {best['accuracy']['value']:.4f}, {candidate} {trained['bytes'] / 1e6:.3f} MB and "
+        f"{trained['accuracy']['value']:.4f} on the same {trained['accuracy']['n']:,} images."
+    ]
+
+
 def kernels(record: dict[str, Any]) -> str:
     """Every count of kernels in a record, in words: "integer kernels 54", or by operator."""
     counts = {

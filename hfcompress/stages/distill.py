@@ -9,7 +9,7 @@ from hfcompress.errors import UserError
 from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ LOSSES = ("logits_weight", "hard_weight", "hidden_weight", "attention_weight", "
 
 
 @dataclass(frozen=True)
-class Distill(Train):
+class Distill(TrainTexts):
     """Weights of 0 switch a loss off; what the active losses need of the teacher is computed once and cached."""
 
     num_hidden_layers: int = 4

@@ -10,6 +10,7 @@ from hfcompress.shape import Shape
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ Task = TextClassification | ImageClassification
 
 
 @dataclass(frozen=True)
-class Factorize(TrainImages):
+class Factorize(TrainTexts, TrainImages):
     """Factor the linear layers of a BERT's encoder and pooler, or the convolutions and linear layers of an image
     classifier, then train; the result is a model of `hfcompress.load`, and any stage's input.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.shape import Shape, embedding_parameters, embedding_rows
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ LEAST_SIZE = 2  # one direction
 
 
 @dataclass(frozen=True)
-class FactorizeEmbeddings(Train):
+class FactorizeEmbeddings(TrainTexts):
     """Word, position and type embeddings keep the directions that the training texts read most; then distillation.
 
     The result is a stock AlbertForSequenceClassification that shares no layers. At its start it is the same function

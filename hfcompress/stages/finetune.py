@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hfcompress.errors import UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Finetune(Train):
+class Finetune(TrainTexts):
     """Fine-tune `model` on `task` with the Trainer; the best checkpoint by the task's metric is kept."""
 
     pooling: Literal["cls", "mean"] = "cls"

@@ -11,7 +11,7 @@ from hfcompress.training import Train
 
 @dataclass(frozen=True)
 class TrainImages(Train):
-    """What every stage that trains on images shares; options about texts have no effect.
+    """What every stage that trains on images shares.
 
     A training that was killed goes on at its checkpoint, with other variations of the images than it would have had
     (the next batch's are drawn before a checkpoint is written); with neither flip nor shift it ends in the same model.

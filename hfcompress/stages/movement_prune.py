@@ -8,7 +8,7 @@ from hfcompress.errors import UserError
 from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ TOLERANCE = 1e-3  # logits of the cut model against the masked one, fp32
 
 
 @dataclass(frozen=True)
-class MovementPrune(Train):
+class MovementPrune(TrainTexts):
     """Movement pruning (Sanh et al. 2020) of whole structures, with the teacher's soft labels.
 
     Every layer keeps the same number of heads and neurons, and the hidden size shrinks with the heads (heads x head

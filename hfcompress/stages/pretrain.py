@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.tasks.causal_lm import CausalLM
-from hfcompress.training import Train
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -16,7 +16,7 @@ BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 
 
 @dataclass(frozen=True)
-class Pretrain(Train):
+class Pretrain(TrainTexts):
     """Train a Llama of this shape on the training texts, joined and cut into windows."""
 
     vocab_size: int = 2048

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hfcompress.errors import UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ PARITY = 0.05  # of the largest logit: a value on the edge of two levels may be 
 
 
 @dataclass(frozen=True)
-class QAT(Train):
+class QAT(TrainTexts):
     """Every linear layer of the encoder, the pooler and the embeddings learn to compute in int8.
 
     What stays in floating point: the attention's two products, softmax, LayerNorm, GELU, biases and the classifier.

@@ -51,13 +51,14 @@ class QATImages(TrainImages):
         from accelerate import PartialState
         from transformers import set_seed
 
-        from hfcompress.distillation import label_loss
+        from hfcompress.distillation import taught_by
         from hfcompress.models import load_classifier, load_image_processor
-        from hfcompress.teacher_outputs import LiveTeacher, Wanted
         from hfcompress.training import train
 
         set_seed(self.seed)
         processor, network = load_image_processor(model), load_classifier(model, task.data.labels)
+        data = task.data.examples(processor, "train", self.augment)
+        loss = taught_by(teacher, self, out / "work", model, task, data)
         prepare(network)
         calibrate(network, task.data.examples(processor, "train"), self.seed)
         progress = train(
@@ -65,14 +66,8 @@ class QATImages(TrainImages):
             None,
             out / "work",
             self,
-            task.data.examples(processor, "train", self.augment),
-            loss=label_loss(
-                LiveTeacher(teacher, Wanted(), self.bf16),
-                temperature=self.temperature,
-                logits_weight=self.logits_weight,
-                hard_weight=self.hard_weight,
-                label_smoothing=self.label_smoothing_factor,
-            ),
+            data,
+            loss=loss,
         )
         if not PartialState().is_main_process:
             return {}

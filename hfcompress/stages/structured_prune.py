@@ -11,6 +11,7 @@ from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StructuredPrune(TrainImages):
+class StructuredPrune(TrainTexts, TrainImages):
     """Cut the least important units, train, and repeat until the target is met (Li et al. 2017, section 3.4).
 
     Units are the channels of an image classifier, and the heads and feed-forward neurons of a BERT. Exactly one of the

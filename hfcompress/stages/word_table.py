@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train
+from hfcompress.training import TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ PARITY = 1e-3  # of the largest logit
 
 
 @dataclass(frozen=True)
-class WordTable(Train):
+class WordTable(TrainTexts):
     """The largest table of a kind that the ratio allows, started from the trained one; then distillation."""
 
     kind: Literal["rows", "factorized", "hashed", "quotient_remainder", "mixed"] = "rows"
