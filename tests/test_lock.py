@@ -15,7 +15,7 @@ from hfcompress.errors import UserError
 from hfcompress.lock import lock, options_from, require_same_data, say_what_differs
 from hfcompress.stages.distill import Distill
 from hfcompress.tasks.text_classification import TextClassification
-from recipes import iot_camera, legal_bert
+from recipes import legal_bert
 
 
 def resolved(*arguments: str) -> dict[str, Any]:
@@ -96,20 +96,24 @@ def test_what_this_version_cannot_read_is_refused(locked: Any, said: str) -> Non
 def test_what_the_recipe_wrote_itself_is_written_again_and_need_not_be_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = list(inspect.signature(iot_camera.recipe).parameters)[1:]
-    options = parse(iot_camera.recipe, RunOptions, iot_camera.arguments("smoke", tmp_path / "run"), [], "run")
-    options = {name: options[name] for name in names}
+    names = list(inspect.signature(legal_bert.recipe).parameters)[1:]
+
+    def smoke(folder: Path) -> dict[str, Any]:
+        options = parse(legal_bert.recipe, RunOptions, legal_bert.arguments("smoke", folder), [], "run")
+        return {name: options[name] for name in names}
+
+    options = smoke(tmp_path / "run")
     file = tmp_path / "recipe.lock.json"
-    file.write_text(json.dumps(lock("iot_camera", "smoke", options, data=options["task"].identity)))
+    file.write_text(json.dumps(lock("legal_bert", "smoke", options, data=options["task"].identity)))
     asked = []
     monkeypatch.setattr(running, "run_recipe", lambda recipe, options, *rest: asked.append(options) or 0)
     again = ["run", "--from-lock", str(file), "--run-dir", str(tmp_path / "again")]
     assert dispatch(again) == 0
-    assert asked == [options | {"base": str(tmp_path / "again" / "smoke" / "base")}]
+    assert asked == [smoke(tmp_path / "again")]
 
-    (tmp_path / "again" / "smoke" / "base" / "more.txt").write_text("another model")
-    with pytest.raises(UserError, match=r"--base was the local base; give your copy: --base PATH"):
+    (tmp_path / "again" / "smoke" / "model" / "more.txt").write_text("another model")
+    with pytest.raises(UserError, match=r"--base was the local model; give your copy: --base PATH"):
         dispatch(again)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"scale": "medium"}))
-    with pytest.raises(UserError, match="iot_camera has no scale medium"):
+    with pytest.raises(UserError, match="legal_bert has no scale medium"):
         dispatch(again)
