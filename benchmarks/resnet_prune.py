@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tested-from", type=int, default=0, help="leave so many test images out of the table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     options = Train(
@@ -63,7 +64,7 @@ def main() -> None:
         out = arguments.work / (row + "-distilled" * arguments.distill + "-plain" * arguments.plain)
         if not (out / "result.json").is_file():
             make(row, out, arguments, options, examples)
-    show(arguments.work, images(arguments.data, "test")[1])
+    show(arguments.work, images(arguments.data, "test")[1], arguments.tested_from)
 
 
 def make(row: str, out: Path, arguments: argparse.Namespace, options: Train, examples: Examples) -> None:
@@ -132,13 +133,16 @@ def evaluated(network: nn.Module, pixels: Tensor) -> Tensor:
         return torch.cat([network(part) for part in pixels.split(500)])
 
 
-def show(work: Path, labels: Tensor) -> None:
-    """The table of all rows that are in `work`."""
-    truth = labels.numpy()
+def show(work: Path, labels: Tensor, start: int) -> None:
+    """The table of all rows that are in `work`, on the test images from this one on."""
+    truth = labels[start:].numpy()
     groups = [f"{i:05d}" for i in range(len(truth))]
 
     def confusion(name: str) -> Any:
-        return group_confusions(truth, np.load(work / name / "logits.npy").argmax(axis=1), groups, 10)
+        return group_confusions(truth, answers(work / name), groups, 10)
+
+    def answers(folder: Path) -> Any:
+        return np.load(folder / "logits.npy")[start:].argmax(axis=1)
 
     reference = work / "unpruned-finetuned"
     print(cpu_name())
@@ -148,7 +152,7 @@ def show(work: Path, labels: Tensor) -> None:
             continue
         found = json.loads((folder / "result.json").read_text())
         share = found["after"]["flops"] / found["before"]["flops"] if "after" in found else 1.0
-        top1 = (np.load(folder / "logits.npy").argmax(axis=1) == truth).mean()
+        top1 = (answers(folder) == truth).mean()
         text = ""
         if (reference / "result.json").is_file() and folder != reference:
             pair = (confusion(reference.name), confusion(folder.name))

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 import hfcompress
 from hfcompress import layer_costs
 from hfcompress.errors import UserError
+from hfcompress.image_shape import ImageShape
 from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.run import Run
 from hfcompress.shape import Shape
@@ -193,7 +194,7 @@ def test_states_are_held_to_the_teachers_and_residual_streams_stay(
     assert len(compared) == 2
     assert len(compared[0][0]) == len(states[0])
     with pytest.raises(UserError, match=r"--prune\.states-weight 5: for image models that have a teacher"):
-        made(tmp_path / "alone", stage, resnet, IMAGES)
+        stage.predict(ImageShape({"model_type": "resnet"}, (32, 32)), task=IMAGES)
 
 
 def test_heads_and_neurons_of_a_bert_are_cut_and_the_teacher_is_asked(

@@ -1,5 +1,6 @@
 """new_images: a small image classifier of random weights, for the first stage to train from nothing."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,7 +18,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class NewImages:
+class NewImages(ABC):
     """What both kinds share: a config as data, so that it can be planned without torch."""
 
     training: ClassVar[bool] = False
@@ -33,13 +34,13 @@ class NewImages:
         """Its config.json."""
         return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
 
+    @abstractmethod
     def network(self, config: dict[str, Any]) -> "PreTrainedModel":
         """The model of that config with its weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def processor(self) -> "BaseImageProcessor":
         """What makes its pixels."""
-        raise NotImplementedError
 
     def __call__(self, out: Path, *, task: ImageClassification) -> dict[str, Any]:
         import torch

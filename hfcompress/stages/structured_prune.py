@@ -107,8 +107,6 @@ class StructuredPrune(TrainTexts, TrainImages):
         from hfcompress.training import train
 
         plan = self.plan()
-        if self.states_weight and (teacher is None or not isinstance(task, ImageClassification)):
-            raise UserError(f"--prune.states-weight {self.states_weight:g}: for image models that have a teacher")
         set_seed(self.seed)
         network = load_classifier(model, task.data.labels)
         if is_factored(network):
