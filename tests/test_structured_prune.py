@@ -16,8 +16,8 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 import hfcompress
 from hfcompress import layer_costs
 from hfcompress.errors import UserError
-from hfcompress.image_shape import ImageShape
 from hfcompress.evaluation.image_predictor import ImagePredictor
+from hfcompress.image_shape import ImageShape
 from hfcompress.run import Run
 from hfcompress.shape import Shape
 from hfcompress.stage import content_key

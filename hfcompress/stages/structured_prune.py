@@ -219,8 +219,11 @@ class StructuredPrune(TrainTexts, TrainImages):
 
         Raises:
             UnknownShape: an image classifier, and a target that is no share of the FLOPs.
+            UserError: states are to be compared where there are none.
         """
         plan = self.plan()
+        if self.states_weight and (teacher is None or not isinstance(task, ImageClassification)):
+            raise UserError(f"--prune.states-weight {self.states_weight:g}: for image models that have a teacher")
         if isinstance(model, ImageShape):
             if plan.measure != "flops":
                 raise UnknownShape(f"--prune.keep-{plan.measure}: what it leaves of an image model is known later")
