@@ -141,7 +141,7 @@ def print_latency(models: dict[str, Path], pixels: Array, threads: int, runs: in
         name: partial(onnx_session(file, threads).run, ["logits"], {"pixel_values": pixels})
         for name, file in models.items()
     }
-    times, probes = latency.side_by_side(requests, runs)
+    times, probes = latency.side_by_side(requests, runs, back_to_back=True)
     noisy = " (a noisy machine)" if probes["noisy"] else ""
     print(f"\n{'model':18} {'p50 ms':>8} {'times as fast':>14} {'fastest ms':>11} {'times as fast':>14}{noisy}")
     found = {name: (float(np.median(taken)), min(taken)) for name, taken in times.items()}

@@ -106,6 +106,14 @@ def test_models_take_turns_in_alternating_order() -> None:
     assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4}
 
 
+def test_requests_back_to_back_follow_an_untimed_one_of_the_same_model() -> None:
+    calls: list[str] = []
+    requests = {name: lambda name=name: calls.append(name) for name in "ab"}  # type: ignore[misc]
+    times = latency.interleaved(requests, 2, back_to_back=True)
+    assert "".join(calls[2 * latency.WARM_UP :]) == "bbaaaabb"
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+
+
 def test_a_machine_that_changed_is_noisy() -> None:
     before = {"gemm_gflops": 100.0, "copy_gb_per_s": 10.0}
     assert not latency.drifted(before, {"gemm_gflops": 90.0, "copy_gb_per_s": 11.0})

@@ -72,7 +72,9 @@ class MeasureImages(Measuring):
         return ImagePredictor(folder).logits(task.data.images("test"))
 
     def _latency(self, models: dict[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Milliseconds a request, models interleaved; and the machine before and after."""
+        """Milliseconds a request, models interleaved, each timed one behind another of the same model, as a camera's
+        images come; and the machine before and after.
+        """
         from functools import partial
 
         from hfcompress.evaluation import latency
@@ -80,7 +82,7 @@ class MeasureImages(Measuring):
 
         predictors = {name: ImagePredictor(folder, self.threads) for name, folder in models.items()}
         requests: dict[str, Any] = {n: partial(p.run, p.request(self.batch)) for n, p in predictors.items()}
-        times, probes = latency.side_by_side(requests, self.runs)
+        times, probes = latency.side_by_side(requests, self.runs, back_to_back=True)
         return {
             name: latency.describe(
                 times[name], batch=self.batch, sequence_length=None, threads=self.threads, runtime=predictor.runtime
