@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hfcompress.ops.grid import Grid, Quantized, grouped, scales_and_zeros
 
-CHUNK_ROWS = 256  # rows at a time: what they need stays in the processor's cache, where every pass is cheap
+CHUNK_ROWS = 128  # rows at a time: what they need stays in the processor's cache, where every pass is cheap
 
 
 def rtn(weight: Tensor, grid: Grid) -> Quantized:

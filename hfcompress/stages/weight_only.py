@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,6 +13,8 @@ from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from torch import Tensor, nn
 
     from hfcompress.decoder_stack import DecoderStack, HiddenStates
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
 CALIBRATED = ("gptq", "awq", "autoround")
-CHUNK_ROWS = 512  # read, rounded and packed at once: what they need stays in the processor's cache
 COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "LICENSE")
 # What a calibrated algorithm holds beside the process itself and a layer's second moments: float32 copies of the
 # layer, and of the largest second moment (GPTQ factors one in place; the others need no copy).
@@ -283,22 +286,42 @@ def second_moments(
 
 
 def nearest(checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
-    """RTN of a matrix, read and packed some rows at a time."""
+    """RTN of a matrix: rows are read, rounded and packed while others are still being read."""
     import torch
 
-    from hfcompress.ops.rtn import rtn
+    from hfcompress.ops.rtn import CHUNK_ROWS, rtn
     from hfcompress.packed import packed_tensors
 
     rows, _ = checkpoint.shape(f"{name}.weight")
+    chunks = [slice(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
+
+    def packed(chunk: slice) -> "dict[str, Tensor]":
+        quantized = rtn(checkpoint.read(f"{name}.weight", chunk), grid)
+        return packed_tensors(name, require_finite(quantized, checkpoint, name))
+
     tensors: dict[str, Tensor] = {}
-    for start in range(0, rows, CHUNK_ROWS):
-        chunk = slice(start, min(start + CHUNK_ROWS, rows))
-        quantized = require_finite(rtn(checkpoint.read(f"{name}.weight", chunk), grid), checkpoint, name)
-        for part, values in packed_tensors(name, quantized).items():
-            if part not in tensors:
-                tensors[part] = torch.empty((rows, values.shape[1]), dtype=values.dtype)
-            tensors[part][chunk] = values
+    with single_threads() as pool:
+        for chunk, parts in zip(chunks, pool.map(packed, chunks), strict=True):
+            for part, values in parts.items():
+                if part not in tensors:
+                    tensors[part] = torch.empty((rows, values.shape[1]), dtype=values.dtype)
+                tensors[part][chunk] = values
     return tensors
+
+
+@contextmanager
+def single_threads() -> "Iterator[ThreadPoolExecutor]":
+    """As many threads as torch computes with, and in each of them torch computes with that one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def require_finite(quantized: "Quantized", checkpoint: Any, name: str) -> "Quantized":
