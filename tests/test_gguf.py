@@ -400,7 +400,8 @@ def test_llama_cpp_computes_other_shapes(tmp_path: Path, monkeypatch: pytest.Mon
     ids = [int(i) for i in torch.randint(2, 300, (96,), generator=torch.Generator().manual_seed(0))]
     found, wanted = logits_of_both(packed, exported(packed, tmp_path / "out"), ids, 96)
     assert agreement(found, wanted) >= 0.97
-    assert divergence(found, wanted) < 1e-4
+    # llama.cpp looks GELU up in a table of float16; with a wrong order of rotation the divergence is above 0.05
+    assert divergence(found, wanted) < (1e-3 if "gelu" in changes.get("hidden_act", "") else 1e-4)
 
 
 @needs_llama
