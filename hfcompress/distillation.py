@@ -52,7 +52,7 @@ def states_of_one_shape(
     """
     names = [n for n in found if n.startswith("state-") and found[n].shape == wanted[n].shape]
     if not names:
-        raise UserError("--prune.states-weight: no state of the teacher has the pruned model's shape; give 0")
+        raise UserError("--*.states-weight: no state of the teacher has the pruned model's shape; give 0")
     return [found[n].float() for n in names], [wanted[n] for n in names]
 
 

@@ -25,7 +25,7 @@ from hfcompress.shape import (
     other_parameters,
     parameters,
 )
-from hfcompress.stage import Stage
+from hfcompress.stage import Stage, with_option
 from hfcompress.vocabulary import tokenizer_bytes
 
 if TYPE_CHECKING:
@@ -123,16 +123,17 @@ class Planned:
 class Plan:
     """Takes a Run's place in a recipe: the same calls, shapes instead of folders, nothing written."""
 
-    def __init__(self, on: str = HERE, fetches: bool = False) -> None:
+    def __init__(self, on: str = HERE, fetches: bool = False, options: dict[str, Any] | None = None) -> None:
         """Predict for a device of hfcompress/devices.py; "here" is this machine.
 
         Args:
             fetches: whether a model of the Hub may be fetched for its shape; without, only the cache is asked.
+            options: the recipe's, for the names of refused ones.
 
         Raises:
             UserError: no such device.
         """
-        self.on, self.fetches = known_device(on), fetches
+        self.on, self.fetches, self.options = known_device(on), fetches, options or {}
         self.memory: dict[str, Any] | None = None
         self.rows: list[dict[str, Any]] = []
         self.verdicts: list[dict[str, Any]] = []
@@ -183,7 +184,11 @@ class Plan:
             if isinstance(value, Planned) and value.stage == "base":
                 require_kind(value, inputs.get("task"))
         shapes = {key: value.shape if isinstance(value, Planned) else value for key, value in inputs.items()}
-        return Planned(name or snake_case(type(stage).__name__), type(stage).__name__, stage.predict(**shapes))
+        try:
+            shape = stage.predict(**shapes)
+        except UserError as error:
+            raise type(error)(with_option(str(error), stage, self.options)) from error
+        return Planned(name or snake_case(type(stage).__name__), type(stage).__name__, shape)
 
     def compare(
         self,

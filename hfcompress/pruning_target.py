@@ -39,10 +39,10 @@ def one_target(keep: dict[Measure, float | None]) -> tuple[Measure, float]:
         UserError: none or more than one is given, or it is no share.
     """
     given = {measure: share for measure, share in keep.items() if share is not None}
-    options = ", ".join(f"--prune.keep-{measure}" for measure in keep)
+    options = ", ".join(f"--*.keep-{measure}" for measure in keep)
     if len(given) != 1:
         raise UserError(f"{options}: give exactly one of them ({len(given)} are given; None takes one away)")
     measure, share = next(iter(given.items()))
     if not 0 < share <= 1 or not math.isfinite(share):
-        raise UserError(f"--prune.keep-{measure} {share:g}: a share above 0 and up to 1")
+        raise UserError(f"--*.keep-{measure} {share:g}: a share above 0 and up to 1")
     return measure, share

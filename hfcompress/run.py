@@ -16,7 +16,7 @@ from hfcompress.budget import Budget, ImageBudget, Verdict, verdicts
 from hfcompress.errors import UserError
 from hfcompress.lock import LOCK, lock, plain
 from hfcompress.record import Record, environment, peak_rss_mb, read_json, sha256, write_json
-from hfcompress.stage import Artifact, Stage, content_key, model_format
+from hfcompress.stage import Artifact, Stage, content_key, model_format, with_option
 
 if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
@@ -130,13 +130,9 @@ class Run:
                     "another --run-dir, then run the same command again: finished stages are kept"
                 ) from error
             if isinstance(error, UserError) and "--*." in str(error):
-                raise UserError(str(error).replace("--*.", f"--{self._option(stage)}.")) from error
+                raise type(error)(with_option(str(error), stage, self.options)) from error
             raise
         self.ranks.wait_for_everyone()
-
-    def _option(self, stage: Stage) -> str:
-        """What the recipe calls the option that a stage came from; * where the recipe made it of several."""
-        return next((name.replace("_", "-") for name, value in self.options.items() if value is stage), "*")
 
     def _finish(
         self,

@@ -35,6 +35,16 @@ class Stage(Protocol):
     def predict(self, *args: Any, **inputs: Any) -> Any: ...
 
 
+def with_option(message: str, stage: Stage, options: dict[str, Any]) -> str:
+    """A message of a stage, which cannot know what the recipe calls it (`--*.shift`), with the recipe's name for it.
+
+    The * stays where the recipe made the stage of several options.
+    """
+    own = [name for name, value in options.items() if value is stage]
+    like = [name for name, value in options.items() if value == stage]
+    return message.replace("--*.", f"--{next(iter(own + like), '*').replace('_', '-')}.")
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A folder in `save_pretrained` layout with a record.json: the finished result of a stage."""

@@ -140,7 +140,7 @@ def choose(
     last = len(owner) if plan.ranking == "global" else STEPS
     if cost(last) > limit:
         raise UserError(
-            f"--prune.keep-{plan.measure} {plan.keep:g} would empty layers: with {plan.round_to} of every kind left "
+            f"--*.keep-{plan.measure} {plan.keep:g} would empty layers: with {plan.round_to} of every kind left "
             f"it is {cost(last) / costs.total(plan.measure, costs.whole()):.3g} of what it is now; give more"
         )
     low, high = 0, last  # the first step that costs no more than the limit

@@ -10,7 +10,7 @@ from hfcompress.stages.measure_images import MeasureImages
 from hfcompress.stages.new_images import NEW, NewMobileNet
 from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
 from hfcompress.stages.qat_images import QATImages
-from hfcompress.stages.structured_prune import StructuredPrune
+from hfcompress.stages.structured_prune import StructuredPruneImages
 from hfcompress.tasks.image_classification import ImageClassification
 
 SCALES = ("small", "full")
@@ -24,7 +24,7 @@ def recipe(
     budget: ImageBudget = ImageBudget(disk_mb=4, ram_mb=CAMERA_MB, peak_over_bare_mb=64, drop={"accuracy": 0.01}),
     new: NewMobileNet = NewMobileNet(),
     finetune: FinetuneImages = FinetuneImages(),
-    prune: StructuredPrune = StructuredPrune(keep_flops=0.7),
+    prune: StructuredPruneImages = StructuredPruneImages(keep_flops=0.7),
     static: StaticInt8Images = StaticInt8Images(),
     qat: QATImages = QATImages(),
     measure: MeasureImages = MeasureImages(),
@@ -80,7 +80,7 @@ def small(folder: Path) -> dict[str, Any]:
         "base": NEW,
         "budget": ImageBudget(disk_mb=0.5, ram_mb=CAMERA_MB, peak_over_bare_mb=64, drop={"accuracy": 0.03}),
         "finetune": FinetuneImages(num_train_epochs=20, learning_rate=3e-3, **shared),
-        "prune": StructuredPrune(
+        "prune": StructuredPruneImages(
             keep_flops=0.6, iterations=3, epochs_between=1.0, num_train_epochs=8, learning_rate=2e-3, **shared
         ),
         "qat": QATImages(num_train_epochs=4, learning_rate=2e-4, **shared),
@@ -93,7 +93,7 @@ def full(folder: Path) -> dict[str, Any]:
     return {
         "task": ImageClassification(dataset="frgfm/imagenette", config="320px"),
         "finetune": FinetuneImages(num_train_epochs=5, learning_rate=3e-4, **shared),
-        "prune": StructuredPrune(
+        "prune": StructuredPruneImages(
             keep_flops=0.7, iterations=5, epochs_between=1.0, num_train_epochs=20, learning_rate=3e-4, **shared
         ),
         "static": StaticInt8Images(calibration_images=512),
@@ -110,7 +110,7 @@ def smoke(folder: Path) -> dict[str, Any]:
         "task": ImageClassification(max_train_examples=200),
         "budget": ImageBudget(disk_mb=4, ram_mb=CAMERA_MB, peak_over_bare_mb=64, drop={"accuracy": 0.9}),
         "finetune": FinetuneImages(learning_rate=3e-3, **shared),
-        "prune": StructuredPrune(keep_flops=0.8, iterations=1, scored_batches=2, learning_rate=2e-3, **shared),
+        "prune": StructuredPruneImages(keep_flops=0.8, iterations=1, scored_batches=2, learning_rate=2e-3, **shared),
         "static": StaticInt8Images(calibration_images=32),
         "qat": QATImages(learning_rate=1e-4, **shared),
         "measure": MeasureImages(runs=5, resamples=200),

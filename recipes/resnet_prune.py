@@ -12,7 +12,7 @@ from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.measure_images import MeasureImages
 from hfcompress.stages.new_images import NEW, NewResNet
 from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
-from hfcompress.stages.structured_prune import StructuredPrune
+from hfcompress.stages.structured_prune import StructuredPruneImages
 from hfcompress.tasks.image_classification import ImageClassification
 
 SCALES = ("small", "full")
@@ -29,7 +29,7 @@ def recipe(
     budget: ImageBudget = ImageBudget(drop={"accuracy": 0.01}),
     new: NewResNet = NewResNet(),
     train: FinetuneImages = FinetuneImages(),
-    prune: StructuredPrune = StructuredPrune(keep_flops=0.5, **DISTILLED),
+    prune: StructuredPruneImages = StructuredPruneImages(keep_flops=0.5, **DISTILLED),
     compared: tuple[Importance, ...] = RANKINGS,
     static: StaticInt8Images = StaticInt8Images(),
     measure: MeasureImages = MeasureImages(),
@@ -83,7 +83,7 @@ def shown(kind: str) -> str:
     return kind.replace("_", "-")
 
 
-def as_long(prune: StructuredPrune) -> FinetuneImages:
+def as_long(prune: StructuredPruneImages) -> FinetuneImages:
     """The same training without cuts: as many passes over the same images, with the same options."""
     if prune.max_steps > 0:
         raise UserError("--prune.max-steps: the unpruned model could not be trained for as long; give epochs")
@@ -104,7 +104,7 @@ def small(folder: Path) -> dict[str, Any]:
         "base": NEW,
         "budget": ImageBudget(drop={"accuracy": 0.03}),
         "train": FinetuneImages(num_train_epochs=12, **shared),
-        "prune": StructuredPrune(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **DISTILLED, **shared),
+        "prune": StructuredPruneImages(keep_flops=0.5, epochs_between=1.0, num_train_epochs=6, **DISTILLED, **shared),
     }
 
 
@@ -114,7 +114,7 @@ def full(folder: Path) -> dict[str, Any]:
     return {
         "task": ImageClassification(dataset="frgfm/imagenette", config="320px"),
         "train": FinetuneImages(num_train_epochs=5, **shared),
-        "prune": StructuredPrune(
+        "prune": StructuredPruneImages(
             keep_flops=0.5, iterations=10, epochs_between=2.0, num_train_epochs=20, **DISTILLED, **shared
         ),
     }
@@ -129,7 +129,7 @@ def smoke(folder: Path) -> dict[str, Any]:
         "task": ImageClassification(max_train_examples=200),
         "budget": ImageBudget(drop={"accuracy": 0.9}),
         "train": FinetuneImages(num_train_epochs=2, **shared),
-        "prune": StructuredPrune(keep_flops=0.6, iterations=2, num_train_epochs=1, **shared),
+        "prune": StructuredPruneImages(keep_flops=0.6, iterations=2, num_train_epochs=1, **shared),
         "compared": ("random",),
         "static": StaticInt8Images(calibration_images=32),
         "measure": MeasureImages(runs=5, resamples=200),

@@ -20,7 +20,7 @@ from hfcompress.factors import CPConv, LowRankConv, LowRankLinear, TTEmbedding, 
 from hfcompress.models import load_classifier, load_tokenizer, save
 from hfcompress.plan import disk_bytes, parameters
 from hfcompress.shape import Shape
-from hfcompress.stages.factorize import Factorize, evenly
+from hfcompress.stages.factorize import Factorize, FactorizeImages, evenly
 from hfcompress.stages.finetune import Finetune
 from hfcompress.stages.movement_prune import MovementPrune
 from hfcompress.stages.onnx import DynamicInt8, ExportOnnx
@@ -287,7 +287,7 @@ def squares() -> ImageClassification:
 
 def test_an_image_classifier_is_factored_trained_and_loaded(tmp_path: Path, squares: ImageClassification) -> None:
     model = write_mobilenet(tmp_path / "model", squares.data.labels, side=32, width=0.35)
-    stage = Factorize(keep_flops=0.6, kind="tucker2", max_steps=2, calibration_examples=20, **QUICK)
+    stage = FactorizeImages(keep_flops=0.6, kind="tucker2", max_steps=2, calibration_examples=20, **QUICK)
     measured = made(stage, tmp_path / "out", model=model, teacher=model, task=squares)
     assert {"low_rank_linear"} <= {edit["edit"] for edit in read_edits(tmp_path / "out")}
     assert measured["kept"]["flops"] <= 0.6
@@ -322,14 +322,14 @@ def test_a_layer_shared_by_two_modules_stays_as_it_is(
     [
         ({}, ["exactly one", "0 are given"]),
         ({"energy": 0.9, "keep_bytes": 0.5}, ["exactly one", "2 are given"]),
-        ({"energy": 0.0}, ["--factorize.energy 0", "rank of 0"]),
-        ({"keep_flops": 1.5}, ["--factorize.keep-flops 1.5"]),
-        ({"keep_bytes": 0.001}, ["--factorize.keep-bytes 0.001", "lowest ranks leave 0.0"]),
+        ({"energy": 0.0}, ["--*.energy 0", "rank of 0"]),
+        ({"keep_flops": 1.5}, ["--*.keep-flops 1.5"]),
+        ({"keep_bytes": 0.001}, ["--*.keep-bytes 0.001", "lowest ranks leave 0.0"]),
         ({"keep_bytes": 1.0}, ["no layer becomes smaller"]),
-        ({"keep_bytes": 0.5, "calibration_examples": 2}, ["--factorize.calibration-examples 2", "3 classes"]),
-        ({"energy": 0.9, "tt_rank": 0}, ["--factorize.tt-rank 0"]),
-        ({"energy": 0.9, "temperature": 0.0}, ["--factorize.temperature 0"]),
-        ({"energy": 0.9, "logits_weight": 0.0}, ["--factorize.logits-weight"]),
+        ({"keep_bytes": 0.5, "calibration_examples": 2}, ["--*.calibration-examples 2", "3 classes"]),
+        ({"energy": 0.9, "tt_rank": 0}, ["--*.tt-rank 0"]),
+        ({"energy": 0.9, "temperature": 0.0}, ["--*.temperature 0"]),
+        ({"energy": 0.9, "logits_weight": 0.0}, ["--*.logits-weight"]),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_line(

@@ -12,14 +12,14 @@ from hfcompress.errors import UserError
 from hfcompress.image_onnx import export_images
 from hfcompress.models import load_classifier
 from hfcompress.stages.distill import Distill
-from hfcompress.stages.factorize import Factorize
+from hfcompress.stages.factorize import Factorize, FactorizeImages
 from hfcompress.stages.finetune import Finetune
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.movement_prune import MovementPrune
 from hfcompress.stages.pretrain import Pretrain
 from hfcompress.stages.qat import QAT
 from hfcompress.stages.qat_images import QATImages
-from hfcompress.stages.structured_prune import StructuredPrune
+from hfcompress.stages.structured_prune import StructuredPrune, StructuredPruneImages
 from tests.image_models import write_mobilenet
 
 
@@ -54,10 +54,13 @@ def test_a_scale_beside_smoke_and_files_for_folders_are_refused(tmp_path: Path) 
 
 def test_stages_of_images_have_no_options_of_texts_and_those_of_texts_keep_theirs() -> None:
     of_texts = {"mask_probability", "group_by_length"}
-    for stage in (FinetuneImages, QATImages):
-        assert not of_texts & {field.name for field in dataclasses.fields(stage)}
+    for stage in (FinetuneImages, QATImages, StructuredPruneImages, FactorizeImages):
+        of_others = of_texts | {"heads", "neurons", "cache", "tt_rank"}
+        assert not of_others & {field.name for field in dataclasses.fields(stage)}
+        assert {"flip", "shift"} <= {field.name for field in dataclasses.fields(stage)}
     for stage in (Finetune, Distill, MovementPrune, QAT, Pretrain, StructuredPrune, Factorize):
         assert of_texts <= {field.name for field in dataclasses.fields(stage)}
+        assert not {"flip", "shift", "kind", "states_weight"} & {field.name for field in dataclasses.fields(stage)}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,8 @@ def test_stages_of_images_have_no_options_of_texts_and_those_of_texts_keep_their
         (["--qat.shift", "0.6"], r"^--qat\.shift 0\.6: a share of the image"),
         (["--finetune.shift=-1", "--qat.flip"], r"^--finetune\.shift -1: "),
         (["--finetune.shift", "0.1", "--qat.shift", "0.9"], r"^--finetune\.shift or --qat\.shift 0\.9: "),
-        (["--prune.mask_probability", "1"], r"^--prune\.mask_probability 1: "),
+        (["--prune.states_weight", "-1"], r"^--prune\.states_weight -1: "),
+        (["--prune.keep-bytes", "0.5"], r"^--prune\.keep-flops, --prune\.keep-parameters, .*\(2 are given"),
     ],
 )
 def test_a_refused_option_is_named_as_it_was_typed(arguments: list[str], said: str) -> None:

@@ -36,7 +36,7 @@ from hfcompress.models import load_classifier, load_image_processor, save
 from hfcompress.plan import Plan, render
 from hfcompress.pruning_target import Importance
 from hfcompress.pruning_target import Plan as Target
-from hfcompress.stages.structured_prune import StructuredPrune, own_loss
+from hfcompress.stages.structured_prune import StructuredPruneImages, own_loss
 from hfcompress.stock import named_shape
 from hfcompress.structured import prune
 from tests import image_recipe, onnx_images
@@ -215,7 +215,7 @@ def test_an_onnx_folder_is_refused(resnet: Path, tmp_path: Path) -> None:
 
 
 def test_pruning_twice_leaves_the_share_of_a_share(resnet: Path) -> None:
-    stage = StructuredPrune(keep_flops=0.5)
+    stage = StructuredPruneImages(keep_flops=0.5)
     twice = stage.predict(stage.predict(ImageShape.read(resnet)))
     assert twice.macs == 0.25 * ImageShape.read(resnet).macs
     uniform = replace(stage, ranking="uniform")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hfcompress.cli import dispatch
+from hfcompress.errors import UserError
 from hfcompress.plan import Plan
 from hfcompress.record import read_json
 from hfcompress.surgery import read_edits
@@ -33,6 +34,19 @@ def test_all_roads_learn_for_as_many_epochs(tmp_path: Path) -> None:
     between = (structured.iterations - 1) * structured.epochs_between
     assert found["low_rank"].num_train_epochs == epochs
     assert between + structured.num_train_epochs + found["factorize"].num_train_epochs == pytest.approx(epochs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--structured.keep-bytes", "0.5"], r"^--structured\.keep-flops, .*: give exactly one of them"),
+        (["--low-rank.energy", "0.9"], r"^--low-rank\.energy, .*: give exactly one of them \(2 are given"),
+        (["--low-rank.tt-rank", "0"], r"^--low-rank\.tt-rank 0: "),
+    ],
+)
+def test_a_refused_option_has_the_name_that_the_recipe_gives_it(arguments: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        dispatch(["plan", "legal_bert_structured", *arguments])
 
 
 @pytest.mark.slow

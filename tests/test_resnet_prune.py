@@ -9,12 +9,12 @@ import pytest
 
 from hfcompress.run import Run
 from hfcompress.stages.finetune_images import FinetuneImages
-from hfcompress.stages.structured_prune import StructuredPrune
+from hfcompress.stages.structured_prune import StructuredPruneImages
 from recipes import resnet_prune
 
 
 def test_the_unpruned_model_is_trained_on_as_long_with_the_same_options() -> None:
-    prune = StructuredPrune(
+    prune = StructuredPruneImages(
         keep_flops=0.5, iterations=4, epochs_between=0.5, num_train_epochs=3, learning_rate=0.02, flip=True, shift=0.0
     )
     longer = resnet_prune.as_long(prune)

@@ -59,7 +59,7 @@ def test_a_stage_that_refuses_is_named_as_the_recipe_calls_its_options(tmp_path:
     with pytest.raises(UserError, match=r"^lower --my-note\.learning-rate$"):
         made(option, name="a")
     with pytest.raises(UserError, match=r"^lower --\*\.learning-rate$"):
-        made(Note(fail="user"), name="b")
+        made(Note("of several options", fail="user"), name="b")
     made.close()
 
 

@@ -23,14 +23,14 @@ from hfcompress.shape import Shape
 from hfcompress.stage import content_key
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.new_images import NewResNet
-from hfcompress.stages.structured_prune import StructuredPrune
+from hfcompress.stages.structured_prune import StructuredPrune, StructuredPruneImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 from tests.image_models import write_mobilenet
 
 IMAGES = ImageClassification(max_train_examples=160)
 QUICK: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "bf16": "no", "saves_per_epoch": 1}
-STAGE = StructuredPrune(keep_flops=0.5, iterations=2, num_train_epochs=1, scored_batches=2, **QUICK)
+STAGE = StructuredPruneImages(keep_flops=0.5, iterations=2, num_train_epochs=1, scored_batches=2, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory, resnet: Path) -> tuple[Path
     return made(tmp_path_factory.mktemp("pruned"), STAGE, resnet, IMAGES)
 
 
-def made(out: Path, stage: StructuredPrune, model: Path, task: Any, **inputs: Any) -> tuple[Path, dict[str, Any]]:
+def made(out: Path, stage: Any, model: Path, task: Any, **inputs: Any) -> tuple[Path, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     return out, stage(out, model=model, task=task, **inputs)
 
@@ -79,7 +79,7 @@ def test_the_input_is_left_as_it_was_and_the_record_is_complete(tmp_path: Path, 
     record = run(STAGE, model=resnet, task=IMAGES, name="pruned").record
     run.close()
     assert {file.name: file.read_bytes() for file in resnet.iterdir()} == before
-    assert (record.stage, record.format) == ("StructuredPrune", "surgery")
+    assert (record.stage, record.format) == ("StructuredPruneImages", "surgery")
     assert record.options["keep_flops"] == 0.5
     assert {"before", "after", "widths", "left_alone", "iterations", "steps"} <= set(record.measured)
     assert record.measured["difference_from_parent"]["examples"] > 0
@@ -146,7 +146,7 @@ def test_a_uniformly_narrower_resnet_is_a_stock_one(tmp_path: Path, resnet: Path
 
 def test_a_mobilenet_is_pruned_through_its_depthwise_convolutions(tmp_path: Path) -> None:
     model = write_mobilenet(tmp_path / "model", IMAGES.data.labels, side=16)
-    stage = StructuredPrune(
+    stage = StructuredPruneImages(
         keep_parameters=0.6, importance="l1", iterations=1, round_to=4, max_steps=1, num_train_epochs=1, **QUICK
     )
     folder, measured = made(tmp_path / "out", stage, model, IMAGES)
@@ -193,7 +193,7 @@ def test_states_are_held_to_the_teachers_and_residual_streams_stay(
     assert measured["after"]["flops"] <= 0.9 * measured["before"]["flops"]
     assert len(compared) == 2
     assert len(compared[0][0]) == len(states[0])
-    with pytest.raises(UserError, match=r"--prune\.states-weight 5: for image models that have a teacher"):
+    with pytest.raises(UserError, match=r"--\*\.states-weight 5: for models that have a teacher"):
         stage.predict(ImageShape({"model_type": "resnet"}, (32, 32)), task=IMAGES)
 
 
@@ -243,7 +243,7 @@ def test_latency_is_a_target_too(tmp_path: Path, resnet: Path, monkeypatch: pyte
 
     monkeypatch.setattr(layer_costs, "BLOCK", 1)  # the widths here are 8 and 16
     monkeypatch.setattr(Machine, "graph_ms", lambda self, layer, graph, shape: 1e-6 * layer.flops)
-    stage = StructuredPrune(keep_latency=0.5, importance="l1", iterations=1, max_steps=1, **QUICK)
+    stage = StructuredPruneImages(keep_latency=0.5, importance="l1", iterations=1, max_steps=1, **QUICK)
     _, measured = made(tmp_path, stage, resnet, IMAGES)
     assert 0 < measured["after"]["latency"] <= 0.5 * measured["before"]["latency"]
 
@@ -253,11 +253,11 @@ def test_latency_is_a_target_too(tmp_path: Path, resnet: Path, monkeypatch: pyte
     [
         ({}, "exactly one"),
         ({"keep_flops": 0.5, "keep_bytes": 0.5}, "exactly one"),
-        ({"keep_flops": 0.0}, r"--prune\.keep-flops 0"),
-        ({"keep_flops": 0.5, "iterations": 0}, r"--prune\.iterations 0"),
-        ({"keep_flops": 0.5, "round_to": 0}, r"--prune\.round-to 0"),
-        ({"keep_flops": 0.5, "epochs_between": 0.0}, r"--prune\.epochs-between 0"),
-        ({"keep_flops": 0.5, "temperature": 0.0}, r"--prune\.temperature 0"),
+        ({"keep_flops": 0.0}, r"--\*\.keep-flops 0"),
+        ({"keep_flops": 0.5, "iterations": 0}, r"--\*\.iterations 0"),
+        ({"keep_flops": 0.5, "round_to": 0}, r"--\*\.round-to 0"),
+        ({"keep_flops": 0.5, "epochs_between": 0.0}, r"--\*\.epochs-between 0"),
+        ({"keep_flops": 0.5, "temperature": 0.0}, r"--\*\.temperature 0"),
         ({"keep_flops": 0.5, "logits_weight": 0.0, "hard_weight": 0.0}, "not both 0"),
         ({"keep_flops": 0.5, "heads": False, "neurons": False}, "one of them at least"),
     ],
@@ -268,5 +268,5 @@ def test_options_that_cannot_be_are_refused_by_the_plan_already(options: dict[st
 
 
 def test_a_share_that_empties_layers_is_refused_before_any_training(tmp_path: Path, resnet: Path) -> None:
-    with pytest.raises(UserError, match=r"--prune\.keep-flops 0\.001 would empty layers"):
+    with pytest.raises(UserError, match=r"--\*\.keep-flops 0\.001 would empty layers"):
         made(tmp_path, replace(STAGE, keep_flops=0.001, iterations=1), resnet, IMAGES)

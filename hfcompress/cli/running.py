@@ -183,7 +183,7 @@ def run_recipe(
     from hfcompress.plan import Plan
     from hfcompress.run import Run
 
-    planned = Plan(fetches=True)  # the run needs the model anyhow
+    planned = Plan(fetches=True, options=options)  # the run needs the model anyhow
     try:
         recipe(planned, **options)
     except UnknownShape:  # then it is measured without having been predicted
@@ -229,7 +229,7 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
 def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str, on: str) -> int:
     from hfcompress.plan import Plan, render
 
-    planned = Plan(on)
+    planned = Plan(on, options=options)
     recipe(planned, **options)
     print(json.dumps(planned.as_dict(), indent=1) if form == "json" else render(planned))
     return 0 if planned.ok else FAILED

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UnknownShape, UserError
-from hfcompress.shape import Shape
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts
+from hfcompress.training import Train, TrainTexts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +17,14 @@ if TYPE_CHECKING:
     from hfcompress.factorization import Layer, Measure, Option
 
 CALIBRATION_BATCH = 16
+Kind = Literal["svd", "tucker2", "cp"]
 Task = TextClassification | ImageClassification
 
 
 @dataclass(frozen=True)
-class Factorize(TrainTexts, TrainImages):
-    """Factor the linear layers of a BERT's encoder and pooler, or the convolutions and linear layers of an image
-    classifier, then train; the result is a model of `hfcompress.load`, and any stage's input.
+class Factoring(Train):
+    """What the stages for texts and for images share: layers are factored, then trained; the result is a model of
+    `hfcompress.load`, and any stage's input.
 
     Exactly one of energy, keep_bytes and keep_flops says how much is left. A layer that would grow, a depthwise
     convolution and a layer whose weights another one shares stay as they are.
@@ -36,60 +36,55 @@ class Factorize(TrainTexts, TrainImages):
     """Share of the factorable layers' bytes; ranks are allotted over the layers at the least total error."""
     keep_flops: float | None = None
     """The same of their FLOPs for one example."""
-    kind: Literal["svd", "tucker2", "cp"] = "tucker2"
-    """What becomes of convolutions larger than 1x1; 1x1 ones and linear layers are always two factors (svd)."""
     weighted: bool = True
     """Errors count at a layer's output, for the inputs of calibration data; without it, plain decompositions of the
     weights."""
     calibration_examples: int = 256
     """Training examples, evenly over the classes, that the layers' inputs are taken from."""
-    tt_rank: int | None = None
-    """Also make the word embeddings a tensor train of this rank (beside the budget above); None: leave them."""
     temperature: float = 2.0
     logits_weight: float = 1.0
     """Of the soft labels, where there is a teacher."""
     hard_weight: float = 0.0
     """Of the labels, where there is a teacher; without one they are all there is."""
-    cache: bool = True
-    """A text teacher's outputs are computed once, on disk; an image teacher sees the varied images and runs along."""
 
     training: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.temperature <= 0:
-            raise UserError(f"--factorize.temperature {self.temperature:g}: above 0")
+            raise UserError(f"--*.temperature {self.temperature:g}: above 0")
         if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
-            raise UserError("--factorize.logits-weight and --factorize.hard-weight: not negative, and not both 0")
-        if self.tt_rank is not None and self.tt_rank < 1:
-            raise UserError(f"--factorize.tt-rank {self.tt_rank}: 1 or more; leave it out to keep the embeddings")
+            raise UserError("--*.logits-weight and --*.hard-weight: not negative, and not both 0")
 
-    def __call__(self, out: Path, *, model: Path, task: Task, teacher: Path | None = None) -> dict[str, Any]:
+    def factorize(self, out: Path, model: Path, task: Task, teacher: Path | None, kind: Kind) -> dict[str, Any]:
+        """Factor and train as `__call__` is asked to.
+
+        Args:
+            kind: what becomes of convolutions larger than 1x1.
+        """
         from accelerate import PartialState
         from transformers import set_seed
 
         from hfcompress.distillation import taught_by
         from hfcompress.evaluation.accuracy import trainer_metrics
-        from hfcompress.models import load_classifier, load_image_processor, load_tokenizer, save
+        from hfcompress.models import load_classifier, save
         from hfcompress.training import train
 
         self.target()
         set_seed(self.seed)
-        images = isinstance(task, ImageClassification)
-        network = load_classifier(model, task.data.labels)
-        processor: Any = load_image_processor(model) if images else load_tokenizer(model)
-        measured = self.factor(network, processor, task)
+        network, processor = load_classifier(model, task.data.labels), self.processor(model)
+        measured = self.factor(network, processor, task, kind)
         if not PartialState().is_main_process and not self.trains:
             return {}
         if self.trains:
-            data = examples(task, processor, "train", self)
+            data = self.examples(task, processor, "train", varied=True)
             progress = train(
                 network,
-                None if images else processor,
+                None if isinstance(task, ImageClassification) else processor,
                 out / "work",
                 self,
                 data,
-                examples(task, processor, "validation", None),
+                self.examples(task, processor, "validation"),
                 compute_metrics=trainer_metrics,
                 best_metric=task.metric if teacher is None else None,  # soft labels: as in distill
                 loss=None if teacher is None else taught_by(teacher, self, out / "work", model, task, data),
@@ -112,16 +107,16 @@ class Factorize(TrainTexts, TrainImages):
         given = {name: share for name, share in names.items() if share is not None}
         if len(given) != 1:
             raise UserError(
-                "--factorize.energy, --factorize.keep-bytes, --factorize.keep-flops: give exactly one of them "
+                "--*.energy, --*.keep-bytes, --*.keep-flops: give exactly one of them "
                 f"({len(given)} are given; None takes one away)"
             )
         ((name, share),) = given.items()
         if not 0 < share <= 1:
             flag = name if name == "energy" else f"keep-{name}"
-            raise UserError(f"--factorize.{flag} {share:g}: a share above 0 (a rank of 0 keeps nothing) and up to 1")
+            raise UserError(f"--*.{flag} {share:g}: a share above 0 (a rank of 0 keeps nothing) and up to 1")
         return name, share
 
-    def factor(self, network: Any, processor: Any, task: Task) -> dict[str, Any]:
+    def factor(self, network: Any, processor: Any, task: Task, kind: Kind) -> dict[str, Any]:
         """Put factors into the network, which then knows its edits; returns what was done.
 
         Raises:
@@ -129,22 +124,17 @@ class Factorize(TrainTexts, TrainImages):
         """
         from accelerate.utils import broadcast_object_list
 
-        from hfcompress import bert
-        from hfcompress.factorization import find_layers, is_factored, layer_options, put, put_tensor_train, watch
+        from hfcompress.factorization import find_layers, is_factored, layer_options, put, watch
         from hfcompress.surgery import edits_of
 
         if is_factored(network):
-            raise UserError("--factorize: the model consists of factors already; give the one that it was made from")
-        names = None
-        if not isinstance(task, ImageClassification):
-            bert.require_bert(network)
-            names = bert.linear_names(network)
-        found, left_alone = find_layers(network, names)
-        seen = watch(network, found, self.calibration(task, processor), self.kind, self.weighted)
+            raise UserError("the model consists of factors already; give the one that it was made from")
+        found, left_alone = find_layers(network, self.names(network))
+        seen = watch(network, found, self.calibration(task, processor), kind, self.weighted)
         layers, done = [], []
         for name in found:
             try:
-                layers.append(layer_options(network, name, self.kind, seen[name]))
+                layers.append(layer_options(network, name, kind, seen[name]))
             except ValueError as error:  # a layer that no example reaches
                 left_alone[name] = str(error)
         chosen, edits = broadcast_object_list(self.choose(layers)), []  # of unlike machines the main one's
@@ -152,10 +142,9 @@ class Factorize(TrainTexts, TrainImages):
             done.append(described(layer, option))
             if option.ranks is not None:
                 edits.append(put(network, layer, option.ranks))
-        if self.tt_rank is not None:
-            edits.append(self.put_embeddings(network, task, put_tensor_train))
+        edits += self.put_embeddings(network)
         if not edits:
-            raise UserError("--factorize: no layer becomes smaller by these ranks; ask for less to be kept")
+            raise UserError("no layer becomes smaller by these ranks; ask for less to be kept")
         network.edits = [*edits_of(network), *edits]
         return {"layers": done, "left_alone": left_alone, **totals(layers, chosen)}
 
@@ -165,24 +154,16 @@ class Factorize(TrainTexts, TrainImages):
 
         measure, share = self.target()
         if not layers:
-            raise UserError("--factorize: the model has no linear layer or convolution that can be factored")
+            raise UserError("the model has no linear layer or convolution that can be factored")
         if measure == "energy":
             return by_energy(layers, share)
         chosen = by_budget(layers, measure, share)
         if chosen is None:
             raise UserError(
-                f"--factorize.keep-{measure} {share:g}: factors of the lowest ranks leave "
+                f"--*.keep-{measure} {share:g}: factors of the lowest ranks leave "
                 f"{least(layers, measure):.3g}; give more than that"
             )
         return chosen
-
-    def put_embeddings(self, network: Any, task: Task, put: Any) -> dict[str, Any]:
-        if isinstance(task, ImageClassification):
-            raise UserError(f"--factorize.tt-rank {self.tt_rank}: an image classifier has no word embeddings")
-        try:
-            return dict(put(network, "bert.embeddings.word_embeddings", self.tt_rank))
-        except ValueError as error:
-            raise UserError(f"--factorize.tt-rank {self.tt_rank}: {error}") from None
 
     def calibration(self, task: Task, processor: Any) -> "Iterator[dict[str, Tensor]]":
         """Batches of training examples without their labels, evenly over the classes.
@@ -190,24 +171,85 @@ class Factorize(TrainTexts, TrainImages):
         Raises:
             UserError: fewer examples than classes, so that a class would not be seen.
         """
-        import torch
-
         classes = len(task.data.labels)
         if self.calibration_examples < classes:
             raise UserError(
-                f"--factorize.calibration-examples {self.calibration_examples}: the task has {classes} classes, and "
+                f"--*.calibration-examples {self.calibration_examples}: the task has {classes} classes, and "
                 "each is to be seen; give at least as many"
             )
-        data: Any = examples(task, processor, "train", None)
+        data = self.examples(task, processor, "train")
         rows = evenly(task.data.label_ids("train"), self.calibration_examples)
         for start in range(0, len(rows), CALIBRATION_BATCH):
-            part = [data[row] for row in rows[start : start + CALIBRATION_BATCH]]
-            if isinstance(task, ImageClassification):
-                yield {"pixel_values": torch.stack([row["pixel_values"] for row in part])}
-            else:
-                names = ("input_ids", "attention_mask", "token_type_ids")
-                texts = [{name: row[name] for name in names if name in row} for row in part]
-                yield dict(processor.pad(texts, return_tensors="pt"))
+            yield self.inputs([data[row] for row in rows[start : start + CALIBRATION_BATCH]], processor)
+
+    def processor(self, model: Path) -> Any:
+        """What makes examples for the model."""
+        raise NotImplementedError
+
+    def examples(self, task: Any, processor: Any, split: str, varied: bool = False) -> Any:
+        """The split as the Trainer reads it; images varied as the options say."""
+        raise NotImplementedError
+
+    def inputs(self, examples: list[Any], processor: Any) -> "dict[str, Tensor]":
+        """A batch without its labels."""
+        raise NotImplementedError
+
+    def names(self, network: Any) -> list[str] | None:
+        """The layers that may be factored; None: all."""
+        return None
+
+    def put_embeddings(self, network: Any) -> list[dict[str, Any]]:
+        """Put factors in the place of embeddings where that is asked for; returns the edits."""
+        return []
+
+
+@dataclass(frozen=True)
+class Factorize(Factoring, TrainTexts):
+    """Factor the linear layers of a BERT's encoder and pooler, then train."""
+
+    tt_rank: int | None = None
+    """Also make the word embeddings a tensor train of this rank (beside the budget above); None: leave them."""
+    cache: bool = True
+    """Compute the teacher's outputs once and keep them on disk while the stage runs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tt_rank is not None and self.tt_rank < 1:
+            raise UserError(f"--*.tt-rank {self.tt_rank}: 1 or more; leave it out to keep the embeddings")
+
+    def __call__(
+        self, out: Path, *, model: Path, task: TextClassification, teacher: Path | None = None
+    ) -> dict[str, Any]:
+        return self.factorize(out, model, task, teacher, "svd")
+
+    def processor(self, model: Path) -> Any:
+        from hfcompress.models import load_tokenizer
+
+        return load_tokenizer(model)
+
+    def examples(self, task: TextClassification, processor: Any, split: str, varied: bool = False) -> Any:
+        return task.data.encode(processor, task.max_length, split)
+
+    def inputs(self, examples: list[Any], processor: Any) -> "dict[str, Tensor]":
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        texts = [{name: row[name] for name in names if name in row} for row in examples]
+        return dict(processor.pad(texts, return_tensors="pt"))
+
+    def names(self, network: Any) -> list[str]:
+        from hfcompress import bert
+
+        bert.require_bert(network)
+        return bert.linear_names(network)
+
+    def put_embeddings(self, network: Any) -> list[dict[str, Any]]:
+        from hfcompress.factorization import put_tensor_train
+
+        if self.tt_rank is None:
+            return []
+        try:
+            return [put_tensor_train(network, "bert.embeddings.word_embeddings", self.tt_rank)]
+        except ValueError as error:
+            raise UserError(f"--*.tt-rank {self.tt_rank}: {error}") from None
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
         """The shape with that share of its linear layers.
@@ -215,23 +257,52 @@ class Factorize(TrainTexts, TrainImages):
         Raises:
             UnknownShape: the ranks follow from an energy, which only the weights say.
         """
-        measure, share = self.target()
-        if not isinstance(model, Shape):
-            raise UnknownShape("--factorize: what ranks leave of an image classifier is known when it has been read")
-        if self.tt_rank is not None:
-            from hfcompress.ops.tensor_train import train_weights
+        from hfcompress.ops.tensor_train import train_weights
 
+        measure, share = self.target()
+        if self.tt_rank is not None:
             model = model.with_(word_weights=train_weights(model.vocab_size, model.hidden_size, self.tt_rank))
         if measure == "energy":
-            raise UnknownShape("--factorize.energy: which ranks hold it is known when the model has been read")
+            raise UnknownShape("--*.energy: which ranks hold it is known when the model has been read")
         return model.with_(format="surgery", linear_share=share)
 
 
-def examples(task: Task, processor: Any, split: str, options: TrainImages | None) -> Any:
-    """The split as the Trainer reads it, images varied as the options say."""
-    if isinstance(task, ImageClassification):
-        return task.data.examples(processor, split, None if options is None else options.augment)
-    return task.data.encode(processor, task.max_length, split)
+@dataclass(frozen=True)
+class FactorizeImages(Factoring, TrainImages):
+    """Factor the convolutions and linear layers of an image classifier, then train.
+
+    An image teacher sees the varied images and runs along.
+    """
+
+    kind: Kind = "tucker2"
+    """What becomes of convolutions larger than 1x1; 1x1 ones and linear layers are always two factors (svd)."""
+
+    def __call__(
+        self, out: Path, *, model: Path, task: ImageClassification, teacher: Path | None = None
+    ) -> dict[str, Any]:
+        return self.factorize(out, model, task, teacher, self.kind)
+
+    def processor(self, model: Path) -> Any:
+        from hfcompress.models import load_image_processor
+
+        return load_image_processor(model)
+
+    def examples(self, task: ImageClassification, processor: Any, split: Any, varied: bool = False) -> Any:
+        return task.data.examples(processor, split, self.augment if varied else None)
+
+    def inputs(self, examples: list[Any], processor: Any) -> "dict[str, Tensor]":
+        import torch
+
+        return {"pixel_values": torch.stack([row["pixel_values"] for row in examples])}
+
+    def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
+        """Refuses options that cannot be.
+
+        Raises:
+            UnknownShape: always.
+        """
+        self.target()
+        raise UnknownShape("what ranks leave of an image classifier is known when it has been read")
 
 
 def evenly(labels: list[int], count: int) -> list[int]:

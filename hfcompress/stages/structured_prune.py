@@ -11,7 +11,7 @@ from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts
+from hfcompress.training import Train, TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from hfcompress.training import Examples
 
 
-@dataclass(frozen=True)
-class StructuredPrune(TrainTexts, TrainImages):
-    """Cut the least important units, train, and repeat until the target is met (Li et al. 2017, section 3.4).
+Task = TextClassification | ImageClassification
 
-    Units are the channels of an image classifier, and the heads and feed-forward neurons of a BERT. Exactly one of the
-    four keep options says what is to be left. The training options are those after the last cut.
+
+@dataclass(frozen=True)
+class StructuredPruning(Train):
+    """What the stages for texts and for images share.
+
+    The least important units are cut, the model is trained, and so on until the target is met (Li et al. 2017, section
+    3.4). Exactly one of the four keep options says what is to be left. The training options are those after the last
+    cut.
     """
 
     keep_flops: float | None = None
@@ -48,10 +52,6 @@ class StructuredPrune(TrainTexts, TrainImages):
     """Cuts; each leaves the same share of what it finds."""
     epochs_between: float = 0.5
     """Passes over the training data after each cut but the last."""
-    heads: bool = True
-    """Of a BERT: cut attention heads."""
-    neurons: bool = True
-    """Of a BERT: cut feed-forward neurons."""
     round_to: int = 1
     """Every layer keeps a multiple of so many units, and at least so many."""
     scored_batches: int = 8
@@ -61,10 +61,6 @@ class StructuredPrune(TrainTexts, TrainImages):
     """Of the soft labels, where there is a teacher."""
     hard_weight: float = 1.0
     """Of the labels, where there is a teacher."""
-    states_weight: float = 0.0
-    """Of what an image teacher's stages or blocks give, against the pruned model's; above 0 residual streams stay."""
-    cache: bool = True
-    """A text teacher's outputs are computed once, on disk; an image teacher sees the varied images and runs along."""
     threads: int = 1
     """Threads that latency is measured with."""
 
@@ -74,26 +70,20 @@ class StructuredPrune(TrainTexts, TrainImages):
         super().__post_init__()
         for name in ("iterations", "round_to", "scored_batches", "threads"):
             if getattr(self, name) < 1:
-                raise UserError(f"--prune.{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+                raise UserError(f"--*.{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         if not self.epochs_between > 0:
-            raise UserError(f"--prune.epochs-between {self.epochs_between:g}: above 0")
+            raise UserError(f"--*.epochs-between {self.epochs_between:g}: above 0")
         if self.temperature <= 0:
-            raise UserError(f"--prune.temperature {self.temperature:g}: above 0")
+            raise UserError(f"--*.temperature {self.temperature:g}: above 0")
         if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
-            raise UserError("--prune.logits-weight and --prune.hard-weight: not negative, and not both 0")
-        if self.states_weight < 0:
-            raise UserError(f"--prune.states-weight {self.states_weight:g}: not negative")
-        if not self.heads and not self.neurons:
-            raise UserError("--prune.heads and --prune.neurons: one of them at least")
+            raise UserError("--*.logits-weight and --*.hard-weight: not negative, and not both 0")
 
-    def __call__(
-        self,
-        out: Path,
-        *,
-        model: Path,
-        task: TextClassification | ImageClassification,
-        teacher: Path | None = None,
-    ) -> dict[str, Any]:
+    def prune(self, out: Path, model: Path, task: Task, teacher: Path | None, states_weight: float) -> dict[str, Any]:
+        """Cut and train as `__call__` is asked to.
+
+        Args:
+            states_weight: of an image teacher's states in the loss.
+        """
         from accelerate import PartialState
         from transformers import set_seed
 
@@ -115,7 +105,7 @@ class StructuredPrune(TrainTexts, TrainImages):
         processor, data, validation, batches = self.examples(model, task)
         loss = None
         if teacher is not None:
-            loss = taught_by(teacher, self, out / "work", model, task, data, self.states_weight)
+            loss = taught_by(teacher, self, out / "work", model, task, data, states_weight)
         tokenizer = None if isinstance(task, ImageClassification) else processor
 
         def finetune(pruned: Any, work: Path, number: int) -> dict[str, Any]:
@@ -139,6 +129,23 @@ class StructuredPrune(TrainTexts, TrainImages):
             measured["saved_as"] = named_shape(whole, network)
             save(network, processor, out)
         return measured["iterations"][-1]["training"] | measured
+
+    def examples(self, model: Path, task: Any) -> "tuple[Any, Examples, Examples, list[Batch]]":
+        """The model's processor, what it is trained and validated on, and labelled batches of unvaried examples."""
+        raise NotImplementedError
+
+    def roots(self, network: "PreTrainedModel", batches: "list[Batch]") -> tuple[str, ...] | None:
+        """The layers that write what may be cut; None for all groups."""
+        raise NotImplementedError
+
+    def scored(self, plain: Any, pad: Any) -> "list[Batch]":
+        """Some batches of examples, drawn at random."""
+        import torch
+
+        order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        size = self.per_device_train_batch_size
+        parts = [order[i : i + size] for i in range(0, min(len(order), self.scored_batches * size), size)]
+        return [dict(pad([plain[row] for row in part])) for part in parts]
 
     def plan(self) -> Plan:
         """What is to be left, and by which ranking.
@@ -165,73 +172,112 @@ class StructuredPrune(TrainTexts, TrainImages):
             reconstruct=self.reconstruct,
         )
 
-    def roots(self, network: "PreTrainedModel", batches: "list[Batch]") -> tuple[str, ...] | None:
-        """The layers that write what may be cut: heads and neurons of a BERT, or channels within the blocks of an
-        image classifier that is to keep its states; None for all groups.
+
+@dataclass(frozen=True)
+class StructuredPrune(StructuredPruning, TrainTexts):
+    """Cut attention heads and feed-forward neurons of a BERT, train, and repeat until the target is met."""
+
+    heads: bool = True
+    """Cut attention heads."""
+    neurons: bool = True
+    """Cut feed-forward neurons."""
+    cache: bool = True
+    """Compute the teacher's outputs once and keep them on disk while the stage runs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.heads and not self.neurons:
+            raise UserError("--*.heads and --*.neurons: one of them at least")
+
+    def __call__(
+        self, out: Path, *, model: Path, task: TextClassification, teacher: Path | None = None
+    ) -> dict[str, Any]:
+        return self.prune(out, model, task, teacher, states_weight=0.0)
+
+    def roots(self, network: "PreTrainedModel", batches: "list[Batch]") -> tuple[str, ...]:
+        """Those of heads and of neurons.
 
         Raises:
             UserError: a text classifier that is no BERT.
         """
         from hfcompress import bert
-        from hfcompress.coupling import find_groups, inner_roots
-        from hfcompress.models import is_vision
-        from hfcompress.structured import first_inputs
 
-        if is_vision(network.config.model_type):
-            if not self.states_weight:
-                return None
-            return inner_roots(network, find_groups(network, first_inputs(network, batches, 1))[0])
         bert.require_bert(network)
         kinds = [("attention.self.query", self.heads), ("intermediate.dense", self.neurons)]
         layers = range(len(bert.layers(network)))
         return tuple(f"bert.encoder.layer.{i}.{name}" for i in layers for name, wanted in kinds if wanted)
 
-    def examples(
-        self, model: Path, task: TextClassification | ImageClassification
-    ) -> "tuple[Any, Examples, Examples, list[Batch]]":
-        """The model's processor, what it is trained and validated on, and labelled batches of unvaried examples."""
-        import torch
-        from transformers import DataCollatorWithPadding, default_data_collator
+    def examples(self, model: Path, task: TextClassification) -> "tuple[Any, Examples, Examples, list[Batch]]":
+        from transformers import DataCollatorWithPadding
 
-        from hfcompress.models import load_image_processor, load_tokenizer
+        from hfcompress.models import load_tokenizer
 
-        pad: Any
-        if isinstance(task, ImageClassification):
-            processor: Any = load_image_processor(model)
-            plain: Any = task.data.examples(processor, "train")
-            data: Any = task.data.examples(processor, "train", self.augment)
-            validation: Any = task.data.examples(processor, "validation")
-            pad = default_data_collator
-        else:
-            processor = load_tokenizer(model)
-            data, validation = (
-                task.data.encode(processor, task.max_length, split) for split in ("train", "validation")
-            )
-            plain = data.select_columns([n for n in data.column_names if n not in ("index", "length", "group")])
-            pad = DataCollatorWithPadding(processor)
-        order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        size = self.per_device_train_batch_size
-        parts = [order[i : i + size] for i in range(0, min(len(order), self.scored_batches * size), size)]
-        return processor, data, validation, [dict(pad([plain[row] for row in part])) for part in parts]
+        tokenizer = load_tokenizer(model)
+        data, validation = (task.data.encode(tokenizer, task.max_length, split) for split in ("train", "validation"))
+        plain = data.select_columns([n for n in data.column_names if n not in ("index", "length", "group")])
+        return tokenizer, data, validation, self.scored(plain, DataCollatorWithPadding(tokenizer))
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
-        """The shape that meets the target: of a BERT with fewer neurons, whichever units will go in the end.
+        """The shape with fewer neurons that meets the target, whichever units will go in the end."""
+        plan = self.plan()
+        return fewer_neurons(model, plan) if isinstance(model, Shape) else model
+
+
+@dataclass(frozen=True)
+class StructuredPruneImages(StructuredPruning, TrainImages):
+    """Cut channels of an image classifier, train, and repeat until the target is met.
+
+    An image teacher sees the varied images and runs along.
+    """
+
+    states_weight: float = 0.0
+    """Of what the teacher's stages or blocks give, against the pruned model's; above 0 residual streams stay."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.states_weight < 0:
+            raise UserError(f"--*.states-weight {self.states_weight:g}: not negative")
+
+    def __call__(
+        self, out: Path, *, model: Path, task: ImageClassification, teacher: Path | None = None
+    ) -> dict[str, Any]:
+        return self.prune(out, model, task, teacher, self.states_weight)
+
+    def roots(self, network: "PreTrainedModel", batches: "list[Batch]") -> tuple[str, ...] | None:
+        """Channels within the blocks, where the states are to be kept."""
+        from hfcompress.coupling import find_groups, inner_roots
+        from hfcompress.structured import first_inputs
+
+        if not self.states_weight:
+            return None
+        return inner_roots(network, find_groups(network, first_inputs(network, batches, 1))[0])
+
+    def examples(self, model: Path, task: ImageClassification) -> "tuple[Any, Examples, Examples, list[Batch]]":
+        from transformers import default_data_collator
+
+        from hfcompress.models import load_image_processor
+
+        processor = load_image_processor(model)
+        data = task.data.examples(processor, "train", self.augment)
+        batches = self.scored(task.data.examples(processor, "train"), default_data_collator)
+        return processor, data, task.data.examples(processor, "validation"), batches
+
+    def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
+        """The shape with the target's share of the FLOPs.
 
         Raises:
-            UnknownShape: an image classifier, and a target that is no share of the FLOPs.
+            UnknownShape: the target is no share of the FLOPs.
             UserError: states are to be compared where there are none.
         """
         plan = self.plan()
-        if self.states_weight and (teacher is None or not isinstance(task, ImageClassification)):
-            raise UserError(f"--prune.states-weight {self.states_weight:g}: for image models that have a teacher")
-        if isinstance(model, ImageShape):
-            if plan.measure != "flops":
-                raise UnknownShape(f"--prune.keep-{plan.measure}: what it leaves of an image model is known later")
-            uniform = plan.ranking == "uniform" and (model.uniform or not model.is_pruned)
-            return model.with_(keep_flops=model.keep_flops * plan.keep, uniform=uniform)
-        if not isinstance(model, Shape):
+        if self.states_weight and teacher is None:
+            raise UserError(f"--*.states-weight {self.states_weight:g}: for models that have a teacher")
+        if not isinstance(model, ImageShape):
             return model
-        return fewer_neurons(model, plan)
+        if plan.measure != "flops":
+            raise UnknownShape(f"--*.keep-{plan.measure}: what it leaves of an image model is known later")
+        uniform = plan.ranking == "uniform" and (model.uniform or not model.is_pruned)
+        return model.with_(keep_flops=model.keep_flops * plan.keep, uniform=uniform)
 
 
 def own_loss(network: Any, batch: "Batch") -> "torch.Tensor":
