@@ -128,6 +128,16 @@ class ImageShape:
         return cls(config, (int(height), int(width)), "surgery" if edits else "transformers", edits=edits)
 
     @property
+    def labels(self) -> list[str]:
+        """Of its classes, in order."""
+        return list(self.config.get("id2label", {}).values())
+
+    def with_labels(self, labels: list[str]) -> "ImageShape":
+        """With a head for other classes."""
+        named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+        return self.with_(config=self.config | named)
+
+    @property
     def network(self) -> Network:
         """Before it is pruned.
 

@@ -1,6 +1,7 @@
 """Reading and writing model folders: safetensors only, one clear line for what is wrong with a folder."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +50,14 @@ def check_config(folder: Path) -> None:
         raise UserError(f"{folder} is not a model folder: it has no config.json")
 
 
-def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTrainedModel":
+def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_head: bool = False) -> "PreTrainedModel":
     """The sequence or image classifier of a folder, with the edits of its surgery.json, in fp32 and in eval mode.
 
     With `labels`, a model without a classification head gets a new one (seeded by the caller), and a model with
     another set of labels is refused.
+
+    Args:
+        replace_head: it gets a new head instead, as for fine-tuning; not where a surgery.json cut or factored it.
 
     Raises:
         UserError: see `check_folder`; the labels differ from the task's; surgery.json does not fit the weights.
@@ -65,21 +69,49 @@ def load_classifier(folder: Path, labels: list[str] | None = None) -> "PreTraine
 
     check_folder(folder)
     changes: dict[str, Any] = {}
-    config = AutoConfig.from_pretrained(folder)
+    config, edits = AutoConfig.from_pretrained(folder), read_edits(folder)
+    auto = classifier_class(config.model_type)
     if labels is not None:
+        changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
         heads = [name for name in config.architectures or [] if name.endswith("Classification")]
         if heads and list(config.id2label.values()) != labels:
+            if replace_head and not edits:
+                return torch_momentum(with_new_head(folder, auto, changes)).eval()
             raise UserError(
                 f"{folder} was made for the labels {_some(list(config.id2label.values()))}, the task has "
-                f"{_some(labels)}; give a teacher of this task, or none: one is then fine-tuned"
+                f"{_some(labels)}; "
+                + (
+                    "one that was cut or factored cannot get a new head: give the model that it was made from"
+                    if replace_head
+                    else "give a teacher of this task, or none: one is then fine-tuned"
+                )
             )
-        changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    auto = classifier_class(config.model_type)
-    if edits := read_edits(folder):
+    if edits:
         return torch_momentum(rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)).eval()
     with quiet_new_head():
         model = auto.from_pretrained(folder, torch_dtype=torch.float32, **changes)
     return torch_momentum(model).eval()
+
+
+def with_new_head(folder: Path, auto: Any, changes: dict[str, Any]) -> Any:
+    """A folder's classifier with a head of random weights (seeded by the caller) for other labels.
+
+    transformers' ignore_mismatched_sizes would keep the old head where there are as many labels as before.
+
+    Args:
+        changes: id2label and label2id.
+    """
+    import torch
+    from accelerate import PartialState
+    from transformers import AutoConfig
+
+    trained = auto.from_pretrained(folder, torch_dtype=torch.float32)
+    if PartialState().is_main_process:
+        old = _some(list(trained.config.id2label.values()))
+        print(f"{folder.name} was made for the labels {old}: it gets a new head", file=sys.stderr)
+    model = auto.from_config(AutoConfig.from_pretrained(folder, **changes), torch_dtype=torch.float32)
+    model.base_model.load_state_dict(trained.base_model.state_dict())
+    return model
 
 
 def torch_momentum(model: Any) -> Any:

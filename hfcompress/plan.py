@@ -426,9 +426,9 @@ def render(plan: Plan) -> str:
     def cell(value: float | None, form: str, at_most: bool = False) -> str:
         return "–" if value is None else ("≤ " if at_most else "") + format(value, form)
 
-    lines = [f"{'model':22} {'stage':16} {'parameters':>12} {'disk MB':>9} {'RAM MB':>8} {'ms':>8}"]
+    lines = [f"{'model':22} {'stage':21} {'parameters':>12} {'disk MB':>9} {'RAM MB':>8} {'ms':>8}"]
     lines += [
-        f"{row['name']:22} {row['stage']:16} {cell(row['parameters'], ',', 'at_least' in row):>12} "
+        f"{row['name']:22} {row['stage']:21} {cell(row['parameters'], ',', 'at_least' in row):>12} "
         f"{cell(row['disk_mb'], '.1f' if row['disk_mb'] >= 10 else '.2f', 'at_least' in row):>9} "
         f"{cell(row['ram_mb'], '.0f', 'at_least' in row):>8} {cell(row['latency_ms'], '.2f', 'at_least' in row):>8}"
         for row in plan.rows

@@ -257,10 +257,10 @@ class Factorize(Factoring, TrainTexts):
         Raises:
             UnknownShape: the ranks follow from an energy, which only the weights say.
         """
-        from hfcompress.ops.tensor_train import train_weights
-
         measure, share = self.target()
         if self.tt_rank is not None:
+            from hfcompress.ops.tensor_train import train_weights
+
             model = model.with_(word_weights=train_weights(model.vocab_size, model.hidden_size, self.tt_rank))
         if measure == "energy":
             raise UnknownShape("--*.energy: which ranks hold it is known when the model has been read")

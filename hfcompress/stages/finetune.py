@@ -46,7 +46,7 @@ class Finetune(TrainTexts):
         set_seed(self.seed)  # the new head
         data = task.data
         tokenizer = load_tokenizer(model)
-        network = load_classifier(model, data.labels)
+        network = load_classifier(model, data.labels, replace_head=True)
         if self.pooling == "mean":
             bert.require_stock(network, "finetune.pooling mean")
             bert.start_as_mean(network)

@@ -47,7 +47,7 @@ class FinetuneImages(TrainImages):
 
         set_seed(self.seed)  # the new head
         data, processor = task.data, load_image_processor(model)
-        network = load_classifier(model, data.labels)
+        network = load_classifier(model, data.labels, replace_head=True)
         progress = train(
             network,
             None,
@@ -62,4 +62,6 @@ class FinetuneImages(TrainImages):
         return progress.as_dict()
 
     def predict(self, model: Any, *, task: ImageClassification) -> Any:
-        return model
+        """With a head for the task's labels; for the base's where only the Hub says what they are."""
+        labels = task.known_labels
+        return model if labels is None or labels == model.labels else model.with_labels(labels)

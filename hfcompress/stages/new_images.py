@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
 from hfcompress.image_shape import ImageShape
-from hfcompress.tasks.image_classification import DIGITS, ImageClassification
+from hfcompress.tasks.image_classification import ImageClassification
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,9 +52,8 @@ class NewImages(ABC):
         return {}
 
     def predict(self, *, task: ImageClassification) -> ImageShape:
-        """Its shape; the embedded digits need not be read for their names."""
-        labels = [str(digit) for digit in range(10)] if task.dataset == DIGITS else task.data.labels
-        return ImageShape(self.config(labels), (self.side, self.side))
+        """Its shape."""
+        return ImageShape(self.config(task.known_labels or task.data.labels), (self.side, self.side))
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,13 @@ class ImageClassification:
         """Whether the data set's name is a Hub id."""
         return names_repository(self.dataset)
 
+    @property
+    def known_labels(self) -> list[str] | None:
+        """The labels, for a plan: the embedded digits need not be read for them, and the Hub is not asked (None)."""
+        if self.dataset == DIGITS:
+            return [str(digit) for digit in range(10)]
+        return None if self.on_hub else self.data.labels
+
     @cached_property
     def data(self) -> ImageData:
         """Load the data set once and decode every image of it.
