@@ -12,7 +12,6 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.evaluation.size import sizes
-from hfcompress.factors import LowRankLinear
 from hfcompress.image_onnx import export_images, require_integer_kernels
 from hfcompress.models import load_classifier
 from hfcompress.ops.fake_quant import FakeQuantConv2d, fake_quant_rows, integer_rows, row_scales
@@ -95,14 +94,10 @@ def test_a_resnet_with_a_max_pool_and_projections_is_all_integer(tmp_path: Path)
     assert "Relu" not in kernels
 
 
-def test_a_model_that_is_not_known_or_has_factors_is_refused(image_base: Path) -> None:
+def test_a_model_that_is_not_known_is_refused() -> None:
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16)
     with pytest.raises(UserError, match="vit cannot be trained in int8 yet"):
         prepare(ViTForImageClassification(config))
-    network = load_classifier(image_base)
-    network.classifier = LowRankLinear(network.classifier, rank=2)
-    with pytest.raises(UserError, match="low-rank factors cannot be trained in int8"):
-        prepare(network)
     with pytest.raises(UserError, match="not both 0"):
         QATImages(logits_weight=0.0)
 

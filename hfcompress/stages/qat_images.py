@@ -81,35 +81,42 @@ def prepare(network: "PreTrainedModel") -> None:
     """Fold batch norms, and let every weight and every tensor between two layers be quantized.
 
     Quantizers stand where a tensor is made: behind each convolution with its activation, each residual sum and the
-    average pool, and at the image. A max pool keeps the range of what it reads.
+    average pool, between factors, and at the image. A max pool keeps the range of what it reads.
 
     Raises:
-        UserError: the model is of another kind, or has convolutions of factors.
+        UserError: the model is of another kind.
     """
     import torch
     from torch import nn
 
-    from hfcompress.factorization import is_factored
+    from hfcompress.factors import FactoredConv, LowRankLinear
     from hfcompress.ops.fake_quant import FakeQuantConv2d, FakeQuantLinear
 
-    if is_factored(network):
-        raise UserError("a model with low-rank factors cannot be trained in int8 yet; deliver its static int8")
     if network.config.model_type not in KINDS:
         raise UserError(f"a {network.config.model_type} cannot be trained in int8 yet, only {' and '.join(KINDS)} can")
     quantizers = nn.ModuleList()
     units = fold_batch_norms(network)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            network.set_submodule(name, FakeQuantConv2d(module))
     image = quantizer(quantizers)
     units[0].register_forward_pre_hook(lambda module, inputs: (image(inputs[0]), *inputs[1:]))
+    halfway = {}  # what the second factor of a linear layer reads
+    for module in network.modules():
+        if isinstance(module, LowRankLinear):
+            halfway[module.up] = quantizer(quantizers)
+        elif isinstance(module, FactoredConv):
+            for part in list(module)[:-1]:
+                after(part, quantizer(quantizers))
     for module in list(network.modules()):
         if isinstance(module, nn.MaxPool2d):
             after(module, quantizers[-1])
         elif module in units or is_residual_block(module) or isinstance(module, nn.AdaptiveAvgPool2d):
             after(module, quantizer(quantizers))
+    pool = quantizers[-1]  # made last, behind the average pool
     for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            network.set_submodule(name, FakeQuantConv2d(module))
-        elif isinstance(module, nn.Linear):
-            network.set_submodule(name, FakeQuantLinear(module, quantizers[-1], owner=False))  # reads the average pool
+        if isinstance(module, nn.Linear):
+            network.set_submodule(name, FakeQuantLinear(module, halfway.get(module, pool), owner=False))
     network.quantizers = quantizers.to(torch.device("cpu"))
 
 
@@ -131,14 +138,20 @@ def is_residual_block(module: "nn.Module") -> bool:
 
 
 def fold_batch_norms(network: "PreTrainedModel") -> "list[nn.Module]":
-    """Fold each `normalization` into the `convolution` beside it; returns the modules that hold such pairs."""
+    """Fold each `normalization` into the `convolution` beside it, of factors into the last; returns the modules that
+    hold such pairs.
+    """
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     units = []
     for module in network.modules():
-        if isinstance(getattr(module, "normalization", None), nn.BatchNorm2d):
-            module.convolution = fuse_conv_bn_eval(module.convolution.eval(), module.normalization.eval())
+        if isinstance(norm := getattr(module, "normalization", None), nn.BatchNorm2d):
+            whole = module.convolution.eval()
+            if isinstance(whole, nn.Sequential):
+                whole[-1] = fuse_conv_bn_eval(whole[-1], norm.eval())
+            else:
+                module.convolution = fuse_conv_bn_eval(whole, norm.eval())
             module.normalization = nn.Identity()
             units.append(module)
     return units
