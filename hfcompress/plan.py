@@ -10,6 +10,7 @@ from hfcompress import hub
 from hfcompress.budget import Budget
 from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
+from hfcompress.encoder_edits import edited
 from hfcompress.errors import UserError
 from hfcompress.image_plan import compare_images
 from hfcompress.image_shape import ImageShape, is_image_model
@@ -26,6 +27,7 @@ from hfcompress.shape import (
     parameters,
 )
 from hfcompress.stage import Stage, with_option
+from hfcompress.surgery import read_edits
 from hfcompress.vocabulary import tokenizer_bytes
 
 if TYPE_CHECKING:
@@ -172,7 +174,7 @@ class Plan:
                 return Planned(name, "base", ImageShape.read(folder))
             if not is_bert(folder / "config.json"):
                 return Planned(name, "base", LanguageShape.read(folder))
-            shape = read_shape(folder / "config.json")
+            shape = edited(read_shape(folder / "config.json"), read_edits(folder))
             if (folder / "tokenizer.json").is_file():
                 shape = replace(shape, tokenizer_folder=folder, tokenizer_bytes=saved_tokenizer_bytes(folder))
         return Planned(name, "base", shape)

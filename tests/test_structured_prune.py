@@ -18,8 +18,9 @@ from hfcompress import layer_costs
 from hfcompress.errors import UserError
 from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.image_shape import ImageShape
+from hfcompress.plan import Plan
 from hfcompress.run import Run
-from hfcompress.shape import Shape
+from hfcompress.shape import Shape, parameters
 from hfcompress.stage import content_key
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.new_images import NewResNet
@@ -55,14 +56,14 @@ def made(out: Path, stage: Any, model: Path, task: Any, **inputs: Any) -> tuple[
     return out, stage(out, model=model, task=task, **inputs)
 
 
-def parameters(network: nn.Module) -> int:
+def parameters_of(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
 def test_it_loads_in_two_lines_smaller_and_dense(resnet: Path, pruned: tuple[Path, dict[str, Any]]) -> None:
     folder, measured = pruned
     network = hfcompress.load(folder)
-    assert parameters(network) == measured["after"]["parameters"] < 0.6 * parameters(hfcompress.load(resnet))
+    assert parameters_of(network) == measured["after"]["parameters"] < 0.6 * parameters_of(hfcompress.load(resnet))
     assert 0.3 < measured["after"]["flops"] / measured["before"]["flops"] <= 0.5
     assert measured["saved_as"] == "surgery"
     assert (folder / "surgery.json").is_file()
@@ -87,9 +88,7 @@ def test_the_input_is_left_as_it_was_and_the_record_is_complete(tmp_path: Path, 
     assert not (run.folder / f"pruned-{record.key}" / "work").exists()
 
 
-def test_the_same_seed_gives_the_same_model(
-    tmp_path: Path, resnet: Path, pruned: tuple[Path, dict[str, Any]]
-) -> None:
+def test_the_same_seed_gives_the_same_model(tmp_path: Path, resnet: Path, pruned: tuple[Path, dict[str, Any]]) -> None:
     again, _ = made(tmp_path, STAGE, resnet, IMAGES)
     first, second = (load_file(folder / "model.safetensors") for folder in (pruned[0], again))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
@@ -140,7 +139,7 @@ def test_a_uniformly_narrower_resnet_is_a_stock_one(tmp_path: Path, resnet: Path
     folder, measured = made(tmp_path, stage, resnet, IMAGES)
     assert measured["saved_as"] == "transformers"
     network = AutoModelForImageClassification.from_pretrained(folder)
-    assert parameters(network) == measured["after"]["parameters"]
+    assert parameters_of(network) == measured["after"]["parameters"]
     assert network.config.hidden_sizes[1] < 16
 
 
@@ -151,12 +150,12 @@ def test_a_mobilenet_is_pruned_through_its_depthwise_convolutions(tmp_path: Path
     )
     folder, measured = made(tmp_path / "out", stage, model, IMAGES)
     network = hfcompress.load(folder)
-    assert parameters(network) == measured["after"]["parameters"] <= 0.6 * measured["before"]["parameters"]
+    assert parameters_of(network) == measured["after"]["parameters"] <= 0.6 * measured["before"]["parameters"]
     depthwise = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     assert all(m.groups == m.in_channels == m.out_channels and m.groups % 4 == 0 for m in depthwise)
     again, second = made(tmp_path / "again", replace(stage, keep_parameters=0.8), folder, IMAGES)
     assert second["saved_as"] == "surgery"
-    assert parameters(hfcompress.load(again)) <= 0.8 * parameters(network), "a cut model can be cut again"
+    assert parameters_of(hfcompress.load(again)) <= 0.8 * parameters_of(network), "a cut model can be cut again"
 
 
 def test_an_image_teacher_gives_soft_labels(tmp_path: Path, resnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +216,8 @@ def test_heads_and_neurons_of_a_bert_are_cut_and_the_teacher_is_asked(
         found += [attention.num_attention_heads, layer.intermediate.dense.out_features]
     assert [width[1] for width in measured["widths"].values()] == found
     assert sum(found) < 4 * (4 + 128)
+    planned = parameters(Plan().base(str(made.path)).shape)
+    assert planned == pytest.approx(made.record.parameters, rel=0.02), "what was cut is planned as such"
     assert measured["best_metric"] > 0.5
 
 
