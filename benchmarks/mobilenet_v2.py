@@ -25,10 +25,11 @@ from hfcompress.image_onnx import export_images, require_parity
 from hfcompress.models import load_classifier, load_image_processor
 from hfcompress.onnx_graph import Array
 from hfcompress.record import cpu_name
+from hfcompress.stages.onnx_images import CALIBRATION_BATCH
 from hfcompress.tasks.image_data import decode, pixel_values
 from hfcompress.tensorrt_onnx import static_qdq
 
-CALIBRATION = 32  # images of the other half; histograms keep every activation of them in memory
+CALIBRATION = 32  # images of the other half
 BATCH = 20
 WAYS = ("uint8", "uint8-percentile", "uint8-entropy", "int8-symmetric")
 
@@ -71,15 +72,13 @@ def fp32_onnx(model: Path, folder: Path, pixels: Array) -> Path:
 
 def quantize(way: str, fp32: Path, out: Path, calibration: Array) -> Path:
     """One way of static quantization."""
-    from onnxruntime.quantization import CalibrationMethod
-
-    methods = {"uint8-percentile": CalibrationMethod.Percentile, "uint8-entropy": CalibrationMethod.Entropy}
+    methods = {"uint8-percentile": "percentile", "uint8-entropy": "entropy"}
     symmetric = way == "int8-symmetric"
     found = static_qdq(
         fp32,
-        np.split(calibration, len(calibration)),
+        np.split(calibration, len(calibration) // CALIBRATION_BATCH),
         symmetric=symmetric,
-        calibrate_method=methods.get(way, CalibrationMethod.MinMax),
+        calibration=methods.get(way, "minmax"),
         extra_options={"ActivationSymmetric": symmetric},
     )
     onnx.save(found, str(out))

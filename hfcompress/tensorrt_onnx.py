@@ -1,14 +1,19 @@
 """Explicit-QDQ ONNX for TensorRT: symmetric int8 activations, float biases, Q/DQ where its documentation wants it."""
 
 from collections.abc import Iterable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from hfcompress.onnx_graph import Array, add_initializers, constant_values, drop_unused, readers_of, replace_input
+
+if TYPE_CHECKING:
+    from onnxruntime.quantization import CalibrationDataReader
 
 QUANTIZED = ["Conv", "Gemm", "MatMul", "Add"]
 
@@ -40,35 +45,70 @@ def quantize_for_tensorrt(model: Path, pixel_values: Iterable[Array]) -> ModelPr
     return found
 
 
-def static_qdq(model: Path, pixel_values: Iterable[Array], *, symmetric: bool, **settings: Any) -> ModelProto:
-    """onnxruntime's static quantization, per channel, with QDQ nodes; `settings` are more of `quantize_static`'s."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+def static_qdq(
+    model: Path,
+    pixel_values: Iterable[Array],
+    *,
+    symmetric: bool,
+    calibration: str = "minmax",
+    extra_options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> ModelProto:
+    """onnxruntime's static quantization, per channel, with QDQ nodes.
+
+    Args:
+        pixel_values: calibration batches; for a histogram the activations of one at a time are in memory.
+        calibration: minmax, or by a histogram of each tensor: percentile (99.999) or entropy.
+        extra_options, settings: more of `quantize_static`'s.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Batches(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter(pixel_values)
-
-        def get_next(self) -> dict[str, Array] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"pixel_values": batch}
-
-    with TemporaryDirectory() as folder:
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "percentile": CalibrationMethod.Percentile,
+        "entropy": CalibrationMethod.Entropy,
+    }
+    one_at_a_time = {} if calibration == "minmax" else {"CalibStridedMinMax": 1}  # it strides whatever the method
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the quantizer prints about its histograms
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         quant_pre_process(str(model), str(prepared))  # folds batch normalization and constant padding
         quantize_static(
             str(prepared),
             str(quantized),
-            Batches(),
+            batch_reader(list(pixel_values)),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            calibrate_method=methods[calibration],
+            extra_options=(extra_options or {}) | one_at_a_time,
             **settings,
         )
         found = onnx.load(str(quantized))
     del found.graph.value_info[:]  # 2% of a MobileNetV2's file: whoever reads the shapes in between infers them anew
     return found
+
+
+def batch_reader(batches: list[Array]) -> "CalibrationDataReader":
+    """What onnxruntime reads calibration batches from, all of them or a range."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.set_range(0, len(batches))
+
+        def __len__(self) -> int:
+            return len(batches)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.left = iter(batches[start_index:end_index])
+
+        def get_next(self) -> dict[str, Array] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {"pixel_values": batch}
+
+    return Reader()
 
 
 def quantize_residuals_alone(model: ModelProto) -> None:

@@ -99,6 +99,45 @@ def test_the_int8_graph_runs_in_integer_kernels_from_int8_weights(
     assert np.abs(fp32 - int8).mean() < 0.1 * np.abs(fp32).max()
 
 
+@pytest.mark.parametrize("calibration", ["percentile", "entropy"])
+def test_ranges_by_histogram_are_narrower_and_give_the_same_kernels(
+    tmp_path: Path,
+    exported: tuple[Path, dict[str, Any]],
+    quantized: tuple[Path, dict[str, Any]],
+    calibration: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stage = StaticInt8Images(calibration_images=24, calibration=calibration)
+    assert stage(tmp_path, model=exported[0], task=TASK)["kernels"] == quantized[1]["kernels"]
+    assert not capsys.readouterr().out, "what the quantizer prints is no data of a command"
+    extremes, found = (activation_scales(folder / "model.onnx") for folder in (quantized[0], tmp_path))
+    shares = np.array([found[name] / extremes[name] for name in extremes])
+    assert shares.max() < 1.02
+    assert shares.min() < 0.97, "what lies outermost is cut off"
+    images = TASK.data.images("test")[:20]
+    fp32, int8 = (ImagePredictor(place).logits(images) for place in (exported[0], tmp_path))
+    assert np.abs(fp32 - int8).mean() < 0.1 * np.abs(fp32).max()
+
+
+def test_a_histogram_of_one_batch_at_a_time_is_that_of_all(exported: tuple[Path, dict[str, Any]]) -> None:
+    """Also where a later batch has the larger values, and widens it."""
+    pixels = np.random.default_rng(0).normal(size=(12, 3, SIDE, SIDE)).astype(np.float32)
+    pixels *= np.linspace(0.5, 1.5, 12, dtype=np.float32)[:, None, None, None]
+    parts, whole = (
+        activation_scales(static_qdq(exported[0] / "model.onnx", batches, symmetric=False, calibration="percentile"))
+        for batches in (np.split(pixels, 4), [pixels])
+    )
+    assert parts.keys() == whole.keys()
+    assert all(parts[name] == pytest.approx(whole[name], rel=0.05) for name in whole)
+
+
+def activation_scales(model: Path | onnx.ModelProto) -> dict[str, float]:
+    """The scale of each quantized activation."""
+    graph = (onnx.load(model) if isinstance(model, Path) else model).graph
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {n.input[0]: float(values[n.input[1]]) for n in graph.node if n.op_type == "QuantizeLinear"}
+
+
 def test_convolutions_left_in_float_are_seen(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     pixels = pixel_values(processor(SIDE), TASK.data.inputs("train", 8))
     found = static_qdq(exported[0] / "model.onnx", [pixels], symmetric=False, op_types_to_quantize=["Gemm"])

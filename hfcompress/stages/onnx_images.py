@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.image_classification import ImageClassification
@@ -48,12 +48,14 @@ class ExportImages:
 class StaticInt8Images:
     """onnxruntime's static QDQ quantization, per channel, of an fp32 ONNX folder; it must run in integer kernels.
 
-    Activations are uint8 whose ranges are the extremes (MinMax) of training images: see docs/iot_camera.md for what
-    other calibrations and symmetric int8 activations do.
+    Activations are uint8 whose ranges are taken from training images: see docs/iot_camera.md for what the ways of
+    doing so and symmetric int8 activations do.
     """
 
+    calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
+    """A tensor's range: its extremes, all but its outermost 0.001%, or what changes its histogram least."""
     calibration_images: int = 128
-    """Training images whose extremes are the ranges; drawn evenly from the classes."""
+    """Training images that ranges are taken from; drawn evenly from the classes."""
     seed: int = 0
 
     training: ClassVar[bool] = False
@@ -72,7 +74,12 @@ class StaticInt8Images:
 
         labels = task.data.label_ids("train")
         rows = calibration_rows(labels, self.calibration_images, self.seed)
-        found = static_qdq(model / "model.onnx", batches(task, load_image_processor(model), rows), symmetric=False)
+        found = static_qdq(
+            model / "model.onnx",
+            batches(task, load_image_processor(model), rows),
+            symmetric=False,
+            calibration=self.calibration,
+        )
         require_int8_weights(found)
         onnx.save(found, str(out / "model.onnx"))
         copy_companions(model, out)
