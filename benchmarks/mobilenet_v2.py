@@ -76,7 +76,7 @@ def quantize(way: str, fp32: Path, out: Path, calibration: Array) -> Path:
     symmetric = way == "int8-symmetric"
     found = static_qdq(
         fp32,
-        np.split(calibration, len(calibration) // CALIBRATION_BATCH),
+        [calibration[start : start + CALIBRATION_BATCH] for start in range(0, len(calibration), CALIBRATION_BATCH)],
         symmetric=symmetric,
         calibration=methods.get(way, "minmax"),
         extra_options={"ActivationSymmetric": symmetric},
