@@ -1,5 +1,6 @@
 """factorize: layers become low-rank factors, weighted by what they read, and learn on from there."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ Task = TextClassification | ImageClassification
 
 
 @dataclass(frozen=True)
-class Factoring(Train):
+class Factoring(Train, ABC):
     """What the stages for texts and for images share: layers are factored, then trained; the result is a model of
     `hfcompress.load`, and any stage's input.
 
@@ -182,17 +183,17 @@ class Factoring(Train):
         for start in range(0, len(rows), CALIBRATION_BATCH):
             yield self.inputs([data[row] for row in rows[start : start + CALIBRATION_BATCH]], processor)
 
+    @abstractmethod
     def processor(self, model: Path) -> Any:
         """What makes examples for the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self, task: Any, processor: Any, split: str, varied: bool = False) -> Any:
         """The split as the Trainer reads it; images varied as the options say."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, examples: list[Any], processor: Any) -> "dict[str, Tensor]":
         """A batch without its labels."""
-        raise NotImplementedError
 
     def names(self, network: Any) -> list[str] | None:
         """The layers that may be factored; None: all."""

@@ -1,5 +1,6 @@
 """structured_prune: channels, heads and neurons cut a little, trained, cut again; the result is really smaller."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,7 +26,7 @@ Task = TextClassification | ImageClassification
 
 
 @dataclass(frozen=True)
-class StructuredPruning(Train):
+class StructuredPruning(Train, ABC):
     """What the stages for texts and for images share.
 
     The least important units are cut, the model is trained, and so on until the target is met (Li et al. 2017, section
@@ -130,13 +131,13 @@ class StructuredPruning(Train):
             save(network, processor, out)
         return measured["iterations"][-1]["training"] | measured
 
+    @abstractmethod
     def examples(self, model: Path, task: Any) -> "tuple[Any, Examples, Examples, list[Batch]]":
         """The model's processor, what it is trained and validated on, and labelled batches of unvaried examples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def roots(self, network: "PreTrainedModel", batches: "list[Batch]") -> tuple[str, ...] | None:
         """The layers that write what may be cut; None for all groups."""
-        raise NotImplementedError
 
     def scored(self, plain: Any, pad: Any) -> "list[Batch]":
         """Some batches of examples, drawn at random."""
