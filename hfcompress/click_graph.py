@@ -1,69 +1,81 @@
-"""A click model as ONNX: its towers traced from torch, the lookups of its tables written node by node before them."""
+"""A click model as ONNX, node by node: the lookups of its tables, and its towers. Nothing here needs torch."""
 
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-import torch
-from onnx import ModelProto, TensorProto, helper
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from hfcompress.click_model import ClickModel, Towers
-from hfcompress.embedding_graph import MICROSOFT, Lookup, known_ids, look_up
-from hfcompress.onnx_graph import (
-    fold_casts,
-    fold_integers,
-    fold_transposes,
-    merge_equal_quantizers,
-    without_weights,
-    write,
-)
-from hfcompress.ops.fake_quant import FakeQuantLinear, integer_rows, row_scales
+from hfcompress.click_inputs import LABELS
+from hfcompress.click_shape import tower_layers
+from hfcompress.embedding_graph import MICROSOFT, Lookup, StoredTable, known_ids, look_up
 
-TOWER_INPUTS = ("dense", "vectors")
+OPSET, IR_VERSION = 18, 8
+
+Array = np.ndarray[Any, Any]
 
 
-def export_clicks(network: ClickModel, out: Path) -> None:
-    """Write model.onnx: ids [batch] int64 by column and dense [batch, features] in, logits [batch, 2] out."""
-    network.eval()
-    model = trace_towers(network.towers, network.config["features"], network.config["dim"])
-    if network.config.get("int8_towers"):
-        layers = {n: m for n, m in network.towers.named_modules() if isinstance(m, FakeQuantLinear)}
-        fold_integers(
-            model,
-            {f"{n}.weight": integer_rows(m.weight).numpy() for n, m in layers.items()},
-            {f"{n}.weight": row_scales(m.weight).numpy() for n, m in layers.items()},
-        )
-        fold_casts(model)
-        merge_equal_quantizers(model)
-    parameters = {entry.name for entry in model.graph.input} - set(TOWER_INPUTS)
-    transposed = fold_transposes(model, parameters)
-    used = {name for node in model.graph.node for name in node.input}
-    state = network.towers.state_dict()
-    del model.graph.input[:]
-    model.graph.input.append(
-        helper.make_tensor_value_info("dense", TensorProto.FLOAT, ["batch", network.config["features"]])
-    )
-    add_tables(model, network)
-    write(model, {n: (state[n].detach(), n in transposed) for n in sorted(parameters & used)}, out / "model.onnx")
+def write_click_graph(
+    config: dict[str, Any], tables: dict[str, StoredTable], towers: dict[str, Array], path: Path
+) -> None:
+    """Write a graph: ids [batch] int64 by column and dense [batch, features] in, logits [batch, 2] out.
+
+    Args:
+        config: of the model's config.json.
+        tables: by column.
+        towers: weight [out, in] and bias [out] of every layer, as LAYER.weight and LAYER.bias; of int8 towers the
+            weight is int8, and LAYER.weight_scale [out], LAYER.input_scale and LAYER.input_zero_point (uint8) stand
+            beside it.
+    """
+    onnx.save(click_graph(config, tables, towers), str(path))
 
 
-def trace_towers(towers: Towers, features: int, dim: int) -> ModelProto:
-    """The graph of the towers, its weights inputs that are named as in their state dict."""
-    example = (torch.ones(3, features), torch.ones(3, towers.columns, dim))
-    axes = {name: {0: "batch"} for name in (*TOWER_INPUTS, "logits")}
-    return without_weights(towers, example, TOWER_INPUTS, axes)
-
-
-def add_tables(model: ModelProto, network: ClickModel) -> None:
-    """Put the lookups before the towers: every column's ids become an input, "vectors" is what they give."""
-    nodes, stacked = [], []
-    for name, rows in network.columns.items():
+def click_graph(config: dict[str, Any], tables: dict[str, StoredTable], towers: dict[str, Array]) -> ModelProto:
+    """As `write_click_graph` writes it."""
+    nodes, tensors, stacked = list[NodeProto](), list[TensorProto](), []
+    for name, rows in config["columns"].items():
         graph = Lookup(f"tables.{name}")
-        ids = known_ids(graph, name, rows, network.config["unknown"])
-        vector = look_up(graph, network.tables[name], ids)
+        vector = look_up(graph, tables[name], known_ids(graph, name, rows, config["unknown"]))
         stacked.append(graph.node("Unsqueeze", vector, graph.number([1])))
         nodes += graph.nodes
-        model.graph.initializer.extend(graph.tensors)
-        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"]))
-    nodes.append(helper.make_node("Concat", stacked, ["vectors"], name="vectors", axis=1))
-    for node in reversed(nodes):
-        model.graph.node.insert(0, node)
-    model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+        tensors += graph.tensors
+    graph = Lookup("towers")
+    add_towers(graph, config, towers, graph.node("Concat", *stacked, axis=1))
+    inputs = [helper.make_tensor_value_info("dense", TensorProto.FLOAT, ["batch", config["features"]])]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"]) for name in config["columns"]]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])]
+    tensors += graph.tensors + [numpy_helper.from_array(array, name) for name, array in towers.items()]
+    made = helper.make_graph(nodes + graph.nodes, "clicks", inputs, outputs, tensors)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def add_towers(graph: Lookup, config: dict[str, Any], towers: dict[str, Array], vectors: str) -> None:
+    """As click_model.Towers: from "dense" and vectors [batch, columns, dim] to "logits" [batch, 2]."""
+    layers, found = list(tower_layers(config)), "dense"
+    for name in [layer for layer in layers if layer.startswith("bottom.")]:
+        found = graph.node("Relu", linear(graph, towers, name, found))
+    every = graph.node("Concat", graph.node("Unsqueeze", found, graph.number([1])), vectors, axis=1)
+    products = graph.node("MatMul", every, graph.node("Transpose", every, perm=[0, 2, 1]))
+    count = len(config["columns"]) + 1
+    pairs = graph.number([a * count + b for a, b in combinations(range(count), 2)])
+    picked = graph.node("Gather", graph.node("Flatten", products, axis=1), pairs, axis=1)
+    found = graph.node("Concat", picked, graph.node("Flatten", every, axis=1), axis=1)
+    *hidden, last = [layer for layer in layers if layer.startswith("top.")]
+    for name in hidden:
+        found = graph.node("Relu", linear(graph, towers, name, found))
+    linear(graph, towers, last, found)
+    graph.nodes[-1].output[0] = "logits"
+
+
+def linear(graph: Lookup, towers: dict[str, Array], name: str, x: str) -> str:
+    """x W' + b; in int8 both are quantized and dequantized, which onnxruntime turns into an integer product."""
+    weight = f"{name}.weight"
+    if f"{name}.input_scale" in towers:
+        quantized = [f"{name}.input_scale", f"{name}.input_zero_point"]
+        x = graph.node("DequantizeLinear", graph.node("QuantizeLinear", x, *quantized), *quantized)
+        zero_point = graph.tensor(f"{name}.weight_zero_point", np.zeros(len(towers[weight]), dtype=np.int8))
+        weight = graph.node("DequantizeLinear", weight, f"{name}.weight_scale", zero_point, axis=0)
+    return graph.node("Gemm", x, weight, f"{name}.bias", transB=1)

@@ -26,6 +26,24 @@ def inputs_of(log: Any) -> dict[str, np.ndarray[Any, Any]]:
     return ids | {"dense": dense.astype(np.float32)}
 
 
+def new_config(rows: dict[str, int], dim: int, bottom: int, top: tuple[int, ...], unknown: str) -> dict[str, Any]:
+    """config.json of a model with whole tables.
+
+    Args:
+        rows: ids by column; dim: numbers an id; bottom, top: widths of the towers; unknown: see click_model.KnownIds.
+    """
+    return {
+        "columns": rows,
+        "dim": dim,
+        "features": DENSE,
+        "bottom": bottom,
+        "top": list(top),
+        "unknown": unknown,
+        "tables": {name: {"kind": "rows", "bits": 32} for name in rows},
+        "labels": list(LABELS),
+    }
+
+
 def write_config(config: dict[str, Any], out: Path) -> None:
     text = json.dumps({"model_type": MODEL_TYPE, "architectures": ["ClickModel"]} | config, indent=1)
     (out / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -204,21 +204,10 @@ def new_click_model(rows: dict[str, int], dim: int, bottom: int, top: tuple[int,
     """A model with whole tables, its weights drawn by torch's generator."""
     import torch
 
-    from hfcompress.click_inputs import DENSE, LABELS
+    from hfcompress.click_inputs import new_config
     from hfcompress.click_model import ClickModel
 
-    network = ClickModel(
-        {
-            "columns": rows,
-            "dim": dim,
-            "features": DENSE,
-            "bottom": bottom,
-            "top": list(top),
-            "unknown": unknown,
-            "tables": {name: {"kind": "rows", "bits": 32} for name in rows},
-            "labels": list(LABELS),
-        }
-    )
+    network = ClickModel(new_config(rows, dim, bottom, top, unknown))
     for table in network.tables.values():
         torch.nn.init.normal_(table.weight, std=0.05)
     return network

@@ -1,26 +1,35 @@
-"""Looking up compressed embeddings in ONNX: the nodes and the tensors of each kind of table (see ops/).
+"""Looking up compressed embeddings in ONNX: the nodes and the tensors of each kind of table (see ops/table_sizes.py).
 
 Integer rows are read by onnxruntime's GatherBlockQuantized, everything else by standard operators: a table is never
-unfolded whole, and what lies in the file is what is counted.
+unfolded whole, and what lies in the file is what is counted. Nothing here needs torch.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from hfcompress.ops import hashed, row_codes
-from hfcompress.ops.factorized import FactorizedTable
-from hfcompress.ops.hashed import HashedTable
-from hfcompress.ops.mixed_dimension import MixedDimensionTable
-from hfcompress.ops.quotient_remainder import QuotientRemainderTable
-from hfcompress.ops.row_codes import RowTable
+from hfcompress.ops.table_sizes import PRIME, parts
 
 MICROSOFT = "com.microsoft"
 SMALLEST_BLOCK = 16  # of GatherBlockQuantized; a scale a row is one block that is at least as wide as the row
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table [rows, dim] as it lies in a file."""
+
+    description: dict[str, Any]
+    rows: int
+    dim: int
+    arrays: dict[str, Array]
+    """The parts of the description by name; one in codes is uint8 (two codes a byte in 4 bits, the first below), and
+    its float16 scales [rows, 1] lie beside it as NAME_scale."""
+    hashes: tuple[tuple[int, int], ...] = ()
+    """Multiplier and offset of each hash function of a hashed table, the importance weights' last."""
 
 
 class Lookup:
@@ -56,61 +65,53 @@ def known_ids(graph: Lookup, ids: str, rows: int, unknown: str) -> str:
     return graph.node("Where", graph.node("And", above, below), ids, other)
 
 
-def rows_of(graph: Lookup, part: str, weight: torch.Tensor, bits: int, ids: str) -> str:
-    """Rows [..., dim] of a matrix [rows, dim] that is stored in so many bits."""
-    if bits == 32:
-        return graph.node("Gather", graph.tensor(part, weight.detach().numpy()), ids, axis=0)
-    codes, scales = row_codes.row_codes(weight, bits)
-    packed = (codes.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
-    if bits == 4:
-        packed = packed[:, 0::2] | (packed[:, 1::2] << 4)
-    block = max(SMALLEST_BLOCK, 1 << (weight.shape[1] - 1).bit_length())
+def rows_of(graph: Lookup, table: StoredTable, part: str, ids: str) -> str:
+    """Rows [..., dim] of a part of the table."""
+    found = parts(table.description, table.rows, table.dim)[part]
+    stored = graph.tensor(part, table.arrays[part])
+    if found.bits == 32:
+        return graph.node("Gather", stored, ids, axis=0)
     looked_up = graph.node(
         "GatherBlockQuantized",
-        graph.tensor(part, packed.numpy()),
+        stored,
         ids,
-        graph.tensor(f"{part}_scale", scales.unsqueeze(1).numpy()),
+        graph.tensor(f"{part}_scale", table.arrays[f"{part}_scale"]),
         domain=MICROSOFT,
-        bits=bits,
-        block_size=block,
+        bits=found.bits,
+        block_size=max(SMALLEST_BLOCK, 1 << (found.shape[1] - 1).bit_length()),
         gather_axis=0,
         quantize_axis=1,
     )
     return graph.node("Cast", looked_up, to=TensorProto.FLOAT)
 
 
-def look_up(graph: Lookup, table: torch.nn.Module, ids: str) -> str:
-    """Vectors [..., dim] of ids [...] that the table has; the name of the tensor.
-
-    Raises:
-        TypeError: not a table of ops/.
-    """
-    if isinstance(table, RowTable):
-        return rows_of(graph, "weight", table.weight, table.bits, ids)
-    if isinstance(table, FactorizedTable):
-        rows = rows_of(graph, "a", table.a, table.bits, ids)
-        return graph.node("MatMul", rows, graph.tensor("b", table.b.detach().numpy()))
-    if isinstance(table, HashedTable):
+def look_up(graph: Lookup, table: StoredTable, ids: str) -> str:
+    """Vectors [..., dim] of ids [...] that the table has; the name of the tensor."""
+    kind = table.description["kind"]
+    if kind == "rows":
+        return rows_of(graph, table, "weight", ids)
+    if kind == "factorized":
+        return graph.node("MatMul", rows_of(graph, table, "a", ids), graph.tensor("b", table.arrays["b"]))
+    if kind == "hashed":
         return hashed_rows(graph, table, ids)
-    if isinstance(table, QuotientRemainderTable):
-        divisor = graph.number(table.divisor)
-        quotient = rows_of(graph, "quotient", table.quotient, table.bits, graph.node("Div", ids, divisor))
-        remainder = rows_of(graph, "remainder", table.remainder, table.bits, graph.node("Mod", ids, divisor))
+    if kind == "quotient_remainder":
+        divisor = graph.number(table.description["divisor"])
+        quotient = rows_of(graph, table, "quotient", graph.node("Div", ids, divisor))
+        remainder = rows_of(graph, table, "remainder", graph.node("Mod", ids, divisor))
         return graph.node("Mul", quotient, remainder)
-    if isinstance(table, MixedDimensionTable):
-        return mixed_rows(graph, table, ids)
-    raise TypeError(f"no lookup for a {type(table).__name__}")
+    return mixed_rows(graph, table, ids)
 
 
-def hashed_rows(graph: Lookup, table: HashedTable, ids: str) -> str:
+def hashed_rows(graph: Lookup, table: StoredTable, ids: str) -> str:
     """sum over i of p_i(id) W[h_i(id)]."""
+    *functions, last = table.hashes
+    buckets, weights = table.description["buckets"], table.description["weights"]
     places = [
-        graph.node("Unsqueeze", hash_nodes(graph, ids, a, b, table.buckets), graph.number([-1]))
-        for a, b in table.constants
+        graph.node("Unsqueeze", hash_nodes(graph, ids, a, b, buckets), graph.number([-1])) for a, b in functions
     ]
-    vectors = rows_of(graph, "pool", table.pool, table.bits, graph.node("Concat", *places, axis=-1))
-    where = ids if table.weights >= table.rows else hash_nodes(graph, ids, *table.weight_constants, table.weights)
-    stored = graph.tensor("importance", table.importance.detach().half().numpy())
+    vectors = rows_of(graph, table, "pool", graph.node("Concat", *places, axis=-1))
+    where = ids if weights >= table.rows else hash_nodes(graph, ids, *last, weights)
+    stored = graph.tensor("importance", table.arrays["importance"])
     importance = graph.node("Cast", graph.node("Gather", stored, where, axis=0), to=TensorProto.FLOAT)
     weighted = graph.node("Mul", vectors, graph.node("Unsqueeze", importance, graph.number([-1])))
     return graph.node("ReduceSum", weighted, graph.number([-2]), keepdims=0)
@@ -118,18 +119,18 @@ def hashed_rows(graph: Lookup, table: HashedTable, ids: str) -> str:
 
 def hash_nodes(graph: Lookup, ids: str, multiplier: int, offset: int, buckets: int) -> str:
     """As ops/hashed.py, `hashed`."""
-    prime = graph.number(hashed.PRIME)
+    prime = graph.number(PRIME)
     product = graph.node("Mul", graph.node("Mod", ids, prime), graph.number(multiplier))
     mixed = graph.node("Mod", graph.node("Add", product, graph.number(offset)), prime)
     return graph.node("Mod", mixed, graph.number(buckets))
 
 
-def mixed_rows(graph: Lookup, table: MixedDimensionTable, ids: str) -> str:
+def mixed_rows(graph: Lookup, table: StoredTable, ids: str) -> str:
     """Each block's rows times its projection, where the id lies in the block."""
-    stored = graph.tensor("place", table.place.numpy())
+    stored = graph.tensor("place", table.arrays["place"])
     place = graph.node("Cast", graph.node("Gather", stored, ids, axis=0), to=TensorProto.INT64)
     zero, first, found = graph.tensor("zero", np.zeros((), np.float32)), 0, []
-    for i, (size, block, projection) in enumerate(zip(table.sizes, table.blocks, table.projections, strict=True)):
+    for i, size in enumerate(table.description["sizes"]):
         inside = graph.node("Sub", place, graph.number(first))
         mine = graph.node(
             "And",
@@ -137,8 +138,8 @@ def mixed_rows(graph: Lookup, table: MixedDimensionTable, ids: str) -> str:
             graph.node("Less", inside, graph.number(size)),
         )
         row = graph.node("Where", mine, inside, graph.number(0))
-        rows = rows_of(graph, f"block_{i}", block, table.bits, row)
-        vectors = graph.node("MatMul", rows, graph.tensor(f"projection_{i}", projection.detach().numpy()))
+        rows = rows_of(graph, table, f"block_{i}", row)
+        vectors = graph.node("MatMul", rows, graph.tensor(f"projection_{i}", table.arrays[f"projection_{i}"]))
         found.append(graph.node("Where", graph.node("Unsqueeze", mine, graph.number([-1])), vectors, zero))
         first += size
     return graph.node("Sum", *found)

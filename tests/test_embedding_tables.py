@@ -1,5 +1,6 @@
 """Tables in fewer bytes: each by its paper's formula, in torch as in onnxruntime, and against its naive baseline."""
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from hfcompress.click_graph import export_clicks
+from hfcompress.click_export import export_clicks
 from hfcompress.click_inputs import write_config
 from hfcompress.click_model import ClickModel, KnownIds
 from hfcompress.click_shape import ClickShape
@@ -19,9 +20,11 @@ from hfcompress.embedding_graph import Lookup, known_ids, look_up
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.evaluation.click_predictor import ClickPredictor
 from hfcompress.onnx_graph import OPSET
-from hfcompress.ops import factorized, hashed, mixed_dimension, quotient_remainder, row_codes
-from hfcompress.ops.embedding_tables import describe_table, make_table
+from hfcompress.ops import factorized, hashed, mixed_dimension, quotient_remainder, row_codes, table_sizes
+from hfcompress.ops.embedding_tables import make_table
+from hfcompress.ops.table_sizes import describe_table, parts, table_bytes
 from hfcompress.stages.embedding_codes import CompressEmbeddings, float32_bytes, frequencies_of
+from hfcompress.stored_tables import stored_table
 from hfcompress.tasks.clicks import Clicks
 
 ROWS, DIM = 300, 16
@@ -47,7 +50,7 @@ def trained(task: Clicks) -> ClickModel:
 
 
 def described(kind: str, bits: int, rows: int = ROWS, ratio: float = 4.0) -> dict[str, Any]:
-    frequency = 1000 / torch.arange(1, rows + 1)
+    frequency = 1000 / np.arange(1, rows + 1)
     allowed = 1e9 if kind == "rows" else 4 * DIM * rows / ratio
     found = describe_table(kind, rows, DIM, bits, allowed, frequency)
     assert found is not None
@@ -66,8 +69,8 @@ def test_row_codes_are_those_of_the_formula() -> None:
     assert codes.tolist() == [[7, -4, 1, 0], [0, 0, 0, 0], [-7, 4, 2, 0]]  # 3.5 and 1.5 go to the even code
     assert scales[2] == 2.0
     assert torch.equal(row_codes.rounded(weight, 4)[2], torch.tensor([-14.0, 8.0, 4.0, 0.0]))
-    assert row_codes.stored_bytes(100, 32, 4) == 100 * (16 + 2)
-    assert row_codes.stored_bytes(100, 32, 8) == 100 * (32 + 2)
+    assert table_sizes.stored_bytes(100, 32, 4) == 100 * (16 + 2)
+    assert table_sizes.stored_bytes(100, 32, 8) == 100 * (32 + 2)
 
 
 def test_rounding_passes_the_gradient_straight_through() -> None:
@@ -91,9 +94,9 @@ def test_rank_by_energy_and_by_bytes() -> None:
     assert factorized.rank_for_energy(values, 9 / 14) == 1
     assert factorized.rank_for_energy(values, 0.9) == 2
     assert factorized.rank_for_energy(values, 1.0) == 3
-    assert factorized.rank_for_bytes(100, 16, 32, 4 * 100 * 5 + 4 * 5 * 16) == 5
-    assert factorized.rank_for_bytes(100, 16, 32, 4 * 100 * 5 + 4 * 5 * 16 - 1) == 4
-    assert factorized.rank_for_bytes(100, 16, 4, 5) == 0
+    assert table_sizes.rank_for_bytes(100, 16, 32, 4 * 100 * 5 + 4 * 5 * 16) == 5
+    assert table_sizes.rank_for_bytes(100, 16, 32, 4 * 100 * 5 + 4 * 5 * 16 - 1) == 4
+    assert table_sizes.rank_for_bytes(100, 16, 4, 5) == 0
 
 
 def test_weighting_by_frequency_lowers_the_error_of_what_is_read() -> None:
@@ -112,7 +115,7 @@ def test_a_hash_embedding_is_the_weighted_sum_of_its_rows() -> None:
     table.importance.data.copy_(torch.rand(1000, 2).half().float())
     (a1, b1), (a2, b2) = table.constants
     for number in (0, 7, 999):
-        one, two = ((a1 * number + b1) % hashed.PRIME) % 50, ((a2 * number + b2) % hashed.PRIME) % 50
+        one, two = ((a1 * number + b1) % table_sizes.PRIME) % 50, ((a2 * number + b2) % table_sizes.PRIME) % 50
         p = table.importance[number]
         expected = p[0] * table.pool[one] + p[1] * table.pool[two]
         assert torch.allclose(table(torch.tensor([number]))[0], expected)
@@ -140,18 +143,18 @@ def test_quotient_and_remainder_multiply_and_keep_ids_apart() -> None:
 
 @pytest.mark.parametrize("allowed", [4e4, 1e4, 3e3])
 def test_the_divisor_uses_the_bytes_that_are_allowed(allowed: float) -> None:
-    divisor = quotient_remainder.divisor_for_bytes(1000, 8, 32, allowed)
-    used = [row_codes.stored_bytes(m + -(-1000 // m), 8, 32) for m in range(1, 1001)]
+    divisor = table_sizes.divisor_for_bytes(1000, 8, 32, allowed)
+    used = [table_sizes.stored_bytes(m + -(-1000 // m), 8, 32) for m in range(1, 1001)]
     assert used[divisor - 1] == max(size for size in used if size <= allowed)
-    assert quotient_remainder.divisor_for_bytes(1000, 8, 32, 100) == 0
+    assert table_sizes.divisor_for_bytes(1000, 8, 32, 100) == 0
 
 
 def test_mixed_dimensions_follow_popularity() -> None:
-    popularity = torch.tensor([100.0, 10.0, 1.0])
-    expected = [round(16 * (p / 100) ** mixed_dimension.ALPHA) for p in (100, 10, 1)]
-    assert mixed_dimension.dimensions(popularity, 16.0, 16, 8) == expected == [16, 8, 4]
-    assert mixed_dimension.dimensions(popularity, 3.0, 16, 4) == [4, 2, 2]  # even, as two codes share a byte
-    assert sum(mixed_dimension.block_sizes(1000, 4)) == 1000
+    popularity = np.array([100.0, 10.0, 1.0])
+    expected = [round(16 * (p / 100) ** table_sizes.ALPHA) for p in (100, 10, 1)]
+    assert table_sizes.dimensions(popularity, 16.0, 16, 8) == expected == [16, 8, 4]
+    assert table_sizes.dimensions(popularity, 3.0, 16, 4) == [4, 2, 2]  # even, as two codes share a byte
+    assert sum(table_sizes.block_sizes(1000, 4)) == 1000
 
 
 def test_a_mixed_table_reads_an_ids_own_block() -> None:
@@ -167,7 +170,7 @@ def test_a_mixed_table_reads_an_ids_own_block() -> None:
 
 def session_of(table: torch.nn.Module, rows: int, unknown: str) -> Any:
     graph = Lookup("table")
-    result = look_up(graph, table, known_ids(graph, "ids", rows - 1, unknown))
+    result = look_up(graph, stored_table(table), known_ids(graph, "ids", rows - 1, unknown))
     made = helper.make_graph(
         graph.nodes,
         "lookup",
@@ -196,7 +199,9 @@ def test_onnxruntime_looks_up_what_torch_does_and_holds_the_bytes_that_are_claim
     stored = sum(
         onnx.numpy_helper.to_array(t).nbytes for t in graph.tensors if t.dims and t.data_type != TensorProto.INT64
     )
-    assert stored == table.stored_bytes()
+    assert stored == table.stored_bytes() == table_bytes(described(kind, bits), ROWS, DIM)
+    found = parts(described(kind, bits), ROWS, DIM).values()
+    assert sum(p.numel() for p in table.parameters()) == sum(prod(p.shape) for p in found if p.kind != "place")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,7 +224,7 @@ def test_a_table_with_one_row(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_table_is_larger_than_what_is_allowed(kind: str) -> None:
-    frequency = 1000 / torch.arange(1, 5001)
+    frequency = 1000 / np.arange(1, 5001)
     for ratio in (2, 5, 10, 40, 400):
         allowed = 4 * 32 * 5000 / ratio
         found = describe_table(kind, 5000, 32, 8, allowed, frequency)
@@ -240,7 +245,7 @@ def compressed(trained: ClickModel, task: Clicks, **options: Any) -> ClickModel:
     network.towers.load_state_dict(trained.towers.state_dict())
     with torch.no_grad():
         for name, table in network.tables.items():
-            table.start(trained.tables[name].weight, frequencies[name])
+            table.start(trained.tables[name].weight, torch.from_numpy(frequencies[name]))
     return network
 
 
@@ -265,7 +270,7 @@ def divergence(said: np.ndarray, found: np.ndarray) -> float:
 
 def test_the_best_factors_beat_the_first_columns(trained: ClickModel, task: Clicks) -> None:
     """Cutting every row to its first numbers is what one would do without the decomposition."""
-    table, frequency = trained.tables["item"].weight.detach(), frequencies_of(task)["item"]
+    table, frequency = trained.tables["item"].weight.detach(), torch.from_numpy(frequencies_of(task)["item"])
     a, b = factorized.factors(table, 4, frequency)
     cut = table.clone()
     cut[:, 4:] = 0
@@ -274,7 +279,7 @@ def test_the_best_factors_beat_the_first_columns(trained: ClickModel, task: Clic
 
 
 def test_ranks_by_energy_are_the_smallest_that_hold_it(trained: ClickModel, task: Clicks) -> None:
-    frequencies = frequencies_of(task)
+    frequencies = {name: torch.from_numpy(array) for name, array in frequencies_of(task).items()}
     found = CompressEmbeddings(kind="factorized", energy=0.9).by_energy(trained, frequencies)["tables"]
     table = trained.tables["item"].weight.detach().double() * frequencies["item"].double().sqrt().unsqueeze(1)
     energies = torch.linalg.svdvals(table).square()

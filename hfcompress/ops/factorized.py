@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
+from hfcompress.ops.table_sizes import factor_bytes
 
 
 def weighted_svd(table: Tensor, frequency: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -27,18 +28,6 @@ def rank_for_energy(singular_values: Tensor, energy: float) -> int:
     """The smallest rank whose squared singular values hold this share of all of them."""
     share = singular_values.double().square().cumsum(0) / singular_values.double().square().sum()
     return min(int((share < energy - 1e-12).sum()) + 1, len(singular_values))
-
-
-def rank_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
-    """The largest rank whose factors take no more than `allowed` bytes, 0 if none does; even in 4 bits."""
-    step = 2 if bits == 4 else 1
-    fits = [r for r in range(step, dim + 1, step) if factor_bytes(rows, dim, r, bits) <= allowed]
-    return fits[-1] if fits else 0
-
-
-def factor_bytes(rows: int, dim: int, rank: int, bits: int) -> int:
-    """A in `bits` with a scale a row, B in float32."""
-    return row_codes.stored_bytes(rows, rank, bits) + 4 * rank * dim
 
 
 def factors(table: Tensor, rank: int, frequency: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
-
-PRIME = 2_147_483_647  # 2^31 - 1: products of two residues stay within int64
-IMPORTANCE_BYTES = 2  # float16
+from hfcompress.ops.table_sizes import IMPORTANCE_BYTES, PRIME, stored_bytes
 
 
 def hashed(ids: Tensor, multiplier: int, offset: int, buckets: int) -> Tensor:
@@ -56,7 +54,7 @@ class HashedTable(nn.Module):
         return (row_codes.rounded(vectors, self.bits) * importance.unsqueeze(-1)).sum(dim=-2)
 
     def stored_bytes(self) -> int:
-        pool = row_codes.stored_bytes(self.buckets, self.dim, self.bits)
+        pool = stored_bytes(self.buckets, self.dim, self.bits)
         return pool + IMPORTANCE_BYTES * self.weights * self.functions
 
     def start(self, table: Tensor, frequency: Tensor) -> None:

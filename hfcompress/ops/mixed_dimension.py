@@ -10,40 +10,7 @@ from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
 from hfcompress.ops.factorized import factors
-
-PLACE_BYTES = 4
-ALPHA = 0.3  # the temperature; Ginart et al. find 0.3 best or near it on Criteo and MovieLens
-
-
-def block_sizes(rows: int, blocks: int) -> list[int]:
-    """Rows of each block, geometric: the first (most frequent) holds rows / 4^(blocks - 1), and so on."""
-    ends = [max(1, rows // 4 ** (blocks - 1 - i)) for i in range(blocks)]
-    ends[-1] = rows
-    return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True) if end > start]
-
-
-def dimensions(popularity: Tensor, scale: float, dim: int, bits: int) -> list[int]:
-    """d_b = scale * (p_b / p_0)^alpha, from 1 (2 in 4 bits, and even) to dim."""
-    step = 2 if bits == 4 else 1
-    wanted = scale * (popularity / popularity[0]).clamp(min=1e-12) ** ALPHA
-    return [min(dim, max(step, step * round(float(d) / step))) for d in wanted]
-
-
-def mixed_bytes(sizes: list[int], dims: list[int], dim: int, bits: int) -> int:
-    """Rows, projections and places."""
-    rows = sum(row_codes.stored_bytes(n, d, bits) for n, d in zip(sizes, dims, strict=True))
-    return rows + 4 * dim * sum(dims) + PLACE_BYTES * sum(sizes)
-
-
-def dimensions_for_bytes(frequency: Tensor, sizes: list[int], dim: int, bits: int, allowed: float) -> list[int]:
-    """The widest dimensions by the rule that take no more than `allowed` bytes; empty if none do."""
-    ordered = frequency.float().sort(descending=True).values
-    popularity = torch.stack([part.mean() for part in ordered.split(sizes)]) + 0.01
-    for scale in torch.logspace(3, -2, 400).tolist():
-        dims = dimensions(popularity, scale * dim, dim, bits)
-        if mixed_bytes(sizes, dims, dim, bits) <= allowed:
-            return dims
-    return []
+from hfcompress.ops.table_sizes import mixed_bytes
 
 
 class MixedDimensionTable(nn.Module):

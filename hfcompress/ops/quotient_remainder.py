@@ -7,13 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
-
-
-def divisor_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
-    """The m of most rows (most remainders) that takes no more than `allowed` bytes; 0 if none does."""
-    a_row = row_codes.stored_bytes(1, dim, bits)
-    most = int(allowed // a_row)  # rows of both tables together
-    return next((m for m in range(min(rows, most), 0, -1) if m + -(-rows // m) <= most), 0)
+from hfcompress.ops.table_sizes import stored_bytes
 
 
 class QuotientRemainderTable(nn.Module):
@@ -35,7 +29,7 @@ class QuotientRemainderTable(nn.Module):
         return row_codes.rounded(quotient, self.bits) * row_codes.rounded(remainder, self.bits)
 
     def stored_bytes(self) -> int:
-        return row_codes.stored_bytes(len(self.quotient) + len(self.remainder), self.dim, self.bits)
+        return stored_bytes(len(self.quotient) + len(self.remainder), self.dim, self.bits)
 
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """R holds the means of the ids that share a remainder, Q ones."""

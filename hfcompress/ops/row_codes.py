@@ -6,8 +6,9 @@ A looked-up row is code x scale as a float16, as onnxruntime's GatherBlockQuanti
 import torch
 from torch import Tensor, nn
 
+from hfcompress.ops.table_sizes import stored_bytes
+
 SMALLEST = 2.0**-24  # float16's smallest: a row of zeros stays zero
-SCALE_BYTES = 2
 
 
 def largest_code(bits: int) -> int:
@@ -35,11 +36,6 @@ def rounded(weight: Tensor, bits: int) -> Tensor:
     codes, scales = row_codes(weight, bits)
     looked_up = (codes.float() * scales.float().unsqueeze(-1)).half().float()
     return weight + (looked_up - weight).detach() if weight.requires_grad else looked_up
-
-
-def stored_bytes(rows: int, dim: int, bits: int) -> int:
-    """Of a matrix whose rows are stored in so many bits: codes and, below 32 bits, scales."""
-    return rows * dim * bits // 8 + (0 if bits == 32 else SCALE_BYTES * rows)
 
 
 class RowTable(nn.Module):

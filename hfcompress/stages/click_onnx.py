@@ -26,7 +26,7 @@ class ExportClicks:
         """
         import numpy as np
 
-        from hfcompress.click_graph import export_clicks
+        from hfcompress.click_export import export_clicks
         from hfcompress.click_inputs import write_config
         from hfcompress.click_model import load_click_model
         from hfcompress.click_training import logits_of

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
 from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain
 from hfcompress.errors import UnknownShape, UserError
+from hfcompress.ops.table_sizes import Array, describe_table
 from hfcompress.tasks.clicks import Clicks
 
 if TYPE_CHECKING:
@@ -59,13 +62,14 @@ class CompressEmbeddings(ClickTrain):
 
         before = load_click_model(model)
         frequencies = frequencies_of(task)
-        config = self.by_energy(before, frequencies) if self.energy else self.compressed(before.config, frequencies)
+        read = {name: torch.from_numpy(array) for name, array in frequencies.items()}
+        config = self.by_energy(before, read) if self.energy else self.compressed(before.config, frequencies)
         network = ClickModel(config)
         network.towers.load_state_dict(before.towers.state_dict())
         with torch.no_grad():
             for name, table in network.tables.items():
                 known = torch.arange(before.columns[name] + 1)
-                table.start(before.tables[name](known), frequencies[name])
+                table.start(before.tables[name](known), read[name])
         log, test = task.data.logs["train"], task.data.logs["validation"]
         said = logits_of(before, log)
         reference = logits_of(before, test)
@@ -82,14 +86,12 @@ class CompressEmbeddings(ClickTrain):
             },
         }
 
-    def compressed(self, config: dict[str, Any], frequencies: "dict[str, torch.Tensor]") -> dict[str, Any]:
+    def compressed(self, config: dict[str, Any], frequencies: dict[str, Array]) -> dict[str, Any]:
         """config.json with other tables.
 
         Raises:
             UserError: the kind cannot be as small as the ratio says.
         """
-        from hfcompress.ops.embedding_tables import describe_table
-
         rows, dim = {name: count + 1 for name, count in config["columns"].items()}, config["dim"]
         whole, small = float32_bytes(config), small_tables(config)
         small_bits = 32 if self.bits == 32 else 8
@@ -144,14 +146,11 @@ def float32_bytes(config: dict[str, Any]) -> int:
     return sum(4 * config["dim"] * (rows + 1) for rows in config["columns"].values())
 
 
-def frequencies_of(task: Clicks) -> "dict[str, torch.Tensor]":
+def frequencies_of(task: Clicks) -> dict[str, Array]:
     """How often training reads each row of each table, [rows + 1]; the unknown row is read, too."""
-    import numpy as np
-    import torch
-
     data = task.data
     found = {}
     for name in data.rows:
         counts = data.counts(name).astype(np.float32)
-        found[name] = torch.from_numpy(np.append(counts, max(1.0, float(counts.mean()))).astype(np.float32))
+        found[name] = np.append(counts, max(1.0, float(counts.mean()))).astype(np.float32)
     return found

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.click_inputs import new_config
 from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain
 from hfcompress.errors import UserError
@@ -45,10 +46,4 @@ class TrainClicks(ClickTrain):
         return measured | {"table_bytes": network.table_bytes(), "rows": task.data.rows}
 
     def predict(self, *, task: Clicks) -> ClickShape:
-        import torch
-
-        from hfcompress.click_training import new_click_model
-
-        with torch.device("meta"):
-            network = new_click_model(task.data.rows, self.dim, self.bottom, self.top, self.unknown)
-        return ClickShape(network.config)
+        return ClickShape(new_config(task.data.rows, self.dim, self.bottom, self.top, self.unknown))

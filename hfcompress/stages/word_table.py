@@ -83,11 +83,12 @@ class WordTable(TrainTexts):
         Raises:
             UserError: the kind cannot be as small as the ratio says.
         """
-        from hfcompress.ops.embedding_tables import describe_table, make_table
+        from hfcompress.ops.embedding_tables import make_table
+        from hfcompress.ops.table_sizes import describe_table
 
         rows, dim = weight.shape
         allowed = float("inf") if self.kind == "rows" else 4 * rows * dim / self.ratio
-        found = describe_table(self.kind, rows, dim, self.bits, allowed, frequency)
+        found = describe_table(self.kind, rows, dim, self.bits, allowed, frequency.numpy())
         if found is None:
             raise UserError(
                 f"--*.ratio {self.ratio:g}: {rows:,} rows of {dim} numbers cannot be that small as {self.kind} in "
@@ -152,10 +153,11 @@ def look_up_words(model: "ModelProto", table: Any) -> None:
 
     from hfcompress.embedding_graph import MICROSOFT, Lookup, look_up
     from hfcompress.onnx_graph import replace_input
+    from hfcompress.stored_tables import stored_table
 
     (gather,) = [node for node in model.graph.node if node.op_type == "Gather" and node.input[0] == f"{WORDS}.weight"]
     graph = Lookup(TABLE)
-    found = look_up(graph, table, gather.input[1])
+    found = look_up(graph, stored_table(table), gather.input[1])
     place = list(model.graph.node).index(gather)
     model.graph.node.remove(gather)
     for node in reversed(graph.nodes):
