@@ -42,10 +42,22 @@ def count_pieces(folder: Path, texts: list[str]) -> "Counter[int]":
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    chunks = Counter(chunk for text in texts for chunk in (text.split(" ") if parts_at_spaces(tokenizer) else [text]))
     counts: Counter[int] = Counter()
-    for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
-        counts.update(encoding.ids)
+    encodings = tokenizer.encode_batch_fast(list(chunks), add_special_tokens=False)
+    for times, encoding in zip(chunks.values(), encodings, strict=True):
+        for number in encoding.ids:
+            counts[number] += times
     return counts
+
+
+def parts_at_spaces(tokenizer: Any) -> bool:
+    """Whether what stands between two spaces is cut alike wherever it stands: then each need be cut only once.
+
+    So it is for BERT's: its normalizer looks at single characters, its pre-tokenizer parts at every space.
+    """
+    kinds = type(tokenizer.normalizer).__name__, type(tokenizer.pre_tokenizer).__name__
+    return kinds == ("BertNormalizer", "BertPreTokenizer")
 
 
 def kept_pieces(tokenizer: dict[str, Any], counts: "Counter[int]", size: int | None = None) -> list[str]:

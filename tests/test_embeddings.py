@@ -1,11 +1,14 @@
 """The vocabulary is trimmed to what the corpus uses; nothing about the corpus changes, any text can still be read."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.normalizers import Replace
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from hfcompress import vocabulary
@@ -54,6 +57,23 @@ def test_any_text_can_still_be_spelled_out(tmp_path: Path, tiny_model: Path, tin
     assert pieces[:6] == ["u", "##n", "##u", "##s", "##e", "##d"]
     assert measured["unseen_text"]["after"]["unknown_rate"] <= measured["unseen_text"]["before"]["unknown_rate"]
     assert tokenizer.tokenize("☃") == ["[UNK]"]
+
+
+ODD_TEXTS = ["a  party\ta\x1cparty a\u00a0b", "[MASK] apple [SEP]pear", "Äpple", " ", "", "apple.pear", "apple pear"]
+
+
+@pytest.mark.parametrize("parts_at_spaces", [True, False])
+def test_pieces_are_counted_as_in_the_whole_texts(
+    parts_at_spaces: bool, tiny_model: Path, tiny_task: TextClassification, tmp_path: Path
+) -> None:
+    """Also by a tokenizer to which a space is a letter: there a text may not be parted at it."""
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    if not parts_at_spaces:
+        tokenizer.normalizer = Replace(" ", "x")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    texts = tiny_task.data.texts("train")[:20] + ODD_TEXTS
+    expected = Counter(number for text in texts for number in tokenizer.encode(text, add_special_tokens=False).ids)
+    assert vocabulary.count_pieces(tmp_path, texts) == expected
 
 
 def test_special_tokens_keep_their_meaning(tmp_path: Path, tiny_model: Path, tiny_task: TextClassification) -> None:

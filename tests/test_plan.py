@@ -408,8 +408,8 @@ def test_plan_needs_neither_torch_nor_network(recipe: str) -> None:
     assert all(row["latency_ms"] for row in found["models"] if row["format"] == "onnx")
 
 
-@pytest.mark.parametrize("recipe", ["ctr_embeddings", "iot_camera", "resnet_prune", "summarize_7b"])
-def test_plan_of_a_model_that_is_made_by_the_recipe_needs_no_torch(recipe: str) -> None:
+@pytest.mark.parametrize("recipe", ["ctr_embeddings", "iot_camera", "multilingual", "resnet_prune", "summarize_7b"])
+def test_plan_of_what_a_recipe_begins_with_needs_no_torch(recipe: str) -> None:
     done = subprocess.run([sys.executable, "-c", GUARDED, recipe, "--format", "json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["models"][0]["parameters"] > 0

@@ -45,7 +45,7 @@ def with_validation(dataset: str, splits: "dict[str, Dataset]") -> "dict[str, Da
     if "validation" in splits:
         return splits
     rows = splits["train"]
-    held = [int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10 == 0 for group in rows["group"]]
+    held = [int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10 == 0 for group in column(rows, "group")]
     if not any(held) or all(held):
         raise UserError(
             f"--task.dataset {dataset}: too few training groups to set a validation split aside; "
@@ -58,6 +58,11 @@ def with_validation(dataset: str, splits: "dict[str, Dataset]") -> "dict[str, Da
     }
 
 
+def column(rows: "Dataset", name: str) -> list[Any]:
+    """A column's values, read at once: to walk through a column of `datasets` reads it row by row."""
+    return list(rows[name][:])
+
+
 def class_values(label_column: str, splits: "dict[str, Dataset]") -> list[Any]:
     """The values that stand for classes in train, in order.
 
@@ -65,15 +70,15 @@ def class_values(label_column: str, splits: "dict[str, Dataset]") -> list[Any]:
         UserError: train has one class only, or another split has one that train does not.
     """
     for split, rows in splits.items():
-        if missing := sum(label is None for label in rows["label"]):
+        if missing := sum(label is None for label in column(rows, "label")):
             raise UserError(f"--task.label-column {label_column}: {missing} rows of the {split} split have no label")
-    seen = sorted(set(splits["train"]["label"]), key=lambda value: (str(type(value)), value))
+    seen = sorted(set(column(splits["train"], "label")), key=lambda value: (str(type(value)), value))
     if len(seen) < 2:
         raise UserError(
             f"--task.label-column {label_column}: only one class in train ({seen[0]!r}); a classifier needs two"
         )
     for split in ("validation", "test"):
-        unknown = sorted({str(v) for v in set(splits[split]["label"]) - set(seen)})
+        unknown = sorted({str(v) for v in set(column(splits[split], "label")) - set(seen)})
         if unknown:
             raise UserError(
                 f"--task.label-column {label_column}: {', '.join(map(repr, unknown[:3]))} stands "

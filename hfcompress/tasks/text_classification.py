@@ -13,6 +13,7 @@ from hfcompress.tasks.splits import (
     check_columns,
     class_names,
     class_values,
+    column,
     names_repository,
     read_splits,
     with_validation,
@@ -34,17 +35,17 @@ class TextData:
     kind: ClassVar[str] = "texts"
 
     def texts(self, split: str) -> list[str]:
-        return list(self.splits[split]["text"])
+        return column(self.splits[split], "text")
 
     def inputs(self, split: str, first: int | None = None) -> list[str]:
         """The texts, or the first so many, as a predictor takes them."""
         return self.texts(split)[:first]
 
     def label_ids(self, split: str) -> list[int]:
-        return list(self.splits[split]["label"])
+        return column(self.splits[split], "label")
 
     def groups(self, split: str) -> list[str]:
-        return list(self.splits[split]["group"])
+        return column(self.splits[split], "group")
 
     def encode(self, tokenizer: "PreTrainedTokenizerBase", max_length: int, split: str) -> "Dataset":
         """Columns input_ids, attention_mask, (token_type_ids,) labels, index (row in the split), length."""
@@ -127,21 +128,20 @@ class TextClassification:
             "--task.group-column": self.group_column,
         }
         check_columns(self.dataset, split, rows, wanted)
-        for option, column in wanted.items():
-            values = rows[column] if column is not None else []
+        for option, name in wanted.items():
+            values = column(rows, name) if name is not None else []
             missing = next((i for i, value in enumerate(values) if value is None or value == ""), None)
             if missing is not None:
-                raise UserError(f"{option} {column}: row {missing} of the {split} split is empty; drop such rows")
+                raise UserError(f"{option} {name}: row {missing} of the {split} split is empty; drop such rows")
 
     def _columns(self, rows: "Dataset") -> "Dataset":
         """Keep text, label and group under these names; without a group column every text is its own group."""
         from datasets import Dataset
 
         group_column = self.group_column or ("group" if self.dataset == EMBEDDED else None)
-        groups = [str(v) for v in rows[group_column]] if group_column else [str(i) for i in range(len(rows))]
-        return Dataset.from_dict(
-            {"text": [str(v) for v in rows[self.text_column]], "label": rows[self.label_column], "group": groups}
-        )
+        groups = [str(v) for v in column(rows, group_column)] if group_column else [str(i) for i in range(len(rows))]
+        texts = [str(v) for v in column(rows, self.text_column)]
+        return Dataset.from_dict({"text": texts, "label": column(rows, self.label_column), "group": groups})
 
     def _numbered(self, splits: "dict[str, Dataset]", values: list[Any], labels: list[str]) -> TextData:
         from datasets import Dataset, DatasetDict
@@ -153,11 +153,11 @@ class TextClassification:
         for split in SPLITS:
             rows = splits[split].select(range(max(1, round(share * len(splits[split])))))
             columns = {
-                "text": list(rows["text"]),
-                "label": [number[v] for v in rows["label"]],
-                "group": list(rows["group"]),
+                "text": column(rows, "text"),
+                "label": [number[v] for v in column(rows, "label")],
+                "group": column(rows, "group"),
             }
-            for column in columns.values():
-                digest.update(repr(column).encode())
+            for values in columns.values():
+                digest.update(repr(values).encode())
             numbered[split] = Dataset.from_dict(columns)
         return TextData(DatasetDict(numbered), labels, digest.hexdigest())
