@@ -8,6 +8,7 @@ from hfcompress.evaluation.intervals import (
     drawn_calibration_error,
     drawn_recall,
     probability_intervals,
+    scored,
     text_weights,
 )
 from hfcompress.evaluation.statistics import group_confusions, resampled
@@ -40,6 +41,25 @@ def test_the_draws_are_those_of_the_other_metrics() -> None:
     weights = text_weights(groups, 10, 3)
     confusions = group_confusions(labels, labels, groups, 4)
     assert np.array_equal(np.stack([w @ np.eye(4)[labels] for w in weights]), resampled(confusions, 10, 3).sum(2))
+
+
+def test_every_total_and_every_class_has_the_interval_of_the_texts_drawn() -> None:
+    probabilities, labels, groups = said()
+    logits = np.log(probabilities + 1e-9)
+    found = scored(logits, labels, list("abcd"), groups, resamples=40, seed=0)
+    totals = {"accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "ece"}
+    assert set(found["ci95"]) == totals
+    drawn = []
+    for weights in text_weights(groups, 40, 0):
+        rows = np.repeat(np.arange(len(labels)), weights)
+        texts = {"predictions": logits.argmax(1)[rows], "references": labels[rows]}
+        every = load_metric("per_class").compute(**texts, names=list("abcd"))["per_class"]
+        micro = load_metric("f1_totals").compute(**texts)["micro_f1"]
+        drawn.append([micro, *(every[name]["f1"] for name in "abcd")])
+    micro, *classes = np.quantile(np.array(drawn), [0.025, 0.975], axis=0).T
+    assert found["ci95"]["micro_f1"] == pytest.approx(micro)
+    for name, interval in zip("abcd", classes, strict=True):
+        assert found["per_class"][name]["f1_ci95"] == pytest.approx(interval)
 
 
 def test_an_interval_holds_the_value_and_narrows_with_more_texts() -> None:

@@ -119,6 +119,8 @@ def test_the_card_passes_the_hubs_own_validation_and_says_where_each_figure_is_f
     results = {result.metric_type: result for result in card.data.eval_results or []}
     assert results["accuracy"].metric_value == pytest.approx(claimed["value"], abs=1e-6)
     assert results["accuracy"].metric_args == {"n": claimed["n"], "ci95": claimed["ci95"]}
+    for result in card.data.eval_results or []:
+        assert {"n", "ci95"} <= set(result.metric_args), result.metric_name or result.metric_type
     assert 'file_name="model_quantized.onnx"' in card.text
     assert "The budget holds." in card.text
 

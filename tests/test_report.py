@@ -28,8 +28,9 @@ N = sum(CLASSES.values())
 def model(name: str, stage: str, kind: str, size: float, accuracy: float, p50: float, **more: Any) -> dict[str, Any]:
     """A row of report.json; the rarer a class, the lower its F1."""
     per_class = {
-        label: {"precision": accuracy, "recall": accuracy, "f1": accuracy - 0.06 * i, "n": n}
+        label: {"precision": accuracy, "recall": accuracy, "f1": f1, "n": n, "f1_ci95": [f1 - 0.1, f1 + 0.1]}
         for i, (label, n) in enumerate(CLASSES.items())
+        for f1 in [accuracy - 0.06 * i]
     }
     every = {
         "accuracy": accuracy,
@@ -437,7 +438,24 @@ def test_the_card_has_metadata_that_the_hub_reads(report: dict[str, Any], detail
     assert (data.library_name, data.pipeline_tag) == ("optimum", "text-classification")
     values = {result.metric_type: result.metric_value for result in data.eval_results or []}
     assert values["accuracy"] == 0.819
+    assert values["micro_f1"] == 0.819
     assert values["macro_f1"] == pytest.approx(0.669)
+
+
+def test_the_card_has_the_f1_of_every_class_with_its_n_and_its_interval(
+    report: dict[str, Any], details: dict[str, Any]
+) -> None:
+    from huggingface_hub import ModelCard
+
+    every = report["models"][8]["accuracy"]["all"]["per_class"]
+    del every["Commercial"]["f1_ci95"]  # as in the reports of earlier versions
+    data = ModelCard(card.render_card(report, details)).data
+    found = {result.metric_name: result for result in data.eval_results or [] if result.metric_type == "f1"}
+    assert set(found) == {f"F1 of {label}" for label in CLASSES}
+    copyleft, of_card = every["Copyleft"], found["F1 of Copyleft"]
+    assert of_card.metric_value == pytest.approx(copyleft["f1"], abs=1e-6)
+    assert of_card.metric_args == {"class": "Copyleft", "n": copyleft["n"], "ci95": copyleft["f1_ci95"]}
+    assert set(found["F1 of Commercial"].metric_args) == {"class", "n"}
 
 
 def test_the_card_leaves_out_a_metric_that_was_not_measured(report: dict[str, Any], details: dict[str, Any]) -> None:

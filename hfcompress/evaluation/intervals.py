@@ -22,7 +22,7 @@ def text_weights(groups: list[str], resamples: int, seed: int) -> Array:
 def scored(
     logits: Array, labels: Array, names: list[str], groups: list[str], *, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """`evaluate_logits` and, as `ci95`, a 95% interval of each of its totals.
+    """`evaluate_logits` and, as `ci95`, a 95% interval of each of its totals; of each class's F1 as its `f1_ci95`.
 
     Args:
         logits: [texts, classes]; labels: [texts]; names: of the classes; groups: of each text.
@@ -30,13 +30,22 @@ def scored(
     from scipy.special import softmax
 
     from hfcompress.evaluation.accuracy import evaluate_logits
-    from hfcompress.evaluation.statistics import METRICS, group_confusions, interval
+    from hfcompress.evaluation.statistics import METRICS, class_f1, group_confusions, interval, resampled
 
     confusions = group_confusions(labels, logits.argmax(axis=1), groups, len(names))
     intervals = {name: list(interval(confusions, compute, resamples, seed)) for name, compute in METRICS.items()}
+    intervals["micro_f1"] = intervals["accuracy"]  # with one label an example they are one
     probabilities = softmax(logits.astype(np.float64), axis=1)
-    more = probability_intervals(probabilities, labels, groups, resamples=resamples, seed=seed)
-    return evaluate_logits(logits, labels, names) | {"ci95": intervals | more}
+    intervals |= probability_intervals(probabilities, labels, groups, resamples=resamples, seed=seed)
+    every, of_classes = evaluate_logits(logits, labels, names), class_f1(resampled(confusions, resamples, seed))
+    for i, name in enumerate(names):
+        every["per_class"][name]["f1_ci95"] = percentiles(of_classes[:, i])
+    return every | {"ci95": intervals}
+
+
+def percentiles(drawn: Array) -> list[float]:
+    """The 95% percentile interval of a metric's values in all draws, [draws]."""
+    return [float(value) for value in np.quantile(drawn, [0.025, 0.975])]
 
 
 def probability_intervals(
@@ -53,10 +62,7 @@ def probability_intervals(
         "recall_at_90_precision": [drawn_recall(probabilities, labels, part, 0.9) for part in parts],
         "ece": [drawn_calibration_error(probabilities, labels, part) for part in parts],
     }
-    return {
-        name: [float(value) for value in np.quantile(np.concatenate(values), [0.025, 0.975])]
-        for name, values in drawn.items()
-    }
+    return {name: percentiles(np.concatenate(values)) for name, values in drawn.items()}
 
 
 def drawn_recall(probabilities: Array, labels: Array, weights: Array, precision: float) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 from hfcompress.report.console import number, outcome, sentence
 from hfcompress.report.html import RARE, chain_of, ends
 
+CLASSIFIED = ("accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "ece")
 TEXT = """
 {warning}# {title}
 
@@ -135,7 +136,7 @@ def render_card(
         library="transformers" if stock else "optimum",
         metrics=["accuracy", "f1"],
         tags=sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}),
-        counts=dict.fromkeys(("accuracy", "macro_f1", "recall_at_90_precision", "ece"), details["n"]),
+        counts=dict.fromkeys(CLASSIFIED, details["n"]),
     )
     return f"---\n{head}\n---\n{body}"
 
@@ -167,7 +168,7 @@ def metadata(
 
     candidate, _ = ends(report, details)
     every, data = candidate["accuracy"]["all"], details.get("data", report["recipe"])
-    base, intervals = details.get("base", {}), every.get("ci95", {})
+    base = details.get("base", {})
     return ModelCardData(
         library_name=library,
         pipeline_tag=task,
@@ -186,14 +187,39 @@ def metadata(
                 dataset_type=next(iter(details.get("datasets", [])), data),
                 dataset_name=data,
                 dataset_split="test",
-                metric_type=name,
-                metric_value=round(every[name], 6),
-                metric_args={"n": n} | ({"ci95": intervals[name]} if name in intervals else {}),
+                **result,
             )
-            for name, n in counts.items()
-            if every.get(name) is not None
+            for result in [*totals(every, counts), *of_classes(every)]
         ],
     ).to_yaml()
+
+
+def totals(every: dict[str, Any], counts: dict[str, int]) -> list[dict[str, Any]]:
+    """What an EvalResult says of each metric that was measured."""
+    intervals = every.get("ci95", {})
+    return [
+        {
+            "metric_type": name,
+            "metric_value": round(every[name], 6),
+            "metric_args": {"n": n} | ({"ci95": intervals[name]} if name in intervals else {}),
+        }
+        for name, n in counts.items()
+        if every.get(name) is not None
+    ]
+
+
+def of_classes(every: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same of each class's F1; n counts the examples that are truly of the class."""
+    return [
+        {
+            "metric_type": "f1",
+            "metric_name": f"F1 of {label}",
+            "metric_value": round(found["f1"], 6),
+            "metric_args": {"class": label, "n": found["n"]}
+            | ({"ci95": found["f1_ci95"]} if "f1_ci95" in found else {}),
+        }
+        for label, found in every.get("per_class", {}).items()
+    ]
 
 
 def against(report: dict[str, Any], candidate: dict[str, Any], reference: dict[str, Any]) -> str:

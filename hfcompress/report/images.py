@@ -199,7 +199,17 @@ def images_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import EVIDENCE, against, class_rows, costs, markdown, metadata, noise, verdict_line
+    from hfcompress.report.card import (
+        CLASSIFIED,
+        EVIDENCE,
+        against,
+        class_rows,
+        costs,
+        markdown,
+        metadata,
+        noise,
+        verdict_line,
+    )
 
     candidate, reference = ends(report, details)
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
@@ -215,7 +225,7 @@ def images_card(
             library=LIBRARIES[candidate["format"]],
             metrics=["accuracy", "f1"],
             tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "vision"],
-            counts=dict.fromkeys(("accuracy", "macro_f1", "recall_at_90_precision", "ece"), details["n"]),
+            counts=dict.fromkeys(CLASSIFIED, details["n"]),
         ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
         title=title,
