@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.evaluation.traffic import Event, Writer
+from hfcompress.evaluation.traffic import Event, Writer, whole
 
 if TYPE_CHECKING:
     from hfcompress.evaluation.predictor import Answers
@@ -30,11 +30,18 @@ def requests(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             continue
         try:
             entry = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict) or not isinstance(entry.get("input"), str):
             entry = {"input": text}
-        yield {"id": uuid.uuid4().hex} | entry
+        yield request_of(entry)
+
+
+def request_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """A request with an id, its strings of whole characters alone."""
+    return {"id": uuid.uuid4().hex} | {
+        name: whole(value) if isinstance(value, str) else value for name, value in entry.items()
+    }
 
 
 def answer(predictor: "Answers", text: str, max_length: int) -> dict[str, Any]:

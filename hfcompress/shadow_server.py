@@ -7,11 +7,10 @@ GET /state the same as JSON. The new model is asked after the answer has left.
 import asyncio
 import json
 import signal
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
-from hfcompress.serving import ShadowTest, page
+from hfcompress.serving import ShadowTest, page, request_of
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -80,11 +79,11 @@ def asked_for(body: bytes) -> tuple[dict[str, Any] | None, str]:
         return None, f"a request has at most {LARGEST_BODY:,} bytes"
     try:
         entry = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
     if not isinstance(entry, dict) or not isinstance(entry.get("input"), str) or not entry["input"]:
         return None, 'give a JSON object with "input", a text'
-    return {"id": uuid.uuid4().hex} | entry, ""
+    return request_of(entry), ""
 
 
 def serve(test: ShadowTest, port: int) -> None:

@@ -222,6 +222,26 @@ def test_a_table_with_one_row(kind: str) -> None:
     assert torch.allclose(table(torch.tensor([0])), weight, atol=0.05)
 
 
+@pytest.mark.parametrize("unknown", ["row", "hash"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_of_one_id_go_all_the_way(kind: str, unknown: str, tmp_path: Path) -> None:
+    """Two rows, of which one is the unknown id's: described, started, exported and looked up."""
+    whole = new_click_model({"user": 1, "item": 1, "category": 1, "context": 1}, DIM, 8, (8,), unknown)
+    found = describe_table(kind, 2, DIM, 8, 1e4, np.array([5.0, 1.0]))
+    network = ClickModel(whole.config | {"tables": dict.fromkeys(whole.columns, found)})
+    with torch.no_grad():
+        for name, table in network.tables.items():
+            table.start(whole.tables[name].weight, torch.tensor([5.0, 1.0]))
+    network.eval()
+    export_clicks(network, tmp_path)
+    ids = {name: torch.tensor([0, 1, -7, 10**12]) for name in whole.columns}
+    dense = torch.rand(4, 3)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    inputs = {"dense": dense.numpy()} | {name: array.numpy() for name, array in ids.items()}
+    with torch.no_grad():
+        assert session.run(None, inputs)[0] == pytest.approx(network(dense, **ids).numpy(), abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_table_is_larger_than_what_is_allowed(kind: str) -> None:
     frequency = 1000 / np.arange(1, 5001)

@@ -147,6 +147,9 @@ def test_requests_are_texts_or_json_and_empty_lines_are_none() -> None:
     assert [request["input"] for request in found] == ["plain text", "json", '{"no": "input"}', "[1]"]
     assert found[1]["id"] == "7"
     assert len({request["id"] for request in found}) == 4
+    deep, half = serving.requests([b"[" * 200_000, rb'{"input": "apple \ud800 \ud83c\udf4e", "id": "\udfff"}'])
+    assert deep["input"] == "[" * 200_000
+    assert (half["input"], half["id"]) == ("apple ? \N{RED APPLE}", "?")
 
 
 def shadowed(good: Predictor, other: Any, file: Path, texts: list[str]) -> tuple[list[Event], serving.Shadowed]:

@@ -134,12 +134,14 @@ def test_requests_at_the_same_time_are_all_answered(
 
 def test_what_is_no_request_is_refused_and_the_server_goes_on(old: Predictor, tmp_path: Path) -> None:
     with running(shadow_test(old, Same(old), tmp_path / "traffic.jsonl")) as client:
-        for body in (b"", b"hello", b"[]", b'{"text": "x"}', b'{"input": 3}', b'{"input": ""}'):
+        for body in (b"", b"hello", b"[]", b'{"text": "x"}', b'{"input": 3}', b'{"input": ""}', b"[" * 200_000):
             refused = client.post("/", content=body)
             assert refused.status_code == 400
             assert refused.json()["error"]
         assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 400
         assert client.post("/", json={"input": "river"}).status_code == 200
+        half = client.post("/", content=rb'{"input": "river \ud800", "id": "\ud800"}')
+        assert (half.status_code, half.json()["id"]) == (200, "?")
     assert asked_for(b" " * (LARGEST_BODY + 1))[0] is None
 
 

@@ -37,6 +37,8 @@ def test_events_come_back_as_they_were_written(tmp_path: Path) -> None:
         {"propensity": 0.0},
         {"propensity": 1.5},
         {"user": 7},
+        {"input": "half a character: \ud800"},
+        {"outcome": {"ctr": 10**400}},
         {"version": 2},
     ],
 )
@@ -49,9 +51,9 @@ def test_what_cannot_be_counted_with_is_no_event(change: dict[str, Any]) -> None
 def test_lines_that_are_cut_or_no_json_are_counted_and_empty_ones_are_not(tmp_path: Path) -> None:
     file = tmp_path / "traffic.jsonl"
     line = as_line(Event(id="1", arm="old"))
-    file.write_bytes(line + b"\n" + b"\xff\xfe\n" + b"[]\n" + line[:-20])
+    file.write_bytes(line + b"\n" + b"\xff\xfe\n" + b"[]\n" + b"[" * 200_000 + b"\n" + line[:-20])
     found = read(file)
-    assert (len(found.events), found.broken) == (1, 3)
+    assert (len(found.events), found.broken) == (1, 4)
     file.write_bytes(b"nothing\n")
     with pytest.raises(UserError, match="no line of it is an event"):
         read(file)
@@ -81,6 +83,34 @@ def test_a_large_file_is_rotated_and_no_event_is_lost(tmp_path: Path) -> None:
     assert len(parts) > 2
     found = [event.id for part in [*parts, tmp_path / "traffic.jsonl"] for event in read(part).events]
     assert found == [str(i) for i in range(40)]
+
+
+def test_a_file_that_cannot_be_begun_anew_is_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the disk has no room for another file: no event is lost for it, and later it is rotated."""
+    writer = Writer(tmp_path / "traffic.jsonl", rotate_mb=0.001)
+    with monkeypatch.context() as full:
+        full.setattr(writer, "_open", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        for i in range(20):
+            writer.write(Event(id=str(i), arm="old", input="x" * 60))
+    assert [path.name for path in tmp_path.iterdir()] == ["traffic.jsonl"]
+    writer.write(Event(id="20", arm="old"))
+    writer.close()
+    parts = tmp_path / "traffic.jsonl.1", tmp_path / "traffic.jsonl"
+    assert [event.id for part in parts for event in read(part).events] == [str(i) for i in range(21)]
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "traffic.jsonl", "File exists")):
+        with pytest.raises(UserError, match=rf"cannot be written \({why}\)"):
+            Writer(place)
+
+
+def test_half_a_character_is_written_as_a_question_mark(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "traffic.jsonl")
+    writer.write(Event(id="1", arm="old", outcome={"label": "\ud800"}))
+    writer.close()
+    assert read(tmp_path / "traffic.jsonl").events[0].outcome == {"label": "?"}
 
 
 def test_a_second_writer_is_refused_until_the_first_has_gone(tmp_path: Path) -> None:

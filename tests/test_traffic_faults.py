@@ -87,6 +87,36 @@ def test_record_says_that_a_killed_writers_last_line_is_lost(
     assert (len(read(file).events), read(file).broken) == (4, 1)
 
 
+def test_replay_counts_lines_that_are_cut_or_no_json_and_goes_on(
+    tiny_teacher: Path, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = Writer(tmp_path / "traffic.jsonl")
+    for i, text in enumerate(texts[:4]):
+        writer.write(Event(id=str(i), arm="old", input=text))
+    writer.close()
+    whole = writer.file.read_bytes()
+    writer.file.write_bytes(b"not json\n\xff\n" + whole[:-30])
+    assert dispatch(["replay", str(tiny_teacher), str(tiny_teacher), str(writer.file)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["changes"]["n"], found["broken_lines"]) == (3, 3)
+
+
+def test_record_into_a_file_that_another_process_writes_is_refused_before_anything_is_answered(
+    tiny_teacher: Path,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = Writer(tmp_path / "traffic.jsonl")
+    asked(texts[:3], monkeypatch)
+    with pytest.raises(UserError, match="another process writes"):
+        dispatch(["record", str(tiny_teacher), str(first.file)])
+    first.close()
+    assert not capsys.readouterr().out
+    assert first.file.read_bytes() == b""
+
+
 def test_shadow_on_a_full_disk_answers_all_and_counts_the_lines_that_are_lost(
     small_disk: Path, tiny_teacher: Path, texts: list[str]
 ) -> None:

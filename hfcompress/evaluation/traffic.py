@@ -11,8 +11,8 @@ A line of version 1 has
 - `outcome`: what came of the answer, where it is known: metric -> number (a click, a correction), and `label`, the
   true one.
 
-Only `id` and `arm` must be there. Lines that are cut off, are not JSON or lack these are counted, not fatal: a writer
-that was killed leaves at most its last line incomplete.
+Only `id` and `arm` must be there. Lines that are cut off, are not JSON, hold half a character or lack these are
+counted, not fatal: a writer that was killed leaves at most its last line incomplete.
 """
 
 import fcntl
@@ -92,7 +92,7 @@ def parsed(line: bytes) -> Event | None:
         entry = json.loads(line)
         known = {name: entry[name] for name in Event.__dataclass_fields__ if name in entry}
         event = Event(**known | {"id": str(entry["id"]), "arm": str(entry["arm"])})
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):  # the last: brackets, thousands deep
         return None
     return event if event.version == VERSION and well_formed(event) else None
 
@@ -105,16 +105,29 @@ def well_formed(event: Event) -> bool:
         and all(isinstance(value, str) if name == "label" else is_number(value) for name, value in outcome.items())
         and (answer is None or (isinstance(answer, dict) and isinstance(answer.get("label"), str)))
         and (propensity is None or (is_number(propensity) and 0 < propensity <= 1))
-        and all(value is None or isinstance(value, str) for value in (event.user, event.group, event.input))
+        and all(value is None or is_text(value) for value in (event.user, event.group, event.input))
     )
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def is_text(value: Any) -> bool:
+    """A string of whole characters: JSON can hold half of one (a lone surrogate), which no tokenizer takes."""
+    return isinstance(value, str) and value == whole(value)
+
+
+def whole(text: str) -> str:
+    """A question mark in place of every half character."""
+    return text.encode("utf-8", errors="replace").decode()
 
 
 def as_line(event: Event) -> bytes:
-    return json.dumps(asdict(event), ensure_ascii=False).encode() + b"\n"
+    return whole(json.dumps(asdict(event), ensure_ascii=False)).encode() + b"\n"
 
 
 class Writer:
@@ -124,25 +137,30 @@ class Writer:
         file: where; when it is larger than `rotate_mb` it is renamed to NAME.1, NAME.2, ... and begun anew.
 
     Raises:
-        UserError: another process writes to this file.
+        UserError: another process writes to this file, or the system does not let it be written.
     """
 
     def __init__(self, file: Path, rotate_mb: float = 100.0) -> None:
         self.file, self.limit = file, rotate_mb * 1e6
-        file.parent.mkdir(parents=True, exist_ok=True)
         self.torn = False
         """Whether the file's last line was cut off when the writer before this one was killed."""
-        self._open()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+            if self.stream.tell() and not ends_whole(file):
+                self.stream.write(b"\n")  # a killed writer's last line stays apart from the next
+                self.torn = True
+        except OSError as error:
+            raise UserError(f"{file} cannot be written ({error.strerror}); make room, or give another file") from None
 
     def _open(self) -> None:
-        self.stream = self.file.open("ab", buffering=0)  # nothing is kept back that a full disk would bring out later
+        stream = self.file.open("ab", buffering=0)  # nothing is kept back that a full disk would bring out later
         try:
-            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            stream.close()
             raise UserError(f"another process writes to {self.file}; give this one a file of its own") from None
-        if self.stream.tell() and not ends_whole(self.file):
-            self.stream.write(b"\n")  # a killed writer's last line stays apart from the next
-            self.torn = True
+        self.stream = stream
 
     def write(self, event: Event) -> None:
         """Append one line, whole or not at all.
@@ -151,7 +169,8 @@ class Writer:
             OSError: the disk did not take it, as when it is full.
         """
         if self.stream.tell() > self.limit:
-            self._rotate()
+            with suppress(OSError):  # where there is no room for a new file, the old one may still take a line
+                self._rotate()
         start, line = self.stream.tell(), memoryview(as_line(event))
         try:
             while line:
@@ -162,10 +181,14 @@ class Writer:
             raise
 
     def _rotate(self) -> None:
-        number = next(n for n in range(1, 10**9) if not self.numbered(n).exists())
-        self.file.rename(self.numbered(number))
-        self.stream.close()
-        self._open()
+        full, before = next(n for n in map(self.numbered, range(1, 10**9)) if not n.exists()), self.stream
+        self.file.rename(full)
+        try:
+            self._open()
+        except OSError:
+            full.rename(self.file)
+            raise
+        before.close()
 
     def numbered(self, number: int) -> Path:
         return self.file.with_name(f"{self.file.name}.{number}")
