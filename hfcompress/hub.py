@@ -101,7 +101,8 @@ def push(
     require_token()
     api = HfApi()
     with told(repository):
-        api.create_repo(repository, private=private, exist_ok=True)
+        if not api.repo_exists(repository):  # or nobody may see it: then its name is refused here
+            api.create_repo(repository, private=private)
         if private and not api.model_info(repository).private:
             raise UserError(f"--private: {repository} is there already, and public; make it private on its page first")
         if revision and not create_pr:

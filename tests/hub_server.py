@@ -275,6 +275,8 @@ class Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         commits = repository.branches.setdefault(revision, list(repository.commits(match[2])))
         commits.append(files)
+        if fault is not None and fault.kind == "cut":  # the commit is there, the answer gets lost
+            return self.cut()
         oid = self.hub.commit_of(match[1], revision)
         answer = {"commitUrl": f"{self.hub.endpoint}/{match[1]}/commit/{oid}", "commitOid": oid}
         return self.answer(

@@ -105,6 +105,9 @@ def test_a_repository_without_weights_that_are_read_is_refused(hub: Hub, model: 
         (Fault("GET", "/api/models/", 403), "may not read or write"),
         (Fault("GET", "/api/models/", 429, {"Retry-After": "7"}), "in 7 s"),
         (Fault("GET", "/api/models/", 500), "the Hub answered 500"),
+        (Fault("HEAD", "/resolve/", 403), "may not read or write"),
+        (Fault("GET", "/resolve/", 401), "hf auth login"),
+        (Fault("GET", "/resolve/", 429, {"Retry-After": "7"}), "in 7 s"),
     ],
 )
 def test_what_the_hub_answers_to_a_reader_is_one_line_and_the_next_time_it_is_there(
@@ -116,6 +119,12 @@ def test_what_the_hub_answers_to_a_reader_is_one_line_and_the_next_time_it_is_th
     hub.faults.append(fault)
     assert said in refused(asked(hub, FETCH, model))
     assert asked(hub, FETCH, model).returncode == 0
+
+
+def test_a_file_that_the_hub_fails_to_give_once_is_asked_for_again(hub: Hub, model: str) -> None:  # noqa: F811
+    hub.faults.append(Fault("GET", "/model.safetensors", 500))
+    assert asked(hub, FETCH, model).returncode == 0
+    assert not hub.faults
 
 
 @pytest.mark.slow

@@ -157,6 +157,7 @@ def test_files_of_an_earlier_push_that_are_no_longer_made_are_removed(hub: Hub, 
     [
         (Fault("POST", "repos/create", 401), "hf auth login"),
         pytest.param(Fault("POST", "repos/create", 403), "may not read or write", marks=pytest.mark.slow),
+        (Fault("POST", "repos/create", 409), "the name is taken"),
         (Fault("POST", "preupload", 403), "may not read or write"),
         (Fault("POST", "/commit/", 409), "taken, or somebody else pushed"),
         pytest.param(Fault("POST", "preupload", 429, {"Retry-After": "1"}), "slow down", marks=pytest.mark.slow),
@@ -174,10 +175,19 @@ def test_what_the_hub_refuses_is_one_line_and_the_next_push_succeeds(
     assert hub.commits(NAME) == 1
 
 
-def test_a_connection_cut_amid_an_upload_is_tried_again(hub: Hub, finished: Path) -> None:
-    hub.faults.append(Fault("PUT", "/lfs/store/", "cut"))
+@pytest.mark.parametrize("kind", ["cut", 500])
+def test_an_upload_that_fails_on_the_way_is_tried_again(hub: Hub, finished: Path, kind: str | int) -> None:
+    hub.faults.append(Fault("PUT", "/lfs/store/", kind))
     assert push(hub, finished).returncode == 0
     assert not hub.faults
+    assert hub.commits(NAME) == 1
+
+
+def test_a_commit_whose_answer_gets_lost_is_not_made_twice(hub: Hub, finished: Path) -> None:
+    hub.faults.append(Fault("POST", "/commit/", "cut"))
+    assert "cannot be reached; what has arrived is kept" in refused(push(hub, finished))
+    done = push(hub, finished)
+    assert done.returncode == 0, done.stderr
     assert hub.commits(NAME) == 1
 
 
