@@ -1,5 +1,6 @@
 """Word embeddings of an encoder as hashed, shared, mixed, factored or integer rows: distilled, run by onnxruntime."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,21 @@ def test_what_cannot_be_is_named(tiny_teacher: Path, tiny_task: TextClassificati
         WordTable(ratio=0.5)
     with pytest.raises(UnknownShape):
         WordTable().predict(Shape(2, 64, 4, 128, vocab_size=100), task=tiny_task)
+
+
+@pytest.mark.slow
+def test_the_benchmark_sets_tables_beside_fewer_pieces_of_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a few licence texts: bytes as claimed, and rows in 8 bits nearer to the teacher than fewer pieces are."""
+    from benchmarks import word_table as benchmark
+
+    monkeypatch.setattr(benchmark, "TASK", replace(benchmark.TASK, max_train_examples=60))
+    words = ["--points", "rows-8-3.9", "--plain", "5.25", "--steps", "0", "--texts", "20"]
+    monkeypatch.setattr("sys.argv", ["word_table", *words])
+    benchmark.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    found = {row[0]: row for row in rows[2:]}
+    assert set(found) == {"teacher", "rows-8-3.9", "3,417 pieces"}
+    assert found["rows-8-3.9"][1:3] == found["3,417 pieces"][1:3] == ["5.25", "4.0"]
+    assert float(found["rows-8-3.9"][3]) < 0.01 < float(found["3,417 pieces"][3])
