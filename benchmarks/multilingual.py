@@ -5,8 +5,8 @@
     python -m benchmarks.multilingual manuals/usr/share/man FOLDER
     hfcompress run multilingual --base FOLDER/base --task.dataset FOLDER/data --task.group-column page \\
         --trim.extra-text FOLDER/corpus.txt --task.max-length 64 --measure.sequence-length 64 \\
-        --finetune.num-train-epochs 2 --finetune.group-balance 0 --factorize.num-train-epochs 1 \\
-        --qat.per-device-train-batch-size 16 --qat.max-steps 120
+        --finetune.num-train-epochs 2 --finetune.group-balance 0 --factorize.num-train-epochs 2 \\
+        --qat.per-device-train-batch-size 16 --qat.max-steps 206
 
 Texts: paragraphs of translated manual pages (Debian's manpages-l10n and others); the label is the language of the page
 that a paragraph stands in, the group the page, and no page is in two splits. A paragraph that stands in pages of
