@@ -1,5 +1,6 @@
 """Reading and writing model folders: safetensors only, one clear line for what is wrong with a folder."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -41,13 +42,19 @@ def check_folder(folder: Path) -> None:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse a folder without config.json, whatever its weights are.
+    """Refuse a folder without a config.json that can be read, whatever its weights are.
 
     Raises:
         UserError: with the folder.
     """
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
 
 
 def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_head: bool = False) -> "PreTrainedModel":

@@ -35,6 +35,14 @@ def main() -> None:
     except BrokenPipeError:  # the reader of standard output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+    except OSError as error:
+        if error.filename is None:  # no file of the user's
+            raise
+        print(f"hfcompress: {error.filename}: {error.strerror}; give another place, or mend this one", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+    except MemoryError as error:
+        print(f"hfcompress: not enough memory ({error}); smaller batches, images or texts take less", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
 
 
 def dispatch(arguments: list[str]) -> int:

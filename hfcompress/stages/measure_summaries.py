@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.summarization import Summarization
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class MeasureSummaries:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         least_of = {
             "max_new_tokens": 1, "context": 32, "lookup": 0, "lead_sentences": 1, "threads": 1, "resamples": 2,
         }  # fmt: skip
