@@ -163,9 +163,17 @@ class quiet_new_head:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer that lies beside a model.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises a bare Exception, transformers five kinds
+        raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
 
 
 def load_image_processor(folder: Path) -> "BaseImageProcessor":
@@ -205,10 +213,7 @@ def language_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     Raises:
         UserError: there is none that can be read, or it cannot say where a token lies in the text.
     """
-    try:
-        tokenizer = load_tokenizer(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files
-        raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
+    tokenizer = load_tokenizer(folder)
     if not tokenizer.is_fast:
         raise UserError(f"{folder} has a tokenizer without tokenizer.json; save its fast version there")
     return tokenizer

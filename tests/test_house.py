@@ -18,7 +18,7 @@ ALLOWED = {
     "ops": {"ops"},
     "evaluation": {"evaluation", "click_inputs", "click_model", "errors", "models", "packed", "record", "surgery"},
     "tasks": {"tasks", "errors"},
-    "report": {"report"},
+    "report": {"report", "errors"},
     "record": {"errors"},
     "errors": set(),
     "shape": set(),

@@ -18,7 +18,6 @@ from tyro.conf import Positional
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.results import push
 from hfcompress.errors import UnknownShape, UserError
-from hfcompress.record import read_json
 
 
 def list_recipes() -> int:
@@ -91,12 +90,10 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
 
 def from_lock(file: Path, arguments: list[str]) -> int:
     """Run a recipe with the options that a lock says; those given beside it win."""
-    from hfcompress.lock import options_from, require_same_data, say_what_differs
+    from hfcompress.lock import options_from, read_lock, require_same_data, say_what_differs
 
-    locked = read_json(file)
-    if not isinstance(locked, dict) or not isinstance(locked.get("options"), dict) or "scale" not in locked:
-        raise UserError(f"{file} is no recipe.lock.json")
-    module, scale = load_recipe(str(locked.get("recipe"))), str(locked["scale"])
+    locked = read_lock(file)
+    module, scale = load_recipe(locked["recipe"]), locked["scale"]
     recipe_name = module.__name__.rpartition(".")[2]
     if arguments and not arguments[0].startswith("-"):
         if arguments[0].replace("-", "_") != recipe_name:

@@ -41,10 +41,7 @@ class Predictor:
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
         check_config(folder)
-        try:
-            self.tokenizer = load_tokenizer(folder)
-        except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files
-            raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
+        self.tokenizer = load_tokenizer(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         names = config.get("id2label", DEFAULT_LABELS)
         self.labels = [names[key] for key in sorted(names, key=int)]
