@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +78,8 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
 
     check_folder(folder)
     changes: dict[str, Any] = {}
-    config, edits = AutoConfig.from_pretrained(folder), read_edits(folder)
+    with says_what_does_not_fit(folder):
+        config, edits = AutoConfig.from_pretrained(folder), read_edits(folder)
     auto = classifier_class(config.model_type)
     if labels is not None:
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
@@ -95,7 +98,7 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
             )
     if edits:
         return torch_momentum(rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)).eval()
-    with quiet_new_head():
+    with quiet_new_head(), says_what_does_not_fit(folder):
         model = auto.from_pretrained(folder, torch_dtype=torch.float32, **changes)
     return torch_momentum(model).eval()
 
@@ -112,13 +115,31 @@ def with_new_head(folder: Path, auto: Any, changes: dict[str, Any]) -> Any:
     from accelerate import PartialState
     from transformers import AutoConfig
 
-    trained = auto.from_pretrained(folder, torch_dtype=torch.float32)
+    with says_what_does_not_fit(folder):
+        trained = auto.from_pretrained(folder, torch_dtype=torch.float32)
     if PartialState().is_main_process:
         old = _some(list(trained.config.id2label.values()))
         print(f"{folder.name} was made for the labels {old}: it gets a new head", file=sys.stderr)
     model = auto.from_config(AutoConfig.from_pretrained(folder, **changes), torch_dtype=torch.float32)
     model.base_model.load_state_dict(trained.base_model.state_dict())
     return model
+
+
+@contextmanager
+def says_what_does_not_fit(folder: Path) -> Iterator[None]:
+    """One line for what transformers and torch raise of a config.json that is wrong, or is not of these weights.
+
+    Raises:
+        UserError: something was raised inside.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: its config.json and its weights are no model that transformers loads ({reason}); fetch or "
+            "make the model again"
+        ) from error
 
 
 def torch_momentum(model: Any) -> Any:
@@ -186,7 +207,7 @@ def load_image_processor(folder: Path) -> "BaseImageProcessor":
 
     try:
         return AutoImageProcessor.from_pretrained(folder, use_fast=False)  # the fast ones need torchvision
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} has no preprocessor_config.json that can be read; save one there") from error
 
 

@@ -1,15 +1,25 @@
 """What is no model, no folder or no number is refused in one line, whichever command meets it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.decoder import Array, open_decoder
+from hfcompress.evaluation.image_predictor import ImagePredictor
+from hfcompress.evaluation.memory import image_size
+from hfcompress.evaluation.traffic import Writer
 from hfcompress.generation import generate
 from hfcompress.models import load_tokenizer
+from recipes import tiny
+from tests.image_models import write_mobilenet
 from tests.test_cli import refused
 
 CONFIGS = {"list": "[1]", "null": "null", "cut off": '{"a": ', "empty": "", "no fields": "{}"}
@@ -93,3 +103,80 @@ class Nan:
 def test_a_model_that_answers_nan_writes_nothing() -> None:
     with pytest.raises(UserError, match="no numbers"):
         next(generate(Nan(), [1], max_new_tokens=2, stop=set()))
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    return tiny.write_model(tmp_path / "model", labels=["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id2label": ["x", "y"]}, "id2label"),
+        ({"hidden_size": 48}, "no model that transformers loads"),
+        ({"hidden_size": "large"}, "no model that transformers loads"),
+        ({"architectures": ["LlamaForCausalLM"]}, "is a LlamaForCausalLM, which labels no texts"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_by_predict(
+    changes: dict[str, Any], words: str, classifier: Path
+) -> None:
+    config = json.loads((classifier / "config.json").read_text(encoding="utf-8"))
+    (classifier / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    line = refused("predict", classifier, "--text", "a text")
+    assert words in line
+    assert str(classifier) in line
+
+
+def test_weights_of_nan_label_nothing(classifier: Path) -> None:
+    weights = load_file(classifier / "model.safetensors")
+    save_file({n: w * float("nan") if w.is_floating_point() else w for n, w in weights.items()},
+              classifier / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    assert "no numbers (nan)" in refused("predict", classifier, "--text", "a text")
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_first_request(classifier: Path, tmp_path: Path) -> None:
+    more = ["--page", tmp_path / "none" / "page.html"]
+    assert "page.html" in refused("shadow", classifier, classifier, tmp_path / "traffic", *more, stdin="a text\n")
+    assert not (tmp_path / "traffic").read_bytes()
+
+
+@pytest.mark.parametrize("port", [0, 65536])
+def test_a_port_that_is_none_is_refused(port: int, tmp_path: Path) -> None:
+    assert f"--serve {port}" in refused("shadow", "old", "new", tmp_path / "traffic", "--serve", port)
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan"])
+def test_a_file_that_would_be_renamed_after_every_line_is_refused(size: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--rotate-mb {size}"):
+        Writer(tmp_path / "traffic", float(size))
+
+
+def test_an_image_of_one_pixel_is_labelled(tmp_path: Path) -> None:
+    folder = write_mobilenet(tmp_path / "model", ["x", "y", "z"], side=16)
+    assert ImagePredictor(folder).logits([Image.new("RGB", (1, 1))]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"size": "large"}', "{"])
+def test_a_processor_that_does_not_say_the_size_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"preprocessor_config\.json"):
+        image_size(tmp_path)
+
+
+COMMAND = "import sys; from hfcompress.cli import main; sys.argv = ['hfcompress', 'list']; main()"
+
+
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-u", "-c", COMMAND], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hfcompress: standard output: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_closed_standard_input_is_empty() -> None:
+    code = COMMAND.replace("'list'", "'predict', 'model'")
+    done = subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{code}" <&-'], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "hfcompress: standard input holds no text\n")

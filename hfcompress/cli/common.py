@@ -20,7 +20,7 @@ from hfcompress.record import read_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
 
 
 @contextmanager
