@@ -197,6 +197,8 @@ def train(
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
     trainer.own_loss = loss
+    # Batch norms cannot be trained on one small image: a last batch of one is left out.
+    trainer.own_drop_last = tokenizer is None and len(train_data) % options.per_device_train_batch_size == 1
     trainer.own_groups = parameter_groups
     trainer.remove_callback(transformers.PrinterCallback)
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
@@ -379,6 +381,13 @@ def _trainer_class() -> Any:
     class StageTrainer(Trainer):
         own_loss: Any = None
         own_groups: Any = None
+        own_drop_last: bool = False
+
+        def get_train_dataloader(self) -> Any:
+            self.args.dataloader_drop_last = self.own_drop_last
+            loader = super().get_train_dataloader()
+            self.args.dataloader_drop_last = False  # which is that of evaluation, too
+            return loader
 
         def _get_train_sampler(self, *arguments: Any) -> Any:
             sampler = super()._get_train_sampler(*arguments)

@@ -1,12 +1,16 @@
 """What is no model, no folder or no number is refused in one line, whichever command meets it."""
 
+import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,8 +22,11 @@ from hfcompress.evaluation.memory import image_size
 from hfcompress.evaluation.traffic import Writer
 from hfcompress.generation import generate
 from hfcompress.models import load_tokenizer
+from hfcompress.stages.finetune_images import FinetuneImages
+from hfcompress.tasks.image_classification import ImageClassification
 from recipes import tiny
 from tests.image_models import write_mobilenet
+from tests.language_models import write_llama, write_task
 from tests.test_cli import refused
 
 CONFIGS = {"list": "[1]", "null": "null", "cut off": '{"a": ', "empty": "", "no fields": "{}"}
@@ -180,3 +187,47 @@ def test_closed_standard_input_is_empty() -> None:
     code = COMMAND.replace("'list'", "'predict', 'model'")
     done = subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{code}" <&-'], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "hfcompress: standard input holds no text\n")
+
+
+def test_documents_are_refused_by_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"document": "a", "digest": "b"}\n', encoding="utf-8")
+    assert "--documents.summary-column summary" in refused("plan", "summarize_7b", "--documents.dataset", tmp_path)
+
+
+def test_a_text_encoder_is_no_base_of_a_causal_lm(classifier: Path) -> None:
+    for recipe in ("summarize_7b", "any_causal_lm"):
+        assert "no causal LM" in refused("plan", recipe, "--base", classifier)
+
+
+@pytest.mark.parametrize("heads", [["--pretrain.num-attention-heads", 5], ["--pretrain.num-key-value-heads", 3]])
+def test_heads_that_do_not_divide_are_refused_by_the_plan(heads: list[Any]) -> None:
+    assert f"{heads[0]} {heads[1]}" in refused("plan", "summarize_7b", *heads)
+
+
+def test_texts_that_do_not_fill_a_window_are_refused(tmp_path: Path) -> None:
+    task, folder = write_task(tmp_path / "data"), write_llama(tmp_path / "model")
+    with pytest.raises(UserError, match=r"--task\.window 1000000: the train split has"):
+        replace(task, window=1_000_000).blocks(load_tokenizer(folder), "train")
+
+
+def images(count: int) -> list[dict[str, Any]]:
+    """Rows of a parquet file that `datasets` has not written."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "PNG")
+    return [{"image": {"bytes": content.getvalue(), "path": None}, "label": "ab"[i % 2]} for i in range(count)]
+
+
+def test_encoded_images_of_a_plain_parquet_file_are_images(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(images(8)), tmp_path / f"{split}.parquet")
+    assert len(ImageClassification(dataset=str(tmp_path)).data.images("test")) == 8
+
+
+def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(images(9)), tmp_path / f"{split}.parquet")
+    task = ImageClassification(dataset=str(tmp_path))
+    folder, out = write_mobilenet(tmp_path / "model", ["a", "b"], side=16), tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    finetune = FinetuneImages(num_train_epochs=1, per_device_train_batch_size=4, bf16="no")
+    assert finetune(out, model=folder, task=task)["steps"] == 2

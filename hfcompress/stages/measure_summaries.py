@@ -91,8 +91,14 @@ class MeasureSummaries:
         write_json(out / RESULT, found)
         return {"documents": len(rows.documents)}
 
-    def predict(self, **inputs: Any) -> None:
-        """No model is made, so that there is no shape."""
+    def predict(self, *, task: Summarization, **inputs: Any) -> None:
+        """No model is made, so that there is no shape; documents of this machine are read, and refused, already here.
+
+        Raises:
+            UserError: see `Summarization.data`.
+        """
+        if not task.on_hub:
+            _ = task.data
 
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""
