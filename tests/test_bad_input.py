@@ -231,3 +231,10 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
     (out / "work").mkdir(parents=True)
     finetune = FinetuneImages(num_train_epochs=1, per_device_train_batch_size=4, bf16="no")
     assert finetune(out, model=folder, task=task)["steps"] == 2
+
+
+def test_a_folder_of_another_recipes_run_is_refused(tmp_path: Path) -> None:
+    lock = {"recipe": "legal_bert", "scale": "smoke", "options": {"task": {"dataset": "data"}}}
+    (tmp_path / "recipe.lock.json").write_text(json.dumps(lock), encoding="utf-8")
+    line = refused("run", "iot_camera", "--smoke", "--run-dir", tmp_path)
+    assert f"--run-dir {tmp_path}: it holds a run of legal_bert; give iot_camera a folder of its own" in line

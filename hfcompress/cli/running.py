@@ -176,6 +176,7 @@ def run_recipe(
 
         require_repository(own.hub_model_id)
         require_token()
+    refuse_other_recipe(folder, name)
     quiet()
     from hfcompress.plan import Plan
     from hfcompress.run import Run
@@ -202,6 +203,23 @@ def run_recipe(
     return 0 if result["ok"] else FAILED
 
 
+def refuse_other_recipe(folder: Path, name: str) -> None:
+    """Stop before the report of another recipe's run is written over.
+
+    Raises:
+        UserError: the folder holds one.
+    """
+    from hfcompress.lock import LOCK, read_lock
+
+    if (folder / LOCK).is_file():
+        try:
+            other = read_lock(folder / LOCK)["recipe"]
+        except UserError:  # damaged: it will be written anew
+            return
+        if other != name:
+            raise UserError(f"--run-dir {folder}: it holds a run of {other}; give {name} a folder of its own")
+
+
 def is_main_process() -> bool:
     """Of the ranks that ran the recipe, the one that wrote the report."""
     from accelerate import PartialState
@@ -219,7 +237,7 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
         if verdict["limit"] == "disk_mb" and verdict.get("exact", True) and least > 1.05 * verdict["allowed"]:
             raise UserError(
                 f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
-                f"{least:.1f} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
+                f"{least:.3g} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
             )
 
 
