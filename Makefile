@@ -12,7 +12,7 @@ help:
 	@echo "make legal-bert-structured [SCALE=small|full]   a student's heads and neurons, or low rank, at the same bytes"
 	@echo "make summarize-7b [SCALE=small|full] [ARGS=\"--base FOLDER\"]   4 bits for a causal LM"
 	@echo "make ctr [SCALE=small|full]   a click model's embeddings, ten times smaller, and its A/B test"
-	@echo "make resnet-prune [SCALE=small|full]   half of a ResNet's FLOPs, by four rankings"
+	@echo "make resnet-prune [SCALE=small|full]   half of a ResNet's FLOPs, by five rankings"
 	@echo "make iot-camera [SCALE=small|full]   a MobileNetV2, pruned and in int8, for a camera"
 	@echo "make teacher      train the shipped teacher of the small scale anew"
 	@echo "make smoke        the same on tiny models, in a minute"

@@ -17,13 +17,13 @@ WordPiece vocabulary, trained on all these pages, as make 120,000. A new piece's
 pieces that MiniLM cuts it into (Gee et al. 2022, "Fast Vocabulary Transfer for Language Model Compression").
 """
 
+import argparse
 import gzip
 import hashlib
 import json
 import random
 import re
 import shutil
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -172,4 +172,7 @@ def main(manuals: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manuals", type=Path)
+    parser.add_argument("out", type=Path)
+    main(**vars(parser.parse_args()))

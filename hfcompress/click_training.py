@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.click_log import ClickLog
 from hfcompress.tasks.clicks import IDS
 
@@ -37,6 +37,7 @@ class ClickTrain:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         if not 0 <= self.id_dropout < 1:
             raise UserError(f"--*.id-dropout {self.id_dropout:g}: from 0 to below 1")
         if self.train_batch_size < 1 or self.num_train_epochs <= 0 or self.saves < 0:

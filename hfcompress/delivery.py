@@ -155,13 +155,13 @@ def export_litert(source: Path, out: Path, bits: int, images: Images | None, pyt
     from hfcompress.litert import find_python, to_litert
     from hfcompress.models import load_classifier
 
-    find_python(python)
     weights = torch_model(source)
     if not is_image_model(weights):
         raise UserError(
             f"{weights}: only image classifiers are exported to LiteRT; litert-torch 0.10 converts a BERT, "
             "and its logits are not torch's"
         )
+    find_python(python)
     if images is None:
         raise UserError("--images FOLDER: LiteRT's answers are compared with torch's on images; give a few hundred")
     pixel_values = images(weights, COMPARED)
@@ -182,7 +182,9 @@ def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]
     from hfcompress import tensorrt_onnx, tensorrt_rules
 
     if not is_image_model(source) and model_type(source) != "bert":
-        raise UserError(f"{source} is a {model_type(source)}: BERT and image classifiers are exported for TensorRT")
+        raise UserError(
+            f"{source}: its model_type is {model_type(source)}; BERT and image classifiers are exported for TensorRT"
+        )
     lines = []
     file = source / "model.onnx"
     model = read_model(file) if file.is_file() else None

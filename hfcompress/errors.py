@@ -1,4 +1,11 @@
-"""The one exception that means "the input is wrong, and here is what to do about it"."""
+"""UserError: "the input is wrong, and here is what to do about it"; and what raises it for numbers out of range."""
+
+import math
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class UserError(Exception):
@@ -11,3 +18,28 @@ class UserError(Exception):
 
 class UnknownShape(UserError):
     """A model whose size cannot be told from its config: it can be run and measured, but not planned."""
+
+
+def require(options: "DataclassInstance", least: float, *names: str) -> None:
+    """Refuse numbers below `least`, infinite ones and nan; an option that is None was not given.
+
+    The command line puts the name that the recipe has for these options in place of the *.
+
+    Raises:
+        UserError: one of them is refused.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not least <= value < math.inf:
+            wanted = f"at least {least:g}" if math.isfinite(value) else "a finite number"
+            raise UserError(f"--*.{name.replace('_', '-')} {value:g}: must be {wanted}")
+
+
+def require_numbers(options: "DataclassInstance", *signed: str) -> None:
+    """The same for every number among `options` that is not `signed`: none of them may be negative.
+
+    Raises:
+        UserError: see `require`.
+    """
+    names = [f.name for f in fields(options) if f.name not in signed]
+    require(options, 0, *(name for name in names if isinstance(getattr(options, name), int | float)))

@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
+from hfcompress.errors import UserError
 from hfcompress.evaluation.decoder import Decoder
 
 # Tokens that must have occurred before, the longer match first. On stories260k guessing after one token alone saves a
@@ -61,11 +64,17 @@ def generate(
         prompt: at least one token, and no more than the context.
         lookup: tokens to guess ahead at most; 0 for one token a pass.
         stats: where the cost is added.
+
+    Raises:
+        UserError: the model's logits are nan.
     """
     stats = Stats() if stats is None else stats
     begun = time.perf_counter()
     decoder.rewind(0)
-    token = int(decoder.append(prompt)[-1].argmax())
+    likely = decoder.append(prompt)[-1]
+    if np.isnan(likely).any():
+        raise UserError("the model answers with no numbers (nan): its weights are damaged; fetch or make it again")
+    token = int(likely.argmax())
     stats.first_token_s += time.perf_counter() - begun
     stats.answers += 1
     stats.passes += 1

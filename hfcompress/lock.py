@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError
-from hfcompress.record import environment, sha256
+from hfcompress.record import environment, read_json, sha256
 
 LOCK = "recipe.lock.json"
 HUB_OPTIONS = {"base": "model", "teacher": "model", "dataset": "dataset"}  # options that may name a repository
@@ -27,6 +27,19 @@ def lock(recipe: str, scale: str, options: dict[str, Any], data: str) -> dict[st
         "data": data,
         "versions": environment()["versions"],
     }
+
+
+def read_lock(file: Path) -> dict[str, Any]:
+    """The object of a lock: recipe and scale are texts, and its options say of which data.
+
+    Raises:
+        UserError: there is no such file, or it is no lock.
+    """
+    found: dict[str, Any] = read_json(file, "recipe", "scale", "options")
+    task = found["options"].get("task") if isinstance(found["options"], dict) else None
+    if not isinstance(task, dict) or "dataset" not in task:
+        raise UserError(f"{file} is no recipe.lock.json: its options say nothing of the data")
+    return found | {"recipe": str(found["recipe"]), "scale": str(found["scale"])}
 
 
 def plain(value: Any, option: str = "") -> Any:

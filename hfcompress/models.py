@@ -1,7 +1,10 @@
 """Reading and writing model folders: safetensors only, one clear line for what is wrong with a folder."""
 
+import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +44,19 @@ def check_folder(folder: Path) -> None:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse a folder without config.json, whatever its weights are.
+    """Refuse a folder without a config.json that can be read, whatever its weights are.
 
     Raises:
         UserError: with the folder.
     """
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
 
 
 def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_head: bool = False) -> "PreTrainedModel":
@@ -69,7 +78,8 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
 
     check_folder(folder)
     changes: dict[str, Any] = {}
-    config, edits = AutoConfig.from_pretrained(folder), read_edits(folder)
+    with says_what_does_not_fit(folder):
+        config, edits = AutoConfig.from_pretrained(folder), read_edits(folder)
     auto = classifier_class(config.model_type)
     if labels is not None:
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
@@ -88,7 +98,7 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
             )
     if edits:
         return torch_momentum(rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)).eval()
-    with quiet_new_head():
+    with quiet_new_head(), says_what_does_not_fit(folder):
         model = auto.from_pretrained(folder, torch_dtype=torch.float32, **changes)
     return torch_momentum(model).eval()
 
@@ -105,13 +115,31 @@ def with_new_head(folder: Path, auto: Any, changes: dict[str, Any]) -> Any:
     from accelerate import PartialState
     from transformers import AutoConfig
 
-    trained = auto.from_pretrained(folder, torch_dtype=torch.float32)
+    with says_what_does_not_fit(folder):
+        trained = auto.from_pretrained(folder, torch_dtype=torch.float32)
     if PartialState().is_main_process:
         old = _some(list(trained.config.id2label.values()))
         print(f"{folder.name} was made for the labels {old}: it gets a new head", file=sys.stderr)
     model = auto.from_config(AutoConfig.from_pretrained(folder, **changes), torch_dtype=torch.float32)
     model.base_model.load_state_dict(trained.base_model.state_dict())
     return model
+
+
+@contextmanager
+def says_what_does_not_fit(folder: Path) -> Iterator[None]:
+    """One line for what transformers and torch raise of a config.json that is wrong, or is not of these weights.
+
+    Raises:
+        UserError: something was raised inside.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: its config.json and its weights are no model that transformers loads ({reason}); fetch or "
+            "make the model again"
+        ) from error
 
 
 def torch_momentum(model: Any) -> Any:
@@ -156,9 +184,17 @@ class quiet_new_head:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer that lies beside a model.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises a bare Exception, transformers five kinds
+        raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
 
 
 def load_image_processor(folder: Path) -> "BaseImageProcessor":
@@ -171,7 +207,7 @@ def load_image_processor(folder: Path) -> "BaseImageProcessor":
 
     try:
         return AutoImageProcessor.from_pretrained(folder, use_fast=False)  # the fast ones need torchvision
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} has no preprocessor_config.json that can be read; save one there") from error
 
 
@@ -198,10 +234,7 @@ def language_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     Raises:
         UserError: there is none that can be read, or it cannot say where a token lies in the text.
     """
-    try:
-        tokenizer = load_tokenizer(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files
-        raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
+    tokenizer = load_tokenizer(folder)
     if not tokenizer.is_fast:
         raise UserError(f"{folder} has a tokenizer without tokenizer.json; save its fast version there")
     return tokenizer

@@ -319,10 +319,13 @@ def read_shape(file: Path) -> Shape:
         return Shape.from_config(config, len(config.get("id2label", {})) or 2)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; give the folder of a model") from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
     except KeyError as error:
-        raise UserError(f"{file} has no {error.args[0]}: only models of BERT's shape can be planned") from None
+        raise UserError(
+            f"{file} has no {error.args[0]}: what can be planned are models of BERT's shape, causal LMs and image "
+            "classifiers that transformers knows"
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
 
 
 def saved_tokenizer_bytes(folder: Path) -> int:

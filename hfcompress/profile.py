@@ -161,10 +161,14 @@ def safetensors_parts(file: Path) -> list[tuple[str, int, int]]:
 def onnx_parts(file: Path) -> list[tuple[str, int, int]]:
     """Initializers, by their own name where it says a module, else by the node that reads them."""
     import onnx
+    from google.protobuf.message import DecodeError
 
     from hfcompress.evaluation.size import named_initializers
 
-    model = onnx.load(str(file), load_external_data=False)
+    try:
+        model = onnx.load(str(file), load_external_data=False)
+    except DecodeError as error:
+        raise UserError(f"{file} is damaged or cut short ({error}); fetch or make it again") from None
     readers = {name: node for node in reversed(model.graph.node) for name in node.input}
 
     def reader(name: str) -> str:
@@ -278,8 +282,8 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
         with quiet_new_head():
             edited = read_edits(folder)  # from_pretrained would give it new weights
             network = load(folder) if edited else made.from_pretrained(folder, torch_dtype=torch.float32).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} cannot be read by transformers ({str(error).splitlines()[0][:120]})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder} cannot be read by transformers ({' '.join(str(error).split())[:120]})") from None
     if network.main_input_name == "pixel_values":
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}
@@ -315,7 +319,7 @@ def onnx_times(folder: Path, batch: int, length: int, threads: int, runs: int) -
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is said below
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         options.add_session_config_entry("session.qdqisint8allowed", "1")
@@ -355,7 +359,7 @@ def onnx_request(session: Any, batch: int, length: int) -> dict[str, Any]:
     import numpy as np
 
     kinds = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32,
-             "tensor(float16)": np.float16}  # fmt: skip
+             "tensor(float16)": np.float16, "tensor(int8)": np.int8}  # fmt: skip
     found = {}
     for entry in session.get_inputs():
         shape = [

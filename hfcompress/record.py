@@ -92,14 +92,22 @@ def write_json(path: Path, value: Any) -> None:
     part.replace(path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *fields: str) -> Any:
     """The object in a run's file.
 
+    Args:
+        fields: it must have.
+
     Raises:
-        UserError: there is no such file, or it is not JSON.
+        UserError: there is no such file, it is not JSON, or no object with these fields.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+        if missing := [field for field in fields if field not in found]:
+            raise ValueError(f"it has no {missing[0]}")
+        return found
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path}: no such file; is {path.parent} the folder of a finished run? (of one made by an older version, "

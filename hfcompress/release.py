@@ -15,7 +15,7 @@ from typing import Any
 
 from hfcompress.errors import UserError
 from hfcompress.hub import require_repository
-from hfcompress.lock import LOCK
+from hfcompress.lock import LOCK, read_lock
 from hfcompress.record import Record, read_json
 from hfcompress.report.console import candidate_row
 from hfcompress.stage import Artifact
@@ -68,7 +68,9 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     from hfcompress.report.pages import card_of, pictures_of
 
     require_repository(repository)
-    report, details, locked = (read_json(run / name) for name in ("report.json", "details.json", LOCK))
+    report = read_json(run / "report.json", "recipe", "scale", "models", "verdicts", "notes", "ok")
+    details = read_json(run / "details.json", "records", "reference", "base", "deliver")
+    locked = read_lock(run / LOCK)
     if not report["ok"] and not allow_failed:
         failed = next(verdict for verdict in report["verdicts"] if not verdict["ok"])
         raise UserError(

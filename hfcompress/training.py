@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require, require_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     ParameterGroups = Callable[[PreTrainedModel], list[dict[str, Any]]]
 
 BARRIER = timedelta(hours=12)
+SEEDS = 2**32  # that numpy takes
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
 
 
@@ -49,7 +50,20 @@ class Train:
     """Where the Trainer reports to: none, tensorboard, wandb, ..."""
 
     def __post_init__(self) -> None:
-        """What is refused of these options; subclasses begin with it."""
+        """What is refused of these options; subclasses begin with it.
+
+        Raises:
+            UserError: an option out of its range.
+        """
+        require_numbers(self, "max_steps")
+        require(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps", "saves_per_epoch")
+        for name in ("warmup_ratio", "label_smoothing_factor"):
+            if not getattr(self, name) < 1:
+                raise UserError(f"--*.{name.replace('_', '-')} {getattr(self, name):g}: from 0 to below 1")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise UserError(f"--*.max-steps {self.max_steps}: at least 1, or -1 for as many as num-train-epochs says")
+        if self.seed >= SEEDS:
+            raise UserError(f"--*.seed {self.seed}: below {SEEDS}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,21 @@ class TrainTexts(Train):
         super().__post_init__()
         if not 0 <= self.mask_probability < 1:
             raise UserError(f"--*.mask-probability {self.mask_probability:g}: from 0 to below 1")
+
+
+def require_teaching(options: Any, *weights: str) -> None:
+    """Refuse a loss of nothing, and soft labels at no temperature.
+
+    Args:
+        options: has `temperature`; weights: its names of the loss's parts.
+
+    Raises:
+        UserError: the temperature is 0, or all weights are.
+    """
+    if not options.temperature > 0:
+        raise UserError(f"--*.temperature {options.temperature:g}: must be above 0")
+    if not any(getattr(options, name) for name in weights):
+        raise UserError(", ".join(f"--*.{name.replace('_', '-')}" for name in weights) + ": not all of them 0")
 
 
 @dataclass
@@ -168,6 +197,8 @@ def train(
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
     trainer.own_loss = loss
+    # Batch norms cannot be trained on one small image: a last batch of one is left out.
+    trainer.own_drop_last = tokenizer is None and len(train_data) % options.per_device_train_batch_size == 1
     trainer.own_groups = parameter_groups
     trainer.remove_callback(transformers.PrinterCallback)
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
@@ -178,7 +209,22 @@ def train(
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    return _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    progress = _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    refuse_nan(progress.final_loss, progress.steps, options.learning_rate)  # of a training shorter than a log's step
+    return progress
+
+
+def refuse_nan(loss: float, step: int, learning_rate: float) -> None:
+    """Stop a training that has come to no number.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at step {step}; lower --*.learning-rate (it is {learning_rate:g}) "
+            "or set --*.bf16 no; the last checkpoint is kept"
+        )
 
 
 def refuse_sharding() -> None:
@@ -335,6 +381,13 @@ def _trainer_class() -> Any:
     class StageTrainer(Trainer):
         own_loss: Any = None
         own_groups: Any = None
+        own_drop_last: bool = False
+
+        def get_train_dataloader(self) -> Any:
+            self.args.dataloader_drop_last = self.own_drop_last
+            loader = super().get_train_dataloader()
+            self.args.dataloader_drop_last = False  # which is that of evaluation, too
+            return loader
 
         def _get_train_sampler(self, *arguments: Any) -> Any:
             sampler = super()._get_train_sampler(*arguments)
@@ -380,10 +433,6 @@ def _stop_on_nan() -> Any:
 
     class StopOnNan(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and not math.isfinite(logs.get("loss", 0.0)):
-                raise UserError(
-                    f"the loss is {logs['loss']} at step {state.global_step}; lower --*.learning-rate "
-                    f"(it is {args.learning_rate:g}) or set --*.bf16 no; the last checkpoint is kept"
-                )
+            refuse_nan((logs or {}).get("loss", 0.0), state.global_step, args.learning_rate)
 
     return StopOnNan()

@@ -60,7 +60,7 @@ def verify(
     Raises:
         UserError: it is not a repository that `push` made, or the data has other labels.
     """
-    report = read_json(folder / "report.json")
+    report = read_json(folder / "report.json", "models", "verdicts")
     if "delivered" not in report:
         raise UserError(f"{folder}: its report.json names no delivered files; is it a repository that `push` made?")
     hashes = [hash_claim(folder, place, name) for place, name in report["delivered"].items()]
@@ -83,7 +83,7 @@ def verify(
 
 def hash_claim(folder: Path, place: str, name: str) -> Claim:
     """Whether a file has the bytes that the record of its model says."""
-    claimed = read_json(folder / "records" / f"{name}.json")["sha256"][file_of(place)]
+    claimed = read_json(folder / "records" / f"{name}.json", "sha256")["sha256"].get(file_of(place), "nothing")
     found = sha256(folder / place) if (folder / place).is_file() else "no file"
     return Claim(f"sha256 of {place}", claimed[:12], found[:12], claimed == found)
 

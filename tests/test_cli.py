@@ -165,7 +165,7 @@ def test_a_push_without_a_name_and_a_lock_that_is_none_are_refused(tmp_path: Pat
     assert "is a lock of legal_bert" in refused("run", "other", "--from-lock", lock)
     assert "the lock says the scale" in refused("run", "legal_bert", "--from-lock", lock, "--scale", "full")
     (tmp_path / "list.json").write_text("[]")
-    assert "is no recipe.lock.json" in refused("run", "--from-lock", tmp_path / "list.json")
+    assert "it holds no object" in refused("run", "--from-lock", tmp_path / "list.json")
 
 
 def test_every_step_is_smaller_and_the_last_one_is_int8(smoke: Path) -> None:

@@ -10,6 +10,7 @@ from hfcompress.devices import device, first_token_ms
 from hfcompress.errors import UserError
 from hfcompress.language_plan import lines, memory, prediction
 from hfcompress.plan import Plan, render
+from hfcompress.stages.allot import Allot
 from recipes import legal_bert, summarize_7b
 
 
@@ -40,6 +41,11 @@ def test_the_prediction_is_the_tables_sum() -> None:
     text = lines("model", table)
     assert any("*usable memory" in line for line in text), "an estimated number is marked"
     assert any(on.sources["sustained"] in line for line in text)
+
+
+def test_memory_that_not_even_the_fewest_bits_fit_is_refused_and_never_planned_as_negative_bytes() -> None:
+    with pytest.raises(UserError, match=r"--budget\.ram-gb 0\.1: .* leaves 0\.00 MB"):
+        Allot().predict(summarize_7b.MISTRAL_7B, calibration=None, ram_gb=0.1, context=512, kv_bits=8)
 
 
 def test_what_no_device_can_tell_is_refused(tmp_path: Path) -> None:

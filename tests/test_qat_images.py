@@ -98,7 +98,7 @@ def test_a_model_that_is_not_known_is_refused() -> None:
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16)
     with pytest.raises(UserError, match="vit cannot be trained in int8 yet"):
         prepare(ViTForImageClassification(config))
-    with pytest.raises(UserError, match="not both 0"):
+    with pytest.raises(UserError, match="not all of them 0"):
         QATImages(logits_weight=0.0)
 
 

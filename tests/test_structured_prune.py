@@ -259,7 +259,7 @@ def test_latency_is_a_target_too(tmp_path: Path, resnet: Path, monkeypatch: pyte
         ({"keep_flops": 0.5, "round_to": 0}, r"--\*\.round-to 0"),
         ({"keep_flops": 0.5, "epochs_between": 0.0}, r"--\*\.epochs-between 0"),
         ({"keep_flops": 0.5, "temperature": 0.0}, r"--\*\.temperature 0"),
-        ({"keep_flops": 0.5, "logits_weight": 0.0, "hard_weight": 0.0}, "not both 0"),
+        ({"keep_flops": 0.5, "logits_weight": 0.0, "hard_weight": 0.0}, "not all of them 0"),
         ({"keep_flops": 0.5, "heads": False, "neurons": False}, "one of them at least"),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_task_refuses_what_is_not_there(tmp_path: Path) -> None:
     write(tmp_path / "test.jsonl", [{"document": "a", "summary": "b"}, {"document": " ", "summary": "c"}])
     with pytest.raises(UserError, match="document is empty in row 1 of the test split"):
         _ = Summarization(str(tmp_path)).data
-    with pytest.raises(UserError, match=r"--task\.summary-column short: the test split has no such column"):
+    with pytest.raises(UserError, match=r"--documents\.summary-column short: the test split has no such column"):
         _ = Summarization(str(tmp_path), summary_column="short").data
     with pytest.raises(UserError, match="no such folder"):
         _ = Summarization(str(tmp_path / "nowhere")).data

@@ -1,6 +1,7 @@
 """The options that every training stage shares do what their names say."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,33 @@ def test_a_tokenizer_without_a_mask_is_refused(tiny_model: Path) -> None:
     tokenizer.mask_token = None
     with pytest.raises(UserError, match="no tokenizer with a mask token"), masks_tokens(network, tokenizer, 0.1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_train_epochs": -1.0}, "num-train-epochs -1: must be at least 0"),
+        ({"num_train_epochs": float("nan")}, "num-train-epochs nan: must be a finite number"),
+        ({"learning_rate": float("inf")}, "learning-rate inf: must be a finite number"),
+        ({"group_balance": -0.5}, "group-balance -0.5: must be at least 0"),
+        ({"per_device_train_batch_size": 0}, "per-device-train-batch-size 0: must be at least 1"),
+        ({"saves_per_epoch": 0}, "saves-per-epoch 0: must be at least 1"),
+        ({"max_steps": 0}, "max-steps 0: at least 1, or -1"),
+        ({"warmup_ratio": 1.0}, "warmup-ratio 1: from 0 to below 1"),
+        ({"seed": 2**32}, "seed 4294967296: below 4294967296"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_any_training(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Finetune(**options)
+
+
+def test_a_training_shorter_than_a_step_of_the_log_that_comes_to_no_number_is_refused(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    (tmp_path / "work").mkdir()
+    with pytest.raises(UserError, match="lower --"):
+        Finetune(max_steps=3, learning_rate=1e30)(tmp_path, model=tiny_model, task=tiny_task)
 
 
 def test_sharded_weights_are_refused_and_whole_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

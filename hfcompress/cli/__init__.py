@@ -1,13 +1,15 @@
 """The command line: `main` takes it apart, each verb is a function beside. The only folder that knows tyro."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import tyro
 
-from hfcompress.cli.common import FAILED, INTERRUPTED, WRONG_INPUT
+from hfcompress.cli.common import INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
 from hfcompress.cli.language import summarize
@@ -19,10 +21,11 @@ from hfcompress.errors import UserError
 
 
 def main() -> None:
-    """Exit codes: 0 all verdicts hold, 1 a verdict fails, 2 the input is wrong, 130 interrupted."""
+    """Exit codes: 0 all verdicts hold, 1 a verdict fails, 2 the input is wrong, 130 interrupted, 141 nobody reads."""
     # Before torch is loaded: threads that spin while they wait make a shared machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for those who write code
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (it was closed: there is nothing to read)
     arguments = sys.argv[1:]
     try:
         sys.exit(dispatch(arguments))
@@ -33,8 +36,26 @@ def main() -> None:
         print("hfcompress: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of standard output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        forget_output()
+        sys.exit(NO_READER)
+    except OSError as error:
+        full = error.filename is None and error.errno == errno.ENOSPC  # standard output is a file on a full disk
+        if error.filename is None and not full:  # no file of the user's
+            raise
+        place = "standard output" if full else error.filename
+        print(f"hfcompress: {place}: {error.strerror}; give another place, or mend this one", file=sys.stderr)
+        forget_output()
+        sys.exit(WRONG_INPUT)
+    except MemoryError as error:
+        print(f"hfcompress: not enough memory ({error}); smaller batches, images or texts take less", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+
+
+def forget_output() -> None:
+    """Let what is still to be written to standard output go, so that the interpreter does not try again."""
+    if sys.stdout is not None:
+        with suppress(OSError, ValueError):  # no file behind it, as in a test
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def dispatch(arguments: list[str]) -> int:

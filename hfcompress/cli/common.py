@@ -20,7 +20,7 @@ from hfcompress.record import read_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
 
 
 @contextmanager
@@ -31,21 +31,23 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
         name: a run or a repository that was pushed, whose compressed model is meant, or the folder of one model.
     """
     from hfcompress import hub
-    from hfcompress.lock import LOCK
+    from hfcompress.lock import LOCK, read_lock
+    from hfcompress.models import check_config
     from hfcompress.report.console import candidate_row
     from hfcompress.verify import laid_out
 
     folder = hub.fetch(name)
     if not (folder / "report.json").is_file() and (folder / "config.json").is_file():
+        check_config(folder)
         yield folder, tokens_read(folder)
         return
-    report = read_json(folder / "report.json")
+    report = read_json(folder / "report.json", "models", "verdicts")
     row = candidate_row(report)
     if "delivered" not in report:
-        yield folder / row["path"], read_json(folder / "details.json")["max_length"]
+        yield folder / row["path"], read_json(folder / "details.json", "max_length")["max_length"]
         return
     with tempfile.TemporaryDirectory() as work:
-        task = read_json(folder / LOCK)["options"]["task"]
+        task = read_lock(folder / LOCK)["options"]["task"]
         length = task.get("max_length") or task.get("window") or 1  # clicks and images have no tokens
         yield laid_out(folder, row, Path(work)), length
 
@@ -54,7 +56,7 @@ def tokens_read(folder: Path) -> int:
     """What the run around a model measured it with; of a model from elsewhere, all that it has positions for."""
     details = folder.parent / "details.json"
     if details.is_file():
-        return int(read_json(details)["max_length"])
+        return int(read_json(details, "max_length")["max_length"])
     return int(read_json(folder / "config.json").get("max_position_embeddings", 512))
 
 

@@ -9,7 +9,6 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import load_recipe, quiet
 from hfcompress.errors import UserError
-from hfcompress.record import read_json
 
 
 def export(
@@ -56,15 +55,15 @@ def export(
 def images_of(model: str, given: Path | None) -> Any:
     """Where images come from: what was given, else the run's own data; None where that is neither here nor images."""
     from hfcompress import delivery
-    from hfcompress.lock import LOCK, locked_task
+    from hfcompress.lock import LOCK, locked_task, read_lock
     from hfcompress.tasks.image_classification import ImageClassification
 
     if given is not None:
         return delivery.read_images(given)
     if not (Path(model) / LOCK).is_file():
         return None
-    locked = read_json(Path(model) / LOCK)
-    default = inspect.signature(load_recipe(str(locked.get("recipe"))).recipe).parameters["task"].default
+    locked = read_lock(Path(model) / LOCK)
+    default = inspect.signature(load_recipe(locked["recipe"]).recipe).parameters["task"].default
     if not isinstance(default, ImageClassification) or isinstance(locked["options"]["task"]["dataset"], dict):
         return None
     return delivery.task_images(locked_task(locked, default, None))

@@ -69,7 +69,7 @@ def folders(run: Path, models: tuple[str, ...]) -> dict[str, Path]:
         if not (run / "config.json").is_file():
             raise UserError(f"{run} is neither a run (report.json) nor a model's folder (config.json)")
         return {run.name: run}
-    rows = {row["name"]: row for row in read_json(run / "report.json")["models"] if row["path"]}
+    rows = {row["name"]: row for row in read_json(run / "report.json", "models")["models"] if row["path"]}
     if read_json(run / "details.json").get("kind") != "language":
         raise UserError(f"{run} is no run of a causal LM: lm-evaluation-harness evaluates nothing else here")
     if unknown := [name for name in models if name not in rows]:

@@ -107,7 +107,10 @@ def refuse_classifiers(folder: Path, model: str) -> None:
 
     config = folder / "config.json"
     images = is_image_model(config)
-    names = (read_json(config).get("architectures") if config.is_file() else None) or []
+    found = read_json(config) if config.is_file() else {}
+    names = found.get("architectures") or []
+    if found.get("model_type") == "clicks":
+        raise UserError(f"{model} predicts clicks, and is no language model that could summarize")
     if images or any(name.endswith("ForSequenceClassification") for name in names):
         kind, use = ("images", "--image FILE") if images else ("texts", "FILE")
         raise UserError(

@@ -18,7 +18,8 @@ def report(run: Positional[Path]) -> int:
     from hfcompress.report.console import table
     from hfcompress.report.pages import write_pages
 
-    found, details = read_json(run / "report.json"), read_json(run / "details.json")
+    found = read_json(run / "report.json", "recipe", "scale", "models", "verdicts", "notes", "ok")
+    details = read_json(run / "details.json", "records", "reference", "base", "deliver")
     write_pages(run, found, details)
     print(table(found))
     print(f"report: {run / 'report.html'}", file=sys.stderr)
@@ -30,7 +31,7 @@ def check(run: Positional[Path]) -> int:
     from hfcompress.report.console import verdict_lines
     from hfcompress.stage import Artifact
 
-    found = read_json(run / "report.json")
+    found = read_json(run / "report.json", "models", "verdicts")
     for model in found["models"]:
         if model["path"] is None:
             continue
@@ -131,12 +132,12 @@ def verify(model: Positional[str], data: str | None = None, format: Literal["tex
     """
     quiet()
     from hfcompress import hub
-    from hfcompress.lock import LOCK, locked_task
+    from hfcompress.lock import LOCK, locked_task, read_lock
     from hfcompress.verify import verify as verified
 
     folder = hub.fetch(model)
-    locked = read_json(folder / LOCK)
-    recipe = load_recipe(str(locked.get("recipe"))).recipe
+    locked = read_lock(folder / LOCK)
+    recipe = load_recipe(locked["recipe"]).recipe
     task = locked_task(locked, inspect.signature(recipe).parameters["task"].default, data)
     claims = verified(folder, task, str(locked.get("data")))
     print(json.dumps([vars(c) for c in claims], indent=1) if format == "json" else "\n".join(map(str, claims)))

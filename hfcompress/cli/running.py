@@ -18,7 +18,6 @@ from tyro.conf import Positional
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.results import push
 from hfcompress.errors import UnknownShape, UserError
-from hfcompress.record import read_json
 
 
 def list_recipes() -> int:
@@ -91,12 +90,10 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
 
 def from_lock(file: Path, arguments: list[str]) -> int:
     """Run a recipe with the options that a lock says; those given beside it win."""
-    from hfcompress.lock import options_from, require_same_data, say_what_differs
+    from hfcompress.lock import options_from, read_lock, require_same_data, say_what_differs
 
-    locked = read_json(file)
-    if not isinstance(locked, dict) or not isinstance(locked.get("options"), dict) or "scale" not in locked:
-        raise UserError(f"{file} is no recipe.lock.json")
-    module, scale = load_recipe(str(locked.get("recipe"))), str(locked["scale"])
+    locked = read_lock(file)
+    module, scale = load_recipe(locked["recipe"]), locked["scale"]
     recipe_name = module.__name__.rpartition(".")[2]
     if arguments and not arguments[0].startswith("-"):
         if arguments[0].replace("-", "_") != recipe_name:
@@ -179,6 +176,7 @@ def run_recipe(
 
         require_repository(own.hub_model_id)
         require_token()
+    refuse_other_recipe(folder, name)
     quiet()
     from hfcompress.plan import Plan
     from hfcompress.run import Run
@@ -205,6 +203,23 @@ def run_recipe(
     return 0 if result["ok"] else FAILED
 
 
+def refuse_other_recipe(folder: Path, name: str) -> None:
+    """Stop before the report of another recipe's run is written over.
+
+    Raises:
+        UserError: the folder holds one.
+    """
+    from hfcompress.lock import LOCK, read_lock
+
+    if (folder / LOCK).is_file():
+        try:
+            other = read_lock(folder / LOCK)["recipe"]
+        except UserError:  # damaged: it will be written anew
+            return
+        if other != name:
+            raise UserError(f"--run-dir {folder}: it holds a run of {other}; give {name} a folder of its own")
+
+
 def is_main_process() -> bool:
     """Of the ranks that ran the recipe, the one that wrote the report."""
     from accelerate import PartialState
@@ -222,7 +237,7 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
         if verdict["limit"] == "disk_mb" and verdict.get("exact", True) and least > 1.05 * verdict["allowed"]:
             raise UserError(
                 f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
-                f"{least:.1f} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
+                f"{least:.3g} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
             )
 
 

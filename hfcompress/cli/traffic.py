@@ -118,10 +118,14 @@ def shadow(
     from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.evaluation.traffic import Writer
 
+    if serve is not None and not 0 < serve < 65536:
+        raise UserError(f"--serve {serve}: a port is a number from 1 to 65535")
     with candidate_of(old) as (one, max_length), candidate_of(new) as (two, _):
         refuse_images(one, two)
         predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
         say_if_torn(writer)
+        if page is not None:  # one that cannot be written is refused before the first request
+            page.write_text(serving.page(state), encoding="utf-8")
         other = serving.Shadow(two, max_length)
         try:
             if serve is not None:
@@ -136,9 +140,9 @@ def shadow(
         finally:
             other.close()
             writer.close()
+            print(json.dumps(state.as_dict(), indent=1, ensure_ascii=False), file=sys.stderr)
             if page is not None:
                 page.write_text(serving.page(state), encoding="utf-8")
-            print(json.dumps(state.as_dict(), indent=1, ensure_ascii=False), file=sys.stderr)
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import DEFAULT_LABELS, onnx_session
+from hfcompress.evaluation.predictor import label_names, numbers, onnx_session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,8 +35,7 @@ class ImagePredictor:
         self.threads = threads or len(os.sched_getaffinity(0))
         check_config(folder)
         self.processor = load_image_processor(folder)
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label", DEFAULT_LABELS)
-        self.labels = [names[key] for key in sorted(names, key=int)]
+        self.labels = label_names(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
         self.session: Any = None
         self.network: Any = None
         if (folder / "model.onnx").is_file():
@@ -66,14 +65,14 @@ class ImagePredictor:
         """Logits [images, classes] of RGB images, in the order given (`max_length` is what other predictors need)."""
         if not len(images):
             raise UserError("there is no image to label")
-        return np.concatenate(
-            [self.run(self.pixels(images[start : start + batch_size])) for start in range(0, len(images), batch_size)]
-        )
+        parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        return numbers(np.concatenate([self.run(self.pixels(part)) for part in parts]), self.folder)
 
     def pixels(self, images: "Sequence[Image]") -> Array:
         """float32 [images, 3, height, width], by the model's own processor."""
-        found = self.processor(list(images), return_tensors="np")["pixel_values"]
-        return np.asarray(found, dtype=np.float32)
+        # Of a very small image the processor would take the height for the channels.
+        found = self.processor(list(images), return_tensors="np", input_data_format="channels_last")
+        return np.asarray(found["pixel_values"], dtype=np.float32)
 
     def request(self, batch: int = 1) -> Array:
         """A batch of noise in the size that the processor makes, for timing."""

@@ -141,11 +141,21 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
 
 
 def image_size(folder: Path) -> tuple[int, int]:
-    """Height and width that preprocessor_config.json makes of an image."""
-    found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    size: Any = found["crop_size"] if found.get("do_center_crop") else found["size"]
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    return size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))
+    """Height and width that preprocessor_config.json makes of an image.
+
+    Raises:
+        UserError: it is damaged, or does not say them.
+    """
+    from hfcompress.errors import UserError
+
+    file = folder / "preprocessor_config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        size: Any = found["crop_size"] if found.get("do_center_crop") else found["size"]
+        size = {"shortest_edge": size} if isinstance(size, int) else size
+        return int(size.get("height", size.get("shortest_edge"))), int(size.get("width", size.get("shortest_edge")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged, or does not say the size of an image ({error}); save it anew") from None
 
 
 def server_of(folder: Path) -> Any:

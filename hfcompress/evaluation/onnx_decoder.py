@@ -23,22 +23,31 @@ class OnnxDecoder:
     def __init__(self, folder: Path, threads: int, context: int | None = None) -> None:
         import onnxruntime
 
-        settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        self.context = min(int(settings["context_length"]), context or int(settings["context_length"]))
-        self.length = 0
+        try:
+            settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+            longest, decoder = int(settings["context_length"]), settings["decoder"]
+            heads, size = int(decoder["num_key_value_heads"]), int(decoder["head_size"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / 'genai_config.json'} is damaged ({error}); make the model again") from None
+        self.context, self.length = min(longest, context or longest), 0
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # an arena keeps what a prompt took for ever
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        self.session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise UserError(
+                f"{folder / 'model.onnx'} cannot be run ({str(error).splitlines()[0][:160]}); make it again"
+            ) from error
         release_mapped(folder)
         self.binding = self.session.io_binding()
-        decoder = settings["decoder"]
         caches = [entry for entry in self.session.get_inputs() if entry.name.startswith("past_key_values")]
-        shape = (1, decoder["num_key_value_heads"], self.context, decoder["head_size"])
+        shape = (1, heads, self.context, size)
         self.caches = {entry.name: np.zeros(shape, NUMPY[entry.type]) for entry in caches}
 
     def append(self, ids: list[int], all_logits: bool = False) -> Array:

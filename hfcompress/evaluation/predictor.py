@@ -41,13 +41,12 @@ class Predictor:
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
         check_config(folder)
-        try:
-            self.tokenizer = load_tokenizer(folder)
-        except (OSError, ValueError, TypeError, AttributeError) as error:  # what transformers raises without its files
-            raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
+        self.tokenizer = load_tokenizer(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names = config.get("id2label", DEFAULT_LABELS)
-        self.labels = [names[key] for key in sorted(names, key=int)]
+        made_for = config.get("architectures") or ["ForSequenceClassification"]
+        if not any(name.endswith("ForSequenceClassification") for name in made_for):
+            raise UserError(f"{folder} is a {made_for[0]}, which labels no texts; give a sequence classifier")
+        self.labels = label_names(config, folder)
         self.positions: int = config["max_position_embeddings"]
         self.session: Any = None
         self.network: Any = None
@@ -77,7 +76,11 @@ class Predictor:
             torch.set_num_threads(before)
 
     def logits(self, texts: list[str], max_length: int, batch_size: int = 32) -> Array:
-        """Logits [texts, classes] in the order given; batched by length, so that little is padded."""
+        """Logits [texts, classes] in the order given; batched by length, so that little is padded.
+
+        Raises:
+            UserError: there are no texts, or the model answers with nan.
+        """
         if not texts:
             raise UserError("there is no text to label")
         encoded = self.tokenizer(texts, truncation=True, max_length=max_length)
@@ -93,7 +96,7 @@ class Predictor:
                 result = np.empty((len(texts), logits.shape[1]), dtype=np.float32)
             result[rows] = logits
         assert result is not None
-        return result
+        return numbers(result, self.folder)
 
     def request(self, sequence_length: int, batch: int = 1) -> dict[str, Array]:
         """A batch of full length, for timing: ordinary word pieces, no padding.
@@ -109,6 +112,30 @@ class Predictor:
         pieces = len(self.tokenizer)
         ids = np.random.default_rng(0).integers(pieces // 2, pieces, (batch, sequence_length))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def label_names(config: dict[str, Any], folder: Path) -> list[str]:
+    """What config.json calls the labels, by their numbers.
+
+    Raises:
+        UserError: its id2label has no number for each.
+    """
+    names = config.get("id2label", DEFAULT_LABELS)
+    try:
+        return [names[key] for key in sorted(names, key=int)]
+    except (ValueError, TypeError):
+        raise UserError(f"{folder / 'config.json'}: its id2label does not give a name to each number") from None
+
+
+def numbers(logits: Array, folder: Path) -> Array:
+    """The logits as they are.
+
+    Raises:
+        UserError: some are nan.
+    """
+    if np.isnan(logits).any():
+        raise UserError(f"{folder} answers with no numbers (nan): its weights are damaged; fetch or make it again")
+    return logits
 
 
 def open_predictor(folder: Path, threads: int | None = None) -> Any:

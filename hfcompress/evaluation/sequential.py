@@ -89,7 +89,8 @@ class Outcome:
     def as_text(self, metric: str) -> str:
         """What was decided, when, and from what."""
         if not self.looks:
-            return f"keep going: {self.users['old']} and {self.users['new']} users; each arm needs {MIN_USERS}"
+            users = f"{self.users['old']} and {self.users['new']} users"
+            return f"keep going: {users}; a look needs {MIN_USERS} of each arm before it, not all alike"
         look = self.decided or self.looks[-1]
         lines = [
             f"{self.verdict} after {look.events:,} events of {look.users:,} users",

@@ -137,10 +137,16 @@ class Writer:
         file: where; when it is larger than `rotate_mb` it is renamed to NAME.1, NAME.2, ... and begun anew.
 
     Raises:
+<<<<<<< HEAD
         UserError: another process writes to this file, or the system does not let it be written.
+=======
+        UserError: another process writes to this file, or `rotate_mb` is not above 0.
+>>>>>>> user
     """
 
     def __init__(self, file: Path, rotate_mb: float = 100.0) -> None:
+        if not rotate_mb > 0:
+            raise UserError(f"--rotate-mb {rotate_mb:g}: must be above 0")
         self.file, self.limit = file, rotate_mb * 1e6
         self.torn = False
         """Whether the file's last line was cut off when the writer before this one was killed."""

@@ -3,6 +3,8 @@
 import textwrap
 from typing import Any
 
+from hfcompress.errors import UserError
+
 WIDTH = 119
 NAMES = {
     "disk_mb": "disk",
@@ -32,9 +34,16 @@ AT_THE_LIMIT = 0.05  # of what is allowed is all that is left of it
 
 
 def candidate_row(report: dict[str, Any]) -> dict[str, Any]:
-    """What report.json says of the model that the verdicts are about."""
-    row: dict[str, Any] = next(r for r in report["models"] if r["name"] == report["verdicts"][0]["candidate"])
-    return row
+    """What report.json says of the model that the verdicts are about.
+
+    Raises:
+        UserError: there is no verdict, or none of a model.
+    """
+    candidates = [verdict["candidate"] for verdict in report["verdicts"][:1]]
+    found: list[dict[str, Any]] = [row for row in report["models"] if row["name"] in candidates]
+    if not found:
+        raise UserError("report.json: its verdicts name none of its models; run the recipe again")
+    return found[0]
 
 
 def table(report: dict[str, Any]) -> str:

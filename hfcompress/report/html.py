@@ -84,10 +84,10 @@ def waterfalls(chain: list[dict[str, Any]]) -> list[str]:
         plots.waterfall(
             [(m["name"], 100 * m["accuracy"]["value"]) for m in chain],
             f"{chain[0]['accuracy']['metric']}, points",
-            ".1f",
+            1,
         ),
-        plots.waterfall([(m["name"], m["bytes"] / 1e6) for m in chain], "size, MB", ".2f"),
-        plots.waterfall(timed, "p50 latency, ms", ".1f"),
+        plots.waterfall([(m["name"], m["bytes"] / 1e6) for m in chain], "size, MB", 2),
+        plots.waterfall(timed, "p50 latency, ms", 1),
     ]
 
 

@@ -20,7 +20,7 @@ CARD = """---
 {rows}
 
 {plot}Measured on {n} test tokens of {groups} documents; time and memory at {tokens} tokens of context,
-{threads} threads, {cpu}.{noise} KL and top-1 agreement are against {reference}, on the same tokens.
+{threads}, {cpu}.{noise} KL and top-1 agreement are against {reference}, on the same tokens.
 
 ## The budget
 
@@ -113,7 +113,7 @@ def language_card(
     from hfcompress.report.card import EVIDENCE, against, costs, markdown, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
-    tokens = candidate["accuracy"]["all"]["tokens"]
+    tokens, threads = candidate["accuracy"]["all"]["tokens"], candidate["latency_ms"]["threads"]
     return CARD.format(
         metadata=metadata(
             report,
@@ -138,7 +138,7 @@ def language_card(
         n=f"{details['n']:,}",
         groups=f"{details['groups']:,}",
         tokens=candidate["latency_ms"]["sequence_length"],
-        threads=candidate["latency_ms"]["threads"],
+        threads="1 thread" if threads == 1 else f"{threads} threads",
         cpu=report["environment"]["cpu"],
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),

@@ -103,11 +103,13 @@ def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def waterfall(steps: list[tuple[str, float]], title: str, form: str) -> str:
-    """What each step of the chain changed: a first bar, then the changes, in the units of `form`."""
+def waterfall(steps: list[tuple[str, float]], title: str, decimals: int) -> str:
+    """What each step of the chain changed: a first bar, then changes; more than `decimals` where values are small."""
     values = [value for _, value in steps]
-    span = max(max(values) - min(values), 1e-9)
-    cut = min(values) > 0.7 * max(values)  # close together: show the differences, not the common height
+    top = max(values) or 1.0
+    form = f".{max(decimals, 1 - math.floor(math.log10(min((v for v in values if v > 0), default=1.0))))}f"
+    span = max(max(values) - min(values), 0.02 * top)  # of equal values an axis that can be read
+    cut = min(values) > 0.7 * top  # close together: show the differences, not the common height
     low = min(values) - 1.2 * span if cut else 0.0
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 3.6), dpi=POINTS)
@@ -124,7 +126,7 @@ def waterfall(steps: list[tuple[str, float]], title: str, form: str) -> str:
                 fontsize=9,
                 textcoords="offset points",
             )
-        axes.set_ylim(low, max(values) + 0.25 * (max(values) - low))
+        axes.set_ylim(low, top + 0.25 * (top - low))
         axes.set_xticks(range(len(steps)), [name for name, _ in steps], fontsize=9)
         axes.set_title(title + (" (axis cut)" if cut else ""), fontsize=11)
         return svg(figure, f"What each stage changed: {title}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.errors import UserError
+
 if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
 
@@ -39,6 +41,15 @@ class AdoptLanguage:
         return {"tensors": len(checkpoint.places)}
 
     def predict(self, model: "LanguageShape") -> "LanguageShape":
+        """The same shape.
+
+        Raises:
+            UserError: it is another kind of model's.
+        """
+        from hfcompress.language_shape import LanguageShape
+
+        if not isinstance(model, LanguageShape):
+            raise UserError("--base: it is no causal LM, and this recipe takes one")
         return model
 
 

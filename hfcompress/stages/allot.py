@@ -141,8 +141,14 @@ class Allot:
         bits = self.bits_per_weight
         if ram_gb is not None:
             found = replace(model, kv_bits=kv_bits)
-            fitting = 8 * matrices_allowed(found, context, 1e9 * ram_gb) / matrices
-            bits = min(bits, fitting - resident_bits(0))
+            allowed, least = matrices_allowed(found, context, 1e9 * ram_gb), matrices * min(self.bits) / 8
+            if allowed < least:
+                raise UserError(
+                    f"--budget.ram-gb {ram_gb:g}: what else a process holds leaves {max(allowed, 0) / 1e6:.2f} MB for "
+                    f"the matrices, which take {least / 1e6:.2f} MB at the least ({min(self.bits)} bits); raise it, "
+                    "or allow fewer bits (--allot.bits)"
+                )
+            bits = max(min(self.bits), min(bits, 8 * allowed / matrices - resident_bits(0)))
         return replace(model, weight_bits=bits)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Calibrate:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         if self.windows < 1:
             raise UserError(f"--calibrate.windows {self.windows}: must be at least 1")
 

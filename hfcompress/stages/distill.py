@@ -9,7 +9,7 @@ from hfcompress.errors import UserError
 from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts
+from hfcompress.training import TrainTexts, require_teaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,10 @@ class Distill(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_teaching(self, *LOSSES)
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed
@@ -113,11 +117,6 @@ class Distill(TrainTexts):
             )
         if self.linear_weight and self.extra_text is not None:
             raise UserError("--distill.linear-weight: for labelled texts alone; leave --distill.extra-text out")
-        weights = [getattr(self, name) for name in LOSSES]
-        if min(weights) < 0 or not any(weights):
-            raise UserError("--distill.*-weight: none may be negative, and one at least must be above 0")
-        if self.temperature <= 0:
-            raise UserError(f"--distill.temperature {self.temperature:g}: above 0")
 
     def student(self, teacher: "PreTrainedModel") -> "tuple[PreTrainedModel, list[int]]":
         """The student at its start, and the teacher's layers that it was made of.

@@ -10,7 +10,7 @@ from hfcompress.errors import UnknownShape, UserError
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train, TrainTexts
+from hfcompress.training import Train, TrainTexts, require_teaching
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,10 +52,7 @@ class Factoring(Train, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
-            raise UserError(f"--*.temperature {self.temperature:g}: above 0")
-        if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
-            raise UserError("--*.logits-weight and --*.hard-weight: not negative, and not both 0")
+        require_teaching(self, "logits_weight", "hard_weight")
 
     def factorize(self, out: Path, model: Path, task: Task, teacher: Path | None, kind: Kind) -> dict[str, Any]:
         """Factor and train as `__call__` is asked to.

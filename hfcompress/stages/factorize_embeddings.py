@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.shape import Shape, embedding_parameters, embedding_rows
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts
+from hfcompress.training import TrainTexts, require_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,10 @@ class FactorizeEmbeddings(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_teaching(self, "logits_weight", "hard_weight")
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import TrainTexts
@@ -29,11 +28,6 @@ class Finetune(TrainTexts):
     Needs a group column: without one each text is a group, and nothing changes."""
 
     training: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.group_balance < 0:
-            raise UserError(f"--finetune.group-balance {self.group_balance:g}: 0 or above")
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed

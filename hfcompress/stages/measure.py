@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.shape import Shape
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Measuring:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         for name, least in (("batch", 1), ("sequence_length", 1), ("threads", 1), ("runs", 1), ("resamples", 2)):
             if (value := getattr(self, name, least)) < least:
                 raise UserError(f"--measure.{name.replace('_', '-')} {value}: must be at least {least}")

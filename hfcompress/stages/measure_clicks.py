@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.clicks import Clicks
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class MeasureClicks:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         for name in ("threads", "runs"):
             if getattr(self, name) < 1:
                 raise UserError(f"--measure.{name} {getattr(self, name)}: must be at least 1")

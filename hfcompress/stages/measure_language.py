@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class MeasureLanguage:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         for name, least in (("context", 32), ("new_tokens", 2), ("threads", 1), ("runs", 1), ("resamples", 2)):
             if (value := getattr(self, name)) < least:
                 raise UserError(f"--measure.{name.replace('_', '-')} {value}: must be at least {least}")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.summarization import Summarization
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class MeasureSummaries:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         least_of = {
             "max_new_tokens": 1, "context": 32, "lookup": 0, "lead_sentences": 1, "threads": 1, "resamples": 2,
         }  # fmt: skip
@@ -90,8 +91,14 @@ class MeasureSummaries:
         write_json(out / RESULT, found)
         return {"documents": len(rows.documents)}
 
-    def predict(self, **inputs: Any) -> None:
-        """No model is made, so that there is no shape."""
+    def predict(self, *, task: Summarization, **inputs: Any) -> None:
+        """No model is made, so that there is no shape; documents of this machine are read, and refused, already here.
+
+        Raises:
+            UserError: see `Summarization.data`.
+        """
+        if not task.on_hub:
+            _ = task.data
 
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""

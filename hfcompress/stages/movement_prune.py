@@ -8,7 +8,7 @@ from hfcompress.errors import UserError
 from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts
+from hfcompress.training import TrainTexts, require_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,15 @@ class MovementPrune(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_teaching(self, "logits_weight", "hard_weight")
+        if self.warm_up + self.cool_down >= 1:
+            raise UserError(
+                f"--*.warm-up {self.warm_up:g} and --*.cool-down {self.cool_down:g}: shares of the steps, "
+                "together below 1"
+            )
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: TextClassification) -> dict[str, Any]:
         from accelerate import PartialState
@@ -95,16 +104,7 @@ class MovementPrune(TrainTexts):
         return progress.as_dict() | checked | {"kept": kept, "schedule": pruner.schedule(progress.steps)}
 
     def predict(self, model: Shape, *, teacher: Shape | None = None, task: TextClassification | None = None) -> Shape:
-        """The pruned shape; refuses options that cannot be, so that `plan` and `run` stop before any training."""
-        if min(self.warm_up, self.cool_down) < 0 or self.warm_up + self.cool_down >= 1:
-            raise UserError(
-                f"--prune.warm-up {self.warm_up:g} and --prune.cool-down {self.cool_down:g}: shares of the steps, "
-                "together below 1"
-            )
-        if self.temperature <= 0:
-            raise UserError(f"--prune.temperature {self.temperature:g}: above 0")
-        if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
-            raise UserError("--prune.logits-weight and --prune.hard-weight: not negative, and not both 0")
+        """The pruned shape; refuses one that cannot be, so that `plan` and `run` stop before any training."""
         return narrowed(
             model, "prune", num_attention_heads=self.num_attention_heads, intermediate_size=self.intermediate_size
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.image_classification import ImageClassification
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class StaticInt8Images:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         if self.calibration_images < 1:
             raise UserError(f"--static.calibration-images {self.calibration_images}: must be at least 1")
 

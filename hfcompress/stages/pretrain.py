@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.errors import UserError, require
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.training import TrainTexts
 
@@ -27,6 +28,21 @@ class Pretrain(TrainTexts):
     num_key_value_heads: int = 2
 
     training: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, 1, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        require(self, 1, "num_attention_heads", "num_key_value_heads")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise UserError(
+                f"--*.num-attention-heads {self.num_attention_heads}: twice as many must divide --*.hidden-size "
+                f"({self.hidden_size})"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise UserError(
+                f"--*.num-key-value-heads {self.num_key_value_heads}: must divide --*.num-attention-heads "
+                f"({self.num_attention_heads})"
+            )
 
     def __call__(self, out: Path, *, task: CausalLM) -> dict[str, Any]:
         from datasets import Dataset

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import UserError
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.training import require_teaching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,10 +43,7 @@ class QATImages(TrainImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
-            raise UserError(f"--qat.temperature {self.temperature:g}: above 0")
-        if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
-            raise UserError("--qat.logits-weight and --qat.hard-weight: not negative, and not both 0")
+        require_teaching(self, "logits_weight", "hard_weight")
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: ImageClassification) -> dict[str, Any]:
         from accelerate import PartialState

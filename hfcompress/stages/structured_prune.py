@@ -12,7 +12,7 @@ from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train, TrainTexts
+from hfcompress.training import Train, TrainTexts, require_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +74,7 @@ class StructuredPruning(Train, ABC):
                 raise UserError(f"--*.{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         if not self.epochs_between > 0:
             raise UserError(f"--*.epochs-between {self.epochs_between:g}: above 0")
-        if self.temperature <= 0:
-            raise UserError(f"--*.temperature {self.temperature:g}: above 0")
-        if min(self.logits_weight, self.hard_weight) < 0 or not self.logits_weight + self.hard_weight:
-            raise UserError("--*.logits-weight and --*.hard-weight: not negative, and not both 0")
+        require_teaching(self, "logits_weight", "hard_weight")
 
     def prune(self, out: Path, model: Path, task: Task, teacher: Path | None, states_weight: float) -> dict[str, Any]:
         """Cut and train as `__call__` is asked to.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require, require_numbers
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.tasks.causal_lm import CausalLM
 
@@ -57,6 +57,8 @@ class WeightOnly:
     training: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_numbers(self)
+        require(self, 1, "steps")
         if self.bits not in BITS:
             raise UserError(f"--weight-only.bits {self.bits}: choose from {' '.join(map(str, BITS))}")
         if self.group_size not in GROUP_SIZES:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts
+from hfcompress.training import TrainTexts, require_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,7 @@ class WordTable(TrainTexts):
         super().__post_init__()
         if not self.ratio >= 1:
             raise UserError(f"--*.ratio {self.ratio:g}: must be at least 1")
+        require_teaching(self, "logits_weight", "hard_weight")
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from accelerate import PartialState

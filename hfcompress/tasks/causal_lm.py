@@ -136,8 +136,14 @@ class CausalLM:
         return stream[: windows * self.window].reshape(windows, self.window)[chosen]
 
     def blocks(self, tokenizer: "PreTrainedTokenizerBase", split: str) -> Array:
-        """All joined texts of a split, int64 [blocks, window]; what does not fill a window at the end is left out."""
+        """All joined texts of a split, int64 [blocks, window]; what does not fill a window at the end is left out.
+
+        Raises:
+            UserError: the texts do not fill one window.
+        """
         stream = joined(tokenizer, self.data.texts[split])
+        if len(stream) < self.window:
+            raise UserError(f"--task.window {self.window}: the {split} split has {len(stream):,} tokens; give no more")
         return stream[: len(stream) // self.window * self.window].reshape(-1, self.window)
 
     def test_windows(self, tokenizer: "PreTrainedTokenizerBase") -> list[Window]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
 from hfcompress.tasks.splits import names_repository, told_of_dataset
 
@@ -55,6 +55,7 @@ class Clicks:
     max_length = 1  # what a Run writes of texts
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         for name, least in (("users", 10), ("items", 10), ("categories", 1), ("requests", 100), ("slate", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"--task.{name} {getattr(self, name)}: must be at least {least}")

@@ -86,6 +86,7 @@ class ImageClassification:
                 to be skipped), there is one class only, or a label is seen only in test.
         """
         raw = load_digits() if self.dataset == DIGITS else self._read()
+        raw = {split: as_images(rows, self.image_column) for split, rows in raw.items()}
         columns, skipped = {}, {}
         for split, rows in raw.items():
             self._check_columns(split, rows)
@@ -167,6 +168,16 @@ class ImageClassification:
             digest.update(repr((ids, list(rows["group"]))).encode())
             numbered[split] = rows
         return ImageData(DatasetDict(numbered), labels, digest.hexdigest(), skipped)
+
+
+def as_images(rows: "Dataset", column: str) -> "Dataset":
+    """The rows, with a column of encoded images as one, which a file says that `datasets` has not written."""
+    from datasets import Image, Value
+
+    kind = rows.features.get(column)
+    if kind == Value("binary") or (isinstance(kind, dict) and kind.get("bytes") == Value("binary")):
+        return rows.cast_column(column, Image(decode=False))
+    return rows
 
 
 def load_digits() -> "dict[str, Dataset]":

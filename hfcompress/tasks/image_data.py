@@ -105,10 +105,11 @@ class Examples:
 
 
 def pixel_values(processor: "BaseImageProcessor", images: "Sequence[Image]") -> Any:
-    """float32 [images, 3, height, width]."""
+    """float32 [images, 3, height, width] of RGB images, of which a processor takes small ones for [channels, ...]."""
     import numpy as np
 
-    return np.asarray(processor(list(images), return_tensors="np")["pixel_values"], dtype=np.float32)
+    found = processor(list(images), return_tensors="np", input_data_format="channels_last")
+    return np.asarray(found["pixel_values"], dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Summarization:
 
     def __post_init__(self) -> None:
         if self.max_documents is not None and self.max_documents < 1:
-            raise UserError(f"--task.max-documents {self.max_documents}: must be at least 1")
+            raise UserError(f"--documents.max-documents {self.max_documents}: must be at least 1")
 
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key."""
@@ -87,10 +87,12 @@ class Summarization:
 
     def _rows(self, split: str, rows: "Dataset") -> Summaries:
         wanted = {
-            "--task.document-column": self.document_column,
-            "--task.summary-column": self.summary_column,
-            "--task.group-column": self.group_column,
+            "--documents.document-column": self.document_column,
+            "--documents.summary-column": self.summary_column,
+            "--documents.group-column": self.group_column,
         }
+        if not len(rows):
+            raise UserError(f"--documents.dataset {self.dataset}: the {split} split is empty")
         check_columns(self.dataset, split, rows, wanted)
         numbers = range(len(rows))
         if self.max_documents is not None and self.max_documents < len(rows):
@@ -102,8 +104,8 @@ class Summarization:
             empty = next((number for number, value in zip(numbers, values, strict=True) if not value), None)
             if empty is not None:
                 raise UserError(
-                    f"--task.dataset {self.dataset}: {column} is empty in row {empty} of the {split} split; drop such "
-                    "rows"
+                    f"--documents.dataset {self.dataset}: {column} is empty in row {empty} of the {split} split; drop "
+                    "such rows"
                 )
         named = rows[self.group_column] if self.group_column else numbers
         return Summaries(documents, references, [str(value) for value in named])
@@ -130,8 +132,8 @@ def read_folder(folder: Path, data_files: str | None) -> "dict[str, Dataset]":
             files.setdefault(split_of(file), []).append(str(file))
     if "test" not in files:
         raise UserError(
-            f"--task.dataset {folder}: no test split among its {data_files or 'files'}; name a file test.parquet, "
-            "test.csv or test.jsonl"
+            f"--documents.dataset {folder}: no test split among its {data_files or 'files'}; name a file "
+            "test.parquet, test.csv or test.jsonl"
         )
     found = {}
     for split, names in files.items():
@@ -139,8 +141,8 @@ def read_folder(folder: Path, data_files: str | None) -> "dict[str, Dataset]":
             found[split] = load_dataset(READERS[Path(names[0]).suffix], data_files=names, split="train")
         except (DatasetGenerationError, UnicodeDecodeError, ValueError, OSError) as error:
             raise UserError(
-                f"--task.dataset: {names[0]} cannot be read ({first_line(error.__cause__ or error)}); convert it to "
-                "UTF-8 parquet, json or csv"
+                f"--documents.dataset: {names[0]} cannot be read ({first_line(error.__cause__ or error)}); convert it "
+                "to UTF-8 parquet, json or csv"
             ) from error
     return found
 
