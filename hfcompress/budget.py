@@ -1,6 +1,7 @@
 """Budget and Verdict: the limits that a user states, and whether a measured model keeps them."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,9 @@ class Budget:
     def __post_init__(self) -> None:
         for name in LIMITS:
             value = getattr(self, name, None)
-            if value is not None and not value > 0:
-                raise UserError(f"--budget.{name.replace('_', '-')} {value:g}: a limit must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                wanted = "above 0" if math.isfinite(value) else "a finite number; leave it out for none"
+                raise UserError(f"--budget.{name.replace('_', '-')} {value:g}: a limit must be {wanted}")
         for metric, value in self.drop.items():
             if metric not in self.drops():
                 raise UserError(f"--budget.drop {metric}: there is no such metric; give {' or '.join(self.drops())}")
@@ -69,8 +71,8 @@ class LanguageBudget(Budget):
 
     def __post_init__(self) -> None:
         if self.ram_gb is not None:
-            if not self.ram_gb > 0:
-                raise UserError(f"--budget.ram-gb {self.ram_gb:g}: a limit must be above 0")
+            if not 0 < self.ram_gb < math.inf:
+                raise UserError(f"--budget.ram-gb {self.ram_gb:g}: a limit must be above 0 and finite")
             object.__setattr__(self, "ram_mb", 1e3 * self.ram_gb)
         if self.context < 1:
             raise UserError(f"--budget.context {self.context}: must be at least 1")

