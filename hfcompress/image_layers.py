@@ -161,12 +161,16 @@ def resized(layers: Layers, edits: list[dict[str, Any]]) -> Layers:
     return found
 
 
-def narrowed(layers: Layers, share: float) -> Layers:
-    """The layers with this share of their channels each; the image's and the classes stay."""
+def narrowed(layers: Layers, share: float, round_to: int = 1) -> Layers:
+    """The layers with this share of their channels each, in multiples; the image's and the classes stay."""
+
+    def left(channels: int) -> int:
+        return min(channels, max(1, round(share * channels / round_to)) * round_to)
+
     names = [name for name, layer in layers.items() if layer.kind != "norm"]
     found = {}
     for name, layer in layers.items():
-        inputs = layer.inputs if name == names[0] else max(1, round(share * layer.inputs))
-        outputs = layer.outputs if name == names[-1] else max(1, round(share * layer.outputs))
+        inputs = layer.inputs if name == names[0] else left(layer.inputs)
+        outputs = layer.outputs if name == names[-1] else left(layer.outputs)
         found[name] = replace(layer, inputs=inputs, outputs=outputs, groups=inputs if layer.groups > 1 else 1)
     return found

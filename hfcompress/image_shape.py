@@ -12,6 +12,7 @@ from hfcompress.image_layers import DEFAULTS, Layers, layers_of_config, narrowed
 from hfcompress.layer_costs import Layer
 from hfcompress.surgery import SURGERY, Edit, read_edits
 
+BLOCK = 4  # channels
 PROCESSOR_BYTES = 450  # preprocessor_config.json
 ADDED_BYTES = 120  # to a config.json, when it is saved: architectures, dtype, version
 TENSOR_HEADER = 85  # of a safetensors file, beside the tensor's name
@@ -97,6 +98,8 @@ class ImageShape:
     uniform: bool = False
     """Whether every layer loses the same share of its channels. Otherwise the data decide which go, and an early layer
     has more FLOPs for its bytes than a late one: only bounds can be said."""
+    round_to: int = 1
+    """Pruned widths are multiples of this."""
 
     def with_(self, **changes: Any) -> "ImageShape":
         return replace(self, **changes)
@@ -204,10 +207,14 @@ class ImageShape:
 
     @property
     def timed(self) -> Layers | None:
-        """The layers whose time is the model's; uncut where that is the most. None for a graph that is not known."""
+        """The layers whose time is the model's; uncut where that is the most. None for a graph that is not known, and
+        for widths between the blocks that onnxruntime's convolutions compute in: such a one takes longer than uncut.
+        """
         if self.format != "onnx" or not is_known(self.config, self.edits):
             return None
-        return narrowed(self.network.layers, self.width_share if self.uniform else 1.0)
+        if self.is_pruned and self.round_to % BLOCK:
+            return None
+        return narrowed(self.network.layers, self.width_share if self.uniform else 1.0, self.round_to)
 
     def predicted(self, milliseconds: float | None = None, reference_ms: float | None = None) -> dict[str, Any]:
         """parameters, disk_mb and the rest as `plan` names them, and mmacs; memory and time of a graph alone.

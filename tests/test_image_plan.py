@@ -334,8 +334,12 @@ def test_a_uniformly_pruned_network_is_timed_as_a_narrower_one(resnet: Path, tmp
     narrow = ImageShape.read(write_resnet(tmp_path / "narrow", [8, 16, 32])).with_(format="onnx")
     whole = ImageShape.read(resnet).with_(format="onnx")
     share = narrow.macs / whole.macs
-    assert whole.with_(keep_flops=share, uniform=True).timed == narrow.network.layers
-    assert whole.with_(keep_flops=share).timed == whole.network.layers
+    assert whole.with_(keep_flops=share, uniform=True, round_to=4).timed == narrow.network.layers
+    assert whole.with_(keep_flops=share, round_to=4).timed == whole.network.layers
+    assert whole.with_(keep_flops=share, round_to=2).timed is None
+    eights = whole.with_(keep_flops=0.5, uniform=True, round_to=8).timed
+    assert eights is not None
+    assert {layer.outputs for layer in list(eights.values())[:-1]} == {8, 24, 40}
     assert ImageShape.read(resnet).timed is None
 
 

@@ -31,7 +31,7 @@ from tests.image_models import write_mobilenet
 
 IMAGES = ImageClassification(max_train_examples=160)
 QUICK: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "bf16": "no", "saves_per_epoch": 1}
-STAGE = StructuredPruneImages(keep_flops=0.5, iterations=2, num_train_epochs=1, scored_batches=2, **QUICK)
+STAGE = StructuredPruneImages(keep_flops=0.5, iterations=2, num_train_epochs=1, scored_batches=2, round_to=1, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_latency_is_a_target_too(tmp_path: Path, resnet: Path, monkeypatch: pyte
 
     monkeypatch.setattr(layer_costs, "BLOCK", 1)  # the widths here are 8 and 16
     monkeypatch.setattr(Machine, "graph_ms", lambda self, layer, graph, shape: 1e-6 * layer.flops)
-    stage = StructuredPruneImages(keep_latency=0.5, importance="l1", iterations=1, max_steps=1, **QUICK)
+    stage = StructuredPruneImages(keep_latency=0.5, importance="l1", iterations=1, max_steps=1, round_to=1, **QUICK)
     _, measured = made(tmp_path, stage, resnet, IMAGES)
     assert 0 < measured["after"]["latency"] <= 0.5 * measured["before"]["latency"]
 
