@@ -284,7 +284,7 @@ def class_rows(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str
     before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
     return [
         f"| {markdown(label)}{' (rare)' if before[label]['n'] < RARE else ''} | {before[label]['n']} | "
-        f"{before[label]['f1']:.3f} | {after[label]['f1']:.3f} | {after[label]['f1'] - before[label]['f1']:+.3f} |"
+        f"{before[label]['f1']:.3f} | {after[label]['f1']:.3f} | {after[label]['f1'] - before[label]['f1']:+z.3f} |"
         for label in sorted(before, key=lambda label: after[label]["f1"] - before[label]["f1"])
     ]
 
