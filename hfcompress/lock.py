@@ -29,15 +29,21 @@ def lock(recipe: str, scale: str, options: dict[str, Any], data: str) -> dict[st
     }
 
 
-def read_lock(file: Path) -> dict[str, Any]:
-    """The object of a lock: recipe and scale are texts, and its options say of which data.
+def read_lock(file: Path, task: bool = False) -> dict[str, Any]:
+    """The object of a lock: recipe and scale are texts, and its options an object.
+
+    Args:
+        task: whether the options must say of which data, as every recipe's with a `task` do.
 
     Raises:
         UserError: there is no such file, or it is no lock.
     """
     found: dict[str, Any] = read_json(file, "recipe", "scale", "options")
-    task = found["options"].get("task") if isinstance(found["options"], dict) else None
-    if not isinstance(task, dict) or "dataset" not in task:
+    options = found["options"]
+    if not isinstance(options, dict):
+        raise UserError(f"{file} is no recipe.lock.json: its options are none")
+    of_task = options.get("task")
+    if task and (not isinstance(of_task, dict) or "dataset" not in of_task):
         raise UserError(f"{file} is no recipe.lock.json: its options say nothing of the data")
     return found | {"recipe": str(found["recipe"]), "scale": str(found["scale"])}
 

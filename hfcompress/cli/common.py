@@ -62,7 +62,7 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
         yield folder / row["path"], read_json(folder / "details.json", "max_length")["max_length"]
         return
     with tempfile.TemporaryDirectory() as work:
-        task = read_lock(folder / LOCK)["options"]["task"]
+        task = read_lock(folder / LOCK, task=True)["options"]["task"]
         length = task.get("max_length") or task.get("window") or 1  # clicks and images have no tokens
         yield laid_out(folder, row, Path(work)), length
 

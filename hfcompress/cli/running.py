@@ -92,7 +92,7 @@ def from_lock(file: Path, arguments: list[str]) -> int:
     """Run a recipe with the options that a lock says; those given beside it win."""
     from hfcompress.lock import options_from, read_lock, require_same_data, say_what_differs
 
-    locked = read_lock(file)
+    locked = read_lock(file, task=True)
     module, scale = load_recipe(locked["recipe"]), locked["scale"]
     recipe_name = module.__name__.rpartition(".")[2]
     if arguments and not arguments[0].startswith("-"):
