@@ -88,6 +88,17 @@ def test_the_public_names_are_there() -> None:
     assert all(hasattr(hfcompress, name) for name in hfcompress.__all__)
 
 
+def test_no_file_holds_the_marks_of_a_merge() -> None:
+    """In a docstring or in prose nothing else sees them."""
+    texts = [
+        file
+        for pattern in ("*.md", "docs/*.md", "hfcompress/**/*", "recipes/*", "benchmarks/*.py", "tests/*.py")
+        for file in PACKAGE.parent.glob(pattern)
+        if file.suffix in (".py", ".md", ".j2")
+    ]
+    assert not [str(f) for f in texts if re.search(r"^(<{7}|>{7}) ", f.read_text(encoding="utf-8"), re.M)]
+
+
 def file_map(readme: str) -> dict[str, set[str]]:
     """Folder -> the Python files that the README's map names in it."""
     found: dict[str, set[str]] = {}

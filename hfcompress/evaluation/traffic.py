@@ -137,11 +137,8 @@ class Writer:
         file: where; when it is larger than `rotate_mb` it is renamed to NAME.1, NAME.2, ... and begun anew.
 
     Raises:
-<<<<<<< HEAD
-        UserError: another process writes to this file, or the system does not let it be written.
-=======
-        UserError: another process writes to this file, or `rotate_mb` is not above 0.
->>>>>>> user
+        UserError: another process writes to this file, the system does not let it be written, or `rotate_mb` is not
+            above 0.
     """
 
     def __init__(self, file: Path, rotate_mb: float = 100.0) -> None:
