@@ -185,7 +185,8 @@ def train(
         validation, best_metric = None, None
     if tokenizer is None and isinstance(options, TrainTexts):
         options = replace(options, group_by_length=False)
-    arguments = training_arguments(work, options, len(train_data), best_metric)
+    odd = tokenizer is None and leaves_one(len(train_data), options)
+    arguments = training_arguments(work, options, len(train_data) - odd, best_metric)
     trainer = _trainer_class()(
         model=model,
         args=arguments,
@@ -197,8 +198,7 @@ def train(
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
     trainer.own_loss = loss
-    # Batch norms cannot be trained on one small image: a last batch of one is left out.
-    trainer.own_drop_last = tokenizer is None and len(train_data) % options.per_device_train_batch_size == 1
+    trainer.own_drop_last = odd  # batch norms cannot be trained on one small image
     trainer.own_groups = parameter_groups
     trainer.remove_callback(transformers.PrinterCallback)
     if trainer.pop_callback(transformers.trainer_callback.ProgressCallback):
@@ -210,8 +210,15 @@ def train(
     # Accelerate left its bf16 autocast around `forward`: what follows (export, comparison) is to compute in fp32.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     progress = _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-    refuse_nan(progress.final_loss, progress.steps, options.learning_rate)  # of a training shorter than a log's step
+    refuse_nan(result.training_loss, progress.steps, options.learning_rate)  # the mean, with steps that no log shows
     return progress
+
+
+def leaves_one(examples: int, options: Train) -> bool:
+    """Whether a last batch of one example is left; on several processes Accelerate fills it up."""
+    from accelerate import PartialState
+
+    return PartialState().num_processes == 1 and examples % options.per_device_train_batch_size == 1
 
 
 def refuse_nan(loss: float, step: int, learning_rate: float) -> None:

@@ -229,8 +229,10 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
     task = ImageClassification(dataset=str(tmp_path))
     folder, out = write_mobilenet(tmp_path / "model", ["a", "b"], side=16), tmp_path / "out"
     (out / "work").mkdir(parents=True)
-    finetune = FinetuneImages(num_train_epochs=1, per_device_train_batch_size=4, bf16="no")
-    assert finetune(out, model=folder, task=task)["steps"] == 2
+    finetune = FinetuneImages(num_train_epochs=1, per_device_train_batch_size=4, bf16="no", saves_per_epoch=1)
+    measured = finetune(out, model=folder, task=task)
+    assert measured["steps"] == 2
+    assert [entry["step"] for entry in measured["history"] if "eval_accuracy" in entry] == [2], "the last is validated"
 
 
 def test_a_folder_of_another_recipes_run_is_refused(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 from hfcompress.errors import UserError
 from hfcompress.models import load_classifier, load_tokenizer
 from hfcompress.stages.finetune import Finetune
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import masks_tokens, refuse_sharding
+from hfcompress.training import leaves_one, masks_tokens, refuse_sharding, train
 
 
 def seen_by(network: torch.nn.Module) -> list[torch.Tensor]:
@@ -74,6 +75,31 @@ def test_a_training_shorter_than_a_step_of_the_log_that_comes_to_no_number_is_re
     (tmp_path / "work").mkdir()
     with pytest.raises(UserError, match="lower --"):
         Finetune(max_steps=3, learning_rate=1e30)(tmp_path, model=tiny_model, task=tiny_task)
+
+
+def test_a_last_step_that_no_log_shows_and_that_comes_to_no_number_is_refused(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    """The log has every tenth step: the eleventh is in the mean alone."""
+    network, tokenizer = load_classifier(tiny_model), load_tokenizer(tiny_model)
+    data, seen = tiny_task.data.encode(tokenizer, tiny_task.max_length, "train"), list[int]()
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        seen.append(len(seen) + 1)
+        found: torch.Tensor = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+        return found * (float("nan") if len(seen) == 11 else 1.0)
+
+    options = Finetune(max_steps=11, per_device_train_batch_size=2, bf16="no")
+    with pytest.raises(UserError, match="the loss is nan at step 11; lower --"):
+        train(network, tokenizer, tmp_path, options, data, loss=loss)
+
+
+def test_one_example_alone_is_left_out_where_one_process_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Finetune(per_device_train_batch_size=4)
+    assert [examples for examples in range(4, 11) if leaves_one(examples, options)] == [5, 9]
+    assert not leaves_one(9, Finetune(per_device_train_batch_size=1)), "that is how it was asked for"
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    assert not leaves_one(9, options)
 
 
 def test_sharded_weights_are_refused_and_whole_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
