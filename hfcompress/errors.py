@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+MOST_THREADS = 1024  # runtimes hang when they are to start a hundred thousand
+
 
 class UserError(Exception):
     """A mistake that the user can mend. The command line prints its text as one line and exits with code 2.
@@ -43,3 +45,15 @@ def require_numbers(options: "DataclassInstance", *signed: str) -> None:
     """
     names = [f.name for f in fields(options) if f.name not in signed]
     require(options, 0, *(name for name in names if isinstance(getattr(options, name), int | float)))
+
+
+def require_threads(options: "DataclassInstance") -> None:
+    """Refuse `threads` below 1, and more than any machine would use.
+
+    Raises:
+        UserError: see `require`.
+    """
+    require(options, 1, "threads")
+    threads = options.threads  # type: ignore[attr-defined]
+    if threads > MOST_THREADS:
+        raise UserError(f"--*.threads {threads}: must be at most {MOST_THREADS}")

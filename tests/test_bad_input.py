@@ -60,6 +60,26 @@ def test_a_number_out_of_range_is_named_as_it_was_typed() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("recipe", "option"),
+    [
+        ("iot_camera", "--measure.threads"),
+        ("iot_camera", "--prune.threads"),
+        ("summarize_7b", "--summaries.threads"),
+        ("summarize_7b", "--measure.threads"),
+        ("ctr_embeddings", "--measure.threads"),
+    ],
+)
+def test_threads_that_no_machine_would_use_are_refused_by_the_recipes(recipe: str, option: str) -> None:
+    assert refused("plan", recipe, option, "100000") == f"hfcompress: {option} 100000: must be at most 1024"
+
+
+def test_an_option_of_the_summaries_has_the_recipes_name() -> None:
+    assert refused("plan", "summarize_7b", "--summaries.lead-sentences", "0") == (
+        "hfcompress: --summaries.lead-sentences 0: must be at least 1"
+    )
+
+
 @pytest.mark.parametrize("report", ["[]", "{}", '{"models": [], "verdicts": [{"candidate": "int8"}]}'])
 @pytest.mark.parametrize("command", ["report", "check", "profile", "export", "push"])
 def test_a_report_that_is_none_is_refused_by_every_command(command: str, report: str, tmp_path: Path) -> None:

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import recipes
-from hfcompress.errors import UserError
+from hfcompress.errors import MOST_THREADS, UserError
 from hfcompress.record import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_THREADS = 1024  # runtimes hang when they are to start a hundred thousand
 FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import require, require_numbers, require_threads
 from hfcompress.shape import Shape
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Measuring:
 
     def __post_init__(self) -> None:
         require_numbers(self)
-        for name, least in (("batch", 1), ("sequence_length", 1), ("threads", 1), ("runs", 1), ("resamples", 2)):
-            if (value := getattr(self, name, least)) < least:
-                raise UserError(f"--measure.{name.replace('_', '-')} {value}: must be at least {least}")
+        require_threads(self)
+        require(self, 1, "batch", "runs")
+        require(self, 2, "resamples")
 
     def predict(self, **inputs: Any) -> Shape:
         raise TypeError(f"{type(self).__name__} makes no model")
@@ -50,6 +50,10 @@ class Measure(Measuring):
 
     sequence_length: int = 128
     """Tokens of the request that is timed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, 1, "sequence_length")
 
     def __call__(
         self, out: Path, *, models: dict[str, Path], task: "TextClassification", reference: str, confidence: float

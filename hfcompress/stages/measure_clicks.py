@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import UserError, require, require_numbers, require_threads
 from hfcompress.tasks.clicks import Clicks
 
 if TYPE_CHECKING:
@@ -29,9 +29,8 @@ class MeasureClicks:
 
     def __post_init__(self) -> None:
         require_numbers(self)
-        for name in ("threads", "runs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--measure.{name} {getattr(self, name)}: must be at least 1")
+        require_threads(self)
+        require(self, 1, "runs")
 
     def __call__(
         self, out: Path, *, models: dict[str, Path], task: Clicks, reference: str, confidence: float

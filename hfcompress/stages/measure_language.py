@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import require, require_numbers, require_threads
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ class MeasureLanguage:
 
     def __post_init__(self) -> None:
         require_numbers(self)
-        for name, least in (("context", 32), ("new_tokens", 2), ("threads", 1), ("runs", 1), ("resamples", 2)):
-            if (value := getattr(self, name)) < least:
-                raise UserError(f"--measure.{name.replace('_', '-')} {value}: must be at least {least}")
+        require_threads(self)
+        require(self, 32, "context")
+        require(self, 2, "new_tokens", "resamples")
+        require(self, 1, "runs")
 
     def __call__(
         self, out: Path, *, models: dict[str, Path], task: CausalLM, reference: str, confidence: float

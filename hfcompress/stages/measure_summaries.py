@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import require, require_numbers, require_threads
 from hfcompress.tasks.summarization import Summarization
 
 if TYPE_CHECKING:
@@ -39,12 +39,10 @@ class MeasureSummaries:
 
     def __post_init__(self) -> None:
         require_numbers(self)
-        least_of = {
-            "max_new_tokens": 1, "context": 32, "lookup": 0, "lead_sentences": 1, "threads": 1, "resamples": 2,
-        }  # fmt: skip
-        for name, least in least_of.items():
-            if (value := getattr(self, name)) < least:
-                raise UserError(f"--measure-summaries.{name.replace('_', '-')} {value}: must be at least {least}")
+        require_threads(self)
+        require(self, 32, "context")
+        require(self, 2, "resamples")
+        require(self, 1, "max_new_tokens", "lead_sentences")
 
     def __call__(self, out: Path, *, models: dict[str, Path], task: Summarization, reference: str) -> dict[str, Any]:
         """Write summaries.json; a summary that was made before a kill lies in `out / work` and is kept."""

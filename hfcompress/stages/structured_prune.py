@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import UnknownShape, UserError, require, require_threads
 from hfcompress.image_shape import ImageShape
 from hfcompress.pruning_target import Importance, Plan, Ranking, one_target
 from hfcompress.shape import Shape, linear_parameters, parameters
@@ -69,9 +69,8 @@ class StructuredPruning(Train, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("iterations", "round_to", "scored_batches", "threads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--*.{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        require_threads(self)
+        require(self, 1, "iterations", "round_to", "scored_batches")
         if not self.epochs_between > 0:
             raise UserError(f"--*.epochs-between {self.epochs_between:g}: above 0")
         require_teaching(self, "logits_weight", "hard_weight")
@@ -233,11 +232,6 @@ class StructuredPruneImages(StructuredPruning, TrainImages):
     round_to: int = 8
     """Every layer keeps a multiple of so many channels, and at least so many: between multiples of 4, onnxruntime's
     blocked convolutions do not apply, and a pruned model takes longer than a whole one."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.states_weight < 0:
-            raise UserError(f"--*.states-weight {self.states_weight:g}: not negative")
 
     def __call__(
         self, out: Path, *, model: Path, task: ImageClassification, teacher: Path | None = None
