@@ -24,7 +24,7 @@ def tower_arrays(towers: Towers) -> dict[str, Array]:
             continue
         found |= {f"{name}.weight": layer.weight.detach().numpy(), f"{name}.bias": layer.bias.detach().numpy()}
         if isinstance(layer, FakeQuantLinear):
-            (quantizer,) = layer._shared
+            quantizer = layer.of_input
             found |= {
                 f"{name}.weight": integer_rows(layer.weight).numpy(),
                 f"{name}.weight_scale": row_scales(layer.weight).numpy(),

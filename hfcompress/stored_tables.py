@@ -1,13 +1,13 @@
 """A torch table (see ops/) as it lies in a file: codes packed, scales beside them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from hfcompress.embedding_graph import Array, StoredTable
 from hfcompress.ops import row_codes
 from hfcompress.ops.table_sizes import parts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def stored_table(table: Any) -> StoredTable:
@@ -24,10 +24,8 @@ def stored_table(table: Any) -> StoredTable:
     return StoredTable(description, table.rows, table.dim, arrays, hashes)
 
 
-def stored_rows(name: str, weight: "Tensor", bits: int) -> dict[str, Array]:
+def stored_rows(name: str, weight: Tensor, bits: int) -> dict[str, Array]:
     """A matrix [rows, dim] in codes: uint8 [rows, dim] (dim / 2 in 4 bits), and NAME_scale float16 [rows, 1]."""
-    import torch
-
     codes, scales = row_codes.row_codes(weight, bits)
     packed = (codes.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
     if bits == 4:

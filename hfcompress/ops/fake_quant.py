@@ -106,8 +106,13 @@ class FakeQuantLinear(nn.Module):
         self.quantizer = quantizer if owner else None
         self._shared = [quantizer]
 
+    @property
+    def of_input(self) -> ActivationQuantizer:
+        """What quantizes the layer's input, its own or another's."""
+        return self._shared[0]
+
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(self._shared[0](x), fake_quant_rows(self.weight), self.bias)
+        return nn.functional.linear(self.of_input(x), fake_quant_rows(self.weight), self.bias)
 
 
 class FakeQuantEmbedding(nn.Module):
