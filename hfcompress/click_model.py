@@ -18,6 +18,7 @@ from hfcompress.click_inputs import LABELS, read_config, write_config
 from hfcompress.errors import UserError
 from hfcompress.ops.embedding_tables import make_table
 from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantLinear
+from hfcompress.ops.table_sizes import table_bytes
 
 
 class KnownIds(nn.Module):
@@ -90,7 +91,7 @@ class ClickModel(nn.Module):
 
     def table_bytes(self) -> int:
         """What all tables take as they are delivered."""
-        return sum(table.stored_bytes() for table in self.tables.values())
+        return sum(table_bytes(table.description, table.rows, table.dim) for table in self.tables.values())
 
 
 def quantize_towers(towers: Towers) -> None:

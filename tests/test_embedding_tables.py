@@ -138,7 +138,7 @@ def test_quotient_and_remainder_multiply_and_keep_ids_apart() -> None:
     table.remainder.data.normal_()
     assert torch.equal(table(torch.tensor([37]))[0], table.quotient[5] * table.remainder[2])
     assert len({tuple(row.tolist()) for row in table(torch.arange(100)).detach()}) == 100
-    assert table.stored_bytes() == 4 * 4 * (7 + 15)
+    assert table_bytes({"kind": "quotient_remainder", "divisor": 7}, 100, 4) == 4 * 4 * (7 + 15)
 
 
 @pytest.mark.parametrize("allowed", [4e4, 1e4, 3e3])
@@ -165,7 +165,8 @@ def test_a_mixed_table_reads_an_ids_own_block() -> None:
     found = table(torch.arange(5))
     assert torch.allclose(found[[1, 3]], weights[[1, 3]], atol=1e-5)  # four numbers hold four
     assert torch.linalg.matrix_rank(found[[0, 2, 4]]) == 1
-    assert table.stored_bytes() == 4 * (2 * 4 + 3 * 1) + 4 * 4 * 5 + 4 * 5
+    described = {"kind": "mixed", "sizes": [2, 3], "dims": [4, 1]}
+    assert table_bytes(described, 5, 4) == 4 * (2 * 4 + 3 * 1) + 4 * 4 * 5 + 4 * 5
 
 
 def session_of(table: torch.nn.Module, rows: int, unknown: str) -> Any:
@@ -199,7 +200,7 @@ def test_onnxruntime_looks_up_what_torch_does_and_holds_the_bytes_that_are_claim
     stored = sum(
         onnx.numpy_helper.to_array(t).nbytes for t in graph.tensors if t.dims and t.data_type != TensorProto.INT64
     )
-    assert stored == table.stored_bytes() == table_bytes(described(kind, bits), ROWS, DIM)
+    assert stored == table_bytes(described(kind, bits), ROWS, DIM)
     found = parts(described(kind, bits), ROWS, DIM).values()
     assert sum(p.numel() for p in table.parameters()) == sum(prod(p.shape) for p in found if p.kind != "place")
 
@@ -249,7 +250,7 @@ def test_no_table_is_larger_than_what_is_allowed(kind: str) -> None:
         allowed = 4 * 32 * 5000 / ratio
         found = describe_table(kind, 5000, 32, 8, allowed, frequency)
         if found is not None:
-            assert make_table(found, 5000, 32).stored_bytes() <= allowed
+            assert table_bytes(found, 5000, 32) <= allowed
     assert describe_table(kind, 5000, 32, 8, 1, frequency) is None
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
-from hfcompress.ops.table_sizes import factor_bytes
 
 
 def weighted_svd(table: Tensor, frequency: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -49,9 +48,6 @@ class FactorizedTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return row_codes.rounded(nn.functional.embedding(ids, self.a, sparse=self.sparse), self.bits) @ self.b
-
-    def stored_bytes(self) -> int:
-        return factor_bytes(self.rows, self.dim, self.rank, self.bits)
 
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Take over a trained table [rows, dim], read `frequency` [rows] times."""

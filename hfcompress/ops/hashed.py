@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
-from hfcompress.ops.table_sizes import IMPORTANCE_BYTES, PRIME, stored_bytes
+from hfcompress.ops.table_sizes import PRIME
 
 
 def hashed(ids: Tensor, multiplier: int, offset: int, buckets: int) -> Tensor:
@@ -52,10 +52,6 @@ class HashedTable(nn.Module):
         importance = nn.functional.embedding(self.weight_places(ids), self.importance, sparse=self.sparse)
         importance = importance + (importance.half().float() - importance).detach()  # as it is stored
         return (row_codes.rounded(vectors, self.bits) * importance.unsqueeze(-1)).sum(dim=-2)
-
-    def stored_bytes(self) -> int:
-        pool = stored_bytes(self.buckets, self.dim, self.bits)
-        return pool + IMPORTANCE_BYTES * self.weights * self.functions
 
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Each row of the pool is the mean of the vectors that meet in it, weighted by how often they are read."""

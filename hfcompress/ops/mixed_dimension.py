@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
 from hfcompress.ops.factorized import factors
-from hfcompress.ops.table_sizes import mixed_bytes
 
 
 class MixedDimensionTable(nn.Module):
@@ -22,7 +21,7 @@ class MixedDimensionTable(nn.Module):
 
     def __init__(self, rows: int, dim: int, sizes: list[int], dims: list[int], bits: int = 32) -> None:
         super().__init__()
-        self.rows, self.dim, self.sizes, self.dims, self.bits = rows, dim, sizes, dims, bits
+        self.rows, self.dim, self.sizes, self.bits = rows, dim, sizes, bits
         self.register_buffer("place", torch.arange(rows, dtype=torch.int32))
         self.blocks = nn.ParameterList([torch.empty(n, d) for n, d in zip(sizes, dims, strict=True)])
         self.projections = nn.ParameterList([torch.empty(d, dim) for d in dims])
@@ -36,9 +35,6 @@ class MixedDimensionTable(nn.Module):
             found = found + torch.where(inside.unsqueeze(-1), vectors, torch.zeros_like(vectors))
             first += size
         return found
-
-    def stored_bytes(self) -> int:
-        return mixed_bytes(self.sizes, self.dims, self.dim, self.bits)
 
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Order the ids by frequency, and take each block's best approximation of its rank."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.ops import row_codes
-from hfcompress.ops.table_sizes import stored_bytes
 
 
 class QuotientRemainderTable(nn.Module):
@@ -27,9 +26,6 @@ class QuotientRemainderTable(nn.Module):
         )
         remainder = nn.functional.embedding(torch.remainder(ids, self.divisor), self.remainder, sparse=self.sparse)
         return row_codes.rounded(quotient, self.bits) * row_codes.rounded(remainder, self.bits)
-
-    def stored_bytes(self) -> int:
-        return stored_bytes(len(self.quotient) + len(self.remainder), self.dim, self.bits)
 
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """R holds the means of the ids that share a remainder, Q ones."""

@@ -6,8 +6,6 @@ A looked-up row is code x scale as a float16, as onnxruntime's GatherBlockQuanti
 import torch
 from torch import Tensor, nn
 
-from hfcompress.ops.table_sizes import stored_bytes
-
 SMALLEST = 2.0**-24  # float16's smallest: a row of zeros stays zero
 
 
@@ -50,9 +48,6 @@ class RowTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return rounded(nn.functional.embedding(ids, self.weight, sparse=self.sparse), self.bits)
-
-    def stored_bytes(self) -> int:
-        return stored_bytes(self.rows, self.dim, self.bits)
 
     def start(self, table: Tensor, frequency: Tensor) -> None:
         """Take over a trained table [rows, dim]."""

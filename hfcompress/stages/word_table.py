@@ -116,6 +116,7 @@ def deliver(network: Any, table: Any, out: Path, tokenizer: Any, task: TextClass
         RuntimeError: they differ.
     """
     from hfcompress import onnx_graph
+    from hfcompress.ops import table_sizes
     from hfcompress.stages.click_onnx import table_bytes
     from hfcompress.stages.onnx import PARITY_TEXTS
 
@@ -125,8 +126,9 @@ def deliver(network: Any, table: Any, out: Path, tokenizer: Any, task: TextClass
     if not distance <= PARITY * largest:
         raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the network's")
     stored = table_bytes(out / "model.onnx", TABLE)
-    if stored != table.stored_bytes():
-        raise RuntimeError(f"the graph's table takes {stored:,} bytes, {table.stored_bytes():,} were claimed")
+    claimed = table_sizes.table_bytes(table.description, table.rows, table.dim)
+    if stored != claimed:
+        raise RuntimeError(f"the graph's table takes {stored:,} bytes, {claimed:,} were claimed")
     return {
         "table_bytes": stored,
         "ratio": 4 * table.rows * table.dim / stored,
