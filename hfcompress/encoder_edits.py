@@ -34,7 +34,7 @@ def edited(shape: Shape, edits: list[Edit]) -> Shape:
                 raise KeyError(edit["edit"])
         cut = sum(inputs * outputs for inputs, outputs in sizes.values())
         saved = sum(sizes[name][0] * sizes[name][1] - rank * sum(sizes[name]) for name, rank in ranks.items())
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{SURGERY} does not fit a BERT ({error}); make the model again") from None
     layers, hidden = shape.num_hidden_layers, shape.hidden_size
     others = hidden**2 * (4 * layers + 1)

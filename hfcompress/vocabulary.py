@@ -54,10 +54,12 @@ def count_pieces(folder: Path, texts: list[str]) -> "Counter[int]":
 def parts_at_spaces(tokenizer: Any) -> bool:
     """Whether what stands between two spaces is cut alike wherever it stands: then each need be cut only once.
 
-    So it is for BERT's: its normalizer looks at single characters, its pre-tokenizer parts at every space.
+    So it is for BERT's: its normalizer looks at single characters, its pre-tokenizer parts at every space. Tokens that
+    were added are found before that, also those with a space in them.
     """
     kinds = type(tokenizer.normalizer).__name__, type(tokenizer.pre_tokenizer).__name__
-    return kinds == ("BertNormalizer", "BertPreTokenizer")
+    spaced = any(" " in token.content for token in tokenizer.get_added_tokens_decoder().values())
+    return kinds == ("BertNormalizer", "BertPreTokenizer") and not spaced
 
 
 def kept_pieces(tokenizer: dict[str, Any], counts: "Counter[int]", size: int | None = None) -> list[str]:

@@ -62,14 +62,16 @@ def test_any_text_can_still_be_spelled_out(tmp_path: Path, tiny_model: Path, tin
 ODD_TEXTS = ["a  party\ta\x1cparty a\u00a0b", "[MASK] apple [SEP]pear", "Äpple", " ", "", "apple.pear", "apple pear"]
 
 
-@pytest.mark.parametrize("parts_at_spaces", [True, False])
+@pytest.mark.parametrize("a_space_is", ["a boundary", "a letter", "in an added token"])
 def test_pieces_are_counted_as_in_the_whole_texts(
-    parts_at_spaces: bool, tiny_model: Path, tiny_task: TextClassification, tmp_path: Path
+    a_space_is: str, tiny_model: Path, tiny_task: TextClassification, tmp_path: Path
 ) -> None:
     """Also by a tokenizer to which a space is a letter: there a text may not be parted at it."""
     tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
-    if not parts_at_spaces:
+    if a_space_is == "a letter":
         tokenizer.normalizer = Replace(" ", "x")
+    if a_space_is == "in an added token":
+        tokenizer.add_tokens(["apple pear"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     texts = tiny_task.data.texts("train")[:20] + ODD_TEXTS
     expected = Counter(number for text in texts for number in tokenizer.encode(text, add_special_tokens=False).ids)

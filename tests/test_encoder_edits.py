@@ -57,7 +57,11 @@ def test_parameters_and_bytes_are_those_of_the_edited_model(
 
 def test_edits_that_are_not_a_berts_are_refused(tmp_path: Path, tiny_teacher: Path) -> None:
     save(load_classifier(tiny_teacher), load_tokenizer(tiny_teacher), tmp_path)
-    for edit in ({"edit": "resize", "module": "resnet.stem", "to": {}}, {"edit": "cp_conv", "module": "a", "rank": 1}):
+    for edit in (
+        {"edit": "resize", "module": "resnet.stem", "to": {}},
+        {"edit": "cp_conv", "module": "a", "rank": 1},
+        {"edit": "tt_embedding", "module": "bert.embeddings.word_embeddings", "rank": 10**6},
+    ):
         write_edits(tmp_path, [edit])
         with pytest.raises(UserError, match=r"surgery\.json does not fit a BERT"):
             Plan().base(str(tmp_path))

@@ -18,7 +18,7 @@ from hfcompress.evaluation.size import sizes
 from hfcompress.factorization import by_budget, find_layers, layer_options, put, watch
 from hfcompress.factors import CPConv, LowRankConv, LowRankLinear, TTEmbedding, Tucker2Conv
 from hfcompress.models import load_classifier, load_tokenizer, save
-from hfcompress.plan import disk_bytes, parameters
+from hfcompress.plan import disk_bytes, parameters, read_shape
 from hfcompress.shape import Shape
 from hfcompress.stages.factorize import Factorize, FactorizeImages, evenly
 from hfcompress.stages.finetune import Finetune
@@ -340,6 +340,12 @@ def test_options_that_cannot_be_are_refused_in_one_line(
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_rank_that_no_train_has_is_refused_by_the_plan(tiny_teacher: Path) -> None:
+    shape = read_shape(tiny_teacher / "config.json")
+    with pytest.raises(UserError, match=r"^--\*\.tt-rank 1000000: a rank of 1000000: from 1 to"):
+        Factorize(keep_bytes=0.5, tt_rank=10**6).predict(shape)
 
 
 @pytest.mark.parametrize(

@@ -254,12 +254,17 @@ class Factorize(Factoring, TrainTexts):
 
         Raises:
             UnknownShape: the ranks follow from an energy, which only the weights say.
+            UserError: no train of the word embeddings has the rank.
         """
         measure, share = self.target()
         if self.tt_rank is not None:
             from hfcompress.ops.tensor_train import train_weights
 
-            model = model.with_(word_weights=train_weights(model.vocab_size, model.hidden_size, self.tt_rank))
+            try:
+                words = train_weights(model.vocab_size, model.hidden_size, self.tt_rank)
+            except ValueError as error:
+                raise UserError(f"--*.tt-rank {self.tt_rank}: {error}") from None
+            model = model.with_(word_weights=words)
         if measure == "energy":
             raise UnknownShape("--*.energy: which ranks hold it is known when the model has been read")
         return model.with_(format="surgery", linear_share=share)
