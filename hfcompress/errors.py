@@ -33,8 +33,9 @@ def require(options: "DataclassInstance", least: float, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if value is not None and not least <= value < math.inf:
-            wanted = f"at least {least:g}" if math.isfinite(value) else "a finite number"
-            raise UserError(f"--*.{name.replace('_', '-')} {value:g}: must be {wanted}")
+            whole = isinstance(value, int)  # as it was typed, and perhaps beyond every float
+            wanted = f"at least {least:g}" if whole or math.isfinite(value) else "a finite number"
+            raise UserError(f"--*.{name.replace('_', '-')} {value if whole else f'{value:g}'}: must be {wanted}")
 
 
 def require_numbers(options: "DataclassInstance", *signed: str) -> None:

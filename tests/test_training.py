@@ -58,6 +58,8 @@ def test_a_tokenizer_without_a_mask_is_refused(tiny_model: Path) -> None:
         ({"learning_rate": float("inf")}, "learning-rate inf: must be a finite number"),
         ({"group_balance": -0.5}, "group-balance -0.5: must be at least 0"),
         ({"per_device_train_batch_size": 0}, "per-device-train-batch-size 0: must be at least 1"),
+        ({"seed": -1234567}, "seed -1234567: must be at least 0"),
+        ({"per_device_train_batch_size": -(10**400)}, "batch-size -10+: must be at least 0"),
         ({"saves_per_epoch": 0}, "saves-per-epoch 0: must be at least 1"),
         ({"max_steps": 0}, "max-steps 0: at least 1, or -1"),
         ({"warmup_ratio": 1.0}, "warmup-ratio 1: from 0 to below 1"),
