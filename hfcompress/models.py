@@ -84,17 +84,15 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
     if labels is not None:
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
         heads = [name for name in config.architectures or [] if name.endswith("Classification")]
-        if heads and list(config.id2label.values()) != labels:
+        made_for = list(config.id2label.values())
+        if heads and made_for != labels:
             if replace_head and not edits:
                 return torch_momentum(with_new_head(folder, auto, changes)).eval()
+            advice = "give a teacher of this task, or none: one is then fine-tuned"
+            if replace_head:
+                advice = "one that was cut or factored cannot get a new head: give the model that it was made from"
             raise UserError(
-                f"{folder} was made for the labels {_some(list(config.id2label.values()))}, the task has "
-                f"{_some(labels)}; "
-                + (
-                    "one that was cut or factored cannot get a new head: give the model that it was made from"
-                    if replace_head
-                    else "give a teacher of this task, or none: one is then fine-tuned"
-                )
+                f"{folder} was made for the labels {_some(made_for)}, the task has {_some(labels)}; {advice}"
             )
     if edits:
         return torch_momentum(rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)).eval()
