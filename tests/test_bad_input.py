@@ -74,6 +74,17 @@ def test_threads_that_no_machine_would_use_are_refused_by_the_recipes(recipe: st
     assert refused("plan", recipe, option, "100000") == f"hfcompress: {option} 100000: must be at most 1024"
 
 
+@pytest.mark.parametrize("kind", ["rows", "hashed", "quotient_remainder", "mixed"])
+def test_rows_of_an_odd_length_in_4_bits_are_refused_by_the_plan(kind: str) -> None:
+    options = ["--compress.kind", kind, "--compress.ratio", "4", "--train.dim", "15", "--curve"]
+    line = refused("plan", "ctr_embeddings", "--compress.bits", "4", *options)
+    assert line.startswith("hfcompress: --compress.bits 4: two codes share a byte, and rows of 15 numbers")
+
+
+def test_a_network_without_end_is_refused() -> None:
+    assert "--new.width inf" in refused("plan", "iot_camera", "--new.width", "inf")
+
+
 def test_an_option_of_the_summaries_has_the_recipes_name() -> None:
     assert refused("plan", "summarize_7b", "--summaries.lead-sentences", "0") == (
         "hfcompress: --summaries.lead-sentences 0: must be at least 1"

@@ -244,6 +244,12 @@ def test_columns_of_one_id_go_all_the_way(kind: str, unknown: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_an_odd_length_in_4_bits_are_no_table_but_as_factors(kind: str) -> None:
+    found = describe_table(kind, 100, 15, 4, 1e9, np.ones(100))
+    assert found == ({"kind": kind, "rank": 14, "bits": 4} if kind == "factorized" else None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_table_is_larger_than_what_is_allowed(kind: str) -> None:
     frequency = 1000 / np.arange(1, 5001)
     for ratio in (2, 5, 10, 40, 400):
@@ -309,16 +315,16 @@ def test_ranks_by_energy_are_the_smallest_that_hold_it(trained: ClickModel, task
     assert found["context"] == {"kind": "rows", "bits": 8}
     whole = CompressEmbeddings(kind="factorized", energy=1.0).by_energy(trained, frequencies)["tables"]
     assert whole["item"]["rank"] == DIM
-    with pytest.raises(UserError, match=r"--compress\.energy 0\.9: .* factorized tables alone"):
+    with pytest.raises(UserError, match=r"--\*\.energy 0\.9: .* factorized tables alone"):
         CompressEmbeddings(kind="hashed", energy=0.9)
     with pytest.raises(UnknownShape):
         CompressEmbeddings(kind="factorized", energy=0.9).predict(ClickShape(trained.config), task=task)
 
 
 def test_a_ratio_that_cannot_be_reached_is_named(trained: ClickModel, task: Clicks) -> None:
-    with pytest.raises(UserError, match=r"--compress\.ratio 500: .* cannot be that small as factorized in 8 bits"):
+    with pytest.raises(UserError, match=r"--\*\.ratio 500: .* cannot be that small as factorized in 8 bits"):
         compressed(trained, task, kind="factorized", ratio=500)
-    with pytest.raises(UserError, match=r"--compress\.ratio 0\.5"):
+    with pytest.raises(UserError, match=r"--\*\.ratio 0\.5"):
         CompressEmbeddings(ratio=0.5)
 
 

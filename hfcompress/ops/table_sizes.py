@@ -121,9 +121,13 @@ def describe_table(
 ) -> dict[str, Any] | None:
     """The largest table of a kind that takes no more than `allowed` bytes; None if there is none.
 
+    Of rows of an odd length in 4 bits there is none: two codes share a byte.
+
     Args:
         frequency: [rows], how often each row is read.
     """
+    if bits == 4 and dim % 2 and kind != "factorized":
+        return None
     if kind == "rows":
         fits = stored_bytes(rows, dim, bits) <= allowed
         return {"kind": kind, "bits": bits} if fits else None

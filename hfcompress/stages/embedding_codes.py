@@ -48,11 +48,11 @@ class CompressEmbeddings(ClickTrain):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ratio >= 1:
-            raise UserError(f"--compress.ratio {self.ratio:g}: must be at least 1")
+            raise UserError(f"--*.ratio {self.ratio:g}: must be at least 1")
         if self.energy is not None and (self.kind != "factorized" or not 0 < self.energy <= 1):
-            raise UserError(f"--compress.energy {self.energy:g}: above 0, at most 1, and of factorized tables alone")
+            raise UserError(f"--*.energy {self.energy:g}: above 0, at most 1, and of factorized tables alone")
         if not 0 <= self.soft_share <= 1:
-            raise UserError(f"--compress.soft-share {self.soft_share:g}: from 0 to 1")
+            raise UserError(f"--*.soft-share {self.soft_share:g}: from 0 to 1")
 
     def __call__(self, out: Path, *, model: Path, task: Clicks) -> dict[str, Any]:
         import torch
@@ -90,8 +90,13 @@ class CompressEmbeddings(ClickTrain):
         """config.json with other tables.
 
         Raises:
-            UserError: the kind cannot be as small as the ratio says.
+            UserError: the kind cannot be as small as the ratio says, or 4 bits hold no such rows.
         """
+        if self.bits == 4 and self.kind != "factorized" and config["dim"] % 2:
+            raise UserError(
+                f"--*.bits 4: two codes share a byte, and rows of {config['dim']} numbers cannot be parted so; "
+                "give 8, or an even --train.dim"
+            )
         rows, dim = {name: count + 1 for name, count in config["columns"].items()}, config["dim"]
         whole, small = float32_bytes(config), small_tables(config)
         small_bits = 32 if self.bits == 32 else 8
@@ -105,7 +110,7 @@ class CompressEmbeddings(ClickTrain):
             found = describe_table(self.kind, count, dim, self.bits, left * count, frequencies[name])
             if found is None:
                 raise UserError(
-                    f"--compress.ratio {self.ratio:g}: {name}'s {count:,} rows of {dim} numbers cannot be that small "
+                    f"--*.ratio {self.ratio:g}: {name}'s {count:,} rows of {dim} numbers cannot be that small "
                     f"as {self.kind} in {self.bits} bits; give a smaller ratio, fewer bits or another kind"
                 )
             tables[name] = found
@@ -125,13 +130,14 @@ class CompressEmbeddings(ClickTrain):
             with torch.no_grad():
                 values, _ = weighted_svd(network.tables[name](torch.arange(rows + 1)), frequencies[name])
             rank = rank_for_energy(values, float(self.energy or 1))
-            even = min(rank + rank % 2, network.config["dim"]) if self.bits == 4 else rank
+            dim = network.config["dim"]
+            even = min(rank + rank % 2, dim - dim % 2) if self.bits == 4 else rank
             tables[name] = {"kind": "factorized", "rank": even, "bits": self.bits}
         return network.config | {"tables": tables}
 
     def predict(self, model: ClickShape, *, task: Clicks) -> ClickShape:
         if self.energy is not None:
-            raise UnknownShape("--compress.energy: which ranks hold it is known when the model is trained")
+            raise UnknownShape("--*.energy: which ranks hold it is known when the model is trained")
         return model.with_(config=self.compressed(model.config, frequencies_of(task)))
 
 

@@ -1,5 +1,6 @@
 """new_images: a small image classifier of random weights, for the first stage to train from nothing."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,8 @@ class NewMobileNet(NewImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.width > 0:
-            raise UserError(f"--new.width {self.width:g}: above 0")
+        if not 0 < self.width < math.inf:
+            raise UserError(f"--new.width {self.width:g}: above 0 and finite")
 
     def config(self, labels: list[str]) -> dict[str, Any]:
         return super().config(labels) | {
