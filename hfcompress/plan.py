@@ -217,6 +217,7 @@ class Plan:
             return self._compare_clicks(models, candidate, latency_reference or reference, budget, measure, task)
         if isinstance(candidate.shape, ImageShape):
             return compare_images(self, models, candidate, latency_reference or reference, budget, measure)
+        require_positions(models, measure.sequence_length)
         serving = Serving(Machine(measure.threads), measure.batch, measure.sequence_length)
         serving = replace(
             serving,
@@ -306,6 +307,20 @@ def is_bert(file: Path) -> bool:
         return found.get("model_type") not in MODEL_TYPES and not generates
     except (OSError, ValueError, AttributeError):
         return True
+
+
+def require_positions(models: tuple[Planned, ...], sequence_length: int) -> None:
+    """Refuse requests that the text classifiers could not read, before one is timed.
+
+    Raises:
+        UserError: a model has fewer positions.
+    """
+    for model in models:
+        if sequence_length > model.shape.max_position_embeddings:
+            raise UserError(
+                f"--measure.sequence-length {sequence_length}: {model.name} has "
+                f"{model.shape.max_position_embeddings} positions; give no more than that"
+            )
 
 
 def read_shape(file: Path) -> Shape:

@@ -81,6 +81,11 @@ def test_rows_of_an_odd_length_in_4_bits_are_refused_by_the_plan(kind: str) -> N
     assert line.startswith("hfcompress: --compress.bits 4: two codes share a byte, and rows of 15 numbers")
 
 
+def test_requests_longer_than_the_models_read_are_refused_by_the_plan() -> None:
+    line = refused("plan", "legal_bert", "--measure.sequence-length", "100000")
+    assert line == "hfcompress: --measure.sequence-length 100000: teacher has 512 positions; give no more than that"
+
+
 def test_a_network_without_end_is_refused() -> None:
     assert "--new.width inf" in refused("plan", "iot_camera", "--new.width", "inf")
 
