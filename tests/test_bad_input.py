@@ -86,6 +86,11 @@ def test_requests_longer_than_the_models_read_are_refused_by_the_plan() -> None:
     assert line == "hfcompress: --measure.sequence-length 100000: teacher has 512 positions; give no more than that"
 
 
+@pytest.mark.parametrize(("option", "least"), [("--task.max-length", 3), ("--task.max-train-examples", 1)])
+def test_texts_of_nothing_are_refused_by_the_plan(option: str, least: int) -> None:
+    assert refused("plan", "legal_bert", option, "0") == f"hfcompress: {option} 0: must be at least {least}"
+
+
 def test_a_network_without_end_is_refused() -> None:
     assert "--new.width inf" in refused("plan", "iot_camera", "--new.width", "inf")
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerBase
 
+LEAST_TOKENS = 3  # of a text: one between [CLS] and [SEP]
+
 
 @dataclass(frozen=True)
 class TextData:
@@ -91,6 +93,12 @@ class TextClassification:
     """What the best checkpoint is chosen by: accuracy or macro_f1."""
     max_train_examples: int | None = None
     """Only the first so many training texts (the others too, in proportion); for trying things."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_length", LEAST_TOKENS), ("max_train_examples", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--task.{name.replace('_', '-')} {value}: must be at least {least}")
 
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key: the columns and a hash of the data itself."""
