@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 QUEUE = 256  # requests that wait for the shadowed model; beyond it they are dropped and counted
 WINDOW = 500  # answers whose labels are compared with the first ones, for drift
 TIMED = 10_000  # latest requests whose latency is counted
-LAST_WAIT = 10.0  # seconds that the shadowed model gets at the end for what still waits
+LAST_WAIT = 30.0  # seconds that the shadowed model gets at the end for what still waits
 
 
 def requests(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
