@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hfcompress.report import card, console, html, plots
+from hfcompress.report import card, console, html
 
 CLASSES = {
     "Permissive": 704,
@@ -395,19 +395,6 @@ def test_a_chain_that_breaks_off_draws_no_waterfall(report: dict[str, Any], deta
     for record in details["records"]:
         record["inputs"] = {}
     assert "What each stage cost" not in page(report, details)
-
-
-@pytest.mark.parametrize("values", [(4.0, 4.0), (0.0, 0.0)])
-def test_equal_values_have_an_axis_that_can_be_read(values: tuple[float, float]) -> None:
-    drawn = plots.waterfall([("teacher", values[0]), ("int8", values[1])], "accuracy, points", 1)
-    assert "e−" not in drawn
-    assert "(+0.0)" in drawn
-
-
-def test_small_values_are_told_apart_in_a_waterfall() -> None:
-    drawn = plots.waterfall([("teacher", 0.031), ("slim", 0.018)], "size, MB", 2)
-    assert ">0.031<" in drawn
-    assert ">(-0.013)<" in drawn
 
 
 def test_the_card_tells_what_each_stage_cost(report: dict[str, Any], details: dict[str, Any]) -> None:

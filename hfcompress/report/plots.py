@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 INK = "#010203"  # stands for the page's text colour
 REFERENCE, CANDIDATE, OTHER, BASELINE = "#7a7f87", "#1f77b4", "#8fb8de", "#e08a1e"
+LABELS_WIDE = 44  # characters that fit side by side under a waterfall
 POINTS = 72  # of an inch, and the figures' dpi: so a display coordinate is a point
 STYLE = {
     "svg.fonttype": "none",
@@ -127,7 +128,13 @@ def waterfall(steps: list[tuple[str, float]], title: str, decimals: int) -> str:
                 textcoords="offset points",
             )
         axes.set_ylim(low, top + 0.25 * (top - low))
-        axes.set_xticks(range(len(steps)), [name for name, _ in steps], fontsize=9)
+        names = [name for name, _ in steps]
+        widest = max(len(line) for name in names for line in name.splitlines())
+        if len(names) * widest > LABELS_WIDE:  # side by side they would run into each other
+            names = [name.replace("\n", " ") for name in names]
+            axes.set_xticks(range(len(names)), names, fontsize=9, rotation=20, ha="right", rotation_mode="anchor")
+        else:
+            axes.set_xticks(range(len(names)), names, fontsize=9)
         axes.set_title(title + (" (axis cut)" if cut else ""), fontsize=11)
         return svg(figure, f"What each stage changed: {title}")
 
@@ -169,11 +176,14 @@ def allotment(grids: dict[str, dict[str, Any]]) -> str:
             row, inside = kinds.index(name.rpartition(".")[2]), name.startswith("model.layers.")
             left, wide = (int(name.split(".")[2]), 1) if inside else (0, columns)
             axes.barh(row, wide, left=left, height=0.9, color=CANDIDATE, alpha=0.12 + 0.11 * grid["bits"])
+            centred: dict[str, Any] = {"ha": "center", "va": "center"}
+            if grid["bits"] == 8:  # the page's ink cannot be read on the darkest blue
+                centred["color"] = "white"
             if columns <= 16 or not inside:
                 size = grid["group_size"] or "row"
-                axes.text(left + wide / 2, row, f"{grid['bits']} · g{size}", ha="center", va="center", fontsize=8)
+                axes.text(left + wide / 2, row, f"{grid['bits']} · g{size}", fontsize=8, **centred)
             else:
-                axes.text(left + 0.5, row, str(grid["bits"]), ha="center", va="center", fontsize=7)
+                axes.text(left + 0.5, row, str(grid["bits"]), fontsize=7, **centred)
         axes.set_yticks(range(len(kinds)), kinds)
         axes.invert_yaxis()
         axes.set_xticks([layer + 0.5 for layer in layers], [str(layer) for layer in layers], fontsize=8)
