@@ -70,13 +70,11 @@ def stored_bytes(rows: int, dim: int, bits: int) -> int:
 def rank_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
     """The largest rank whose factors take no more than `allowed` bytes, 0 if none does; even in 4 bits."""
     step = 2 if bits == 4 else 1
-    fits = [r for r in range(step, dim + 1, step) if factor_bytes(rows, dim, r, bits) <= allowed]
-    return fits[-1] if fits else 0
 
+    def taken(rank: int) -> int:
+        return table_bytes({"kind": "factorized", "rank": rank, "bits": bits}, rows, dim)
 
-def factor_bytes(rows: int, dim: int, rank: int, bits: int) -> int:
-    """A in `bits` with a scale a row, B in float32."""
-    return stored_bytes(rows, rank, bits) + 4 * rank * dim
+    return max((rank for rank in range(step, dim + 1, step) if taken(rank) <= allowed), default=0)
 
 
 def divisor_for_bytes(rows: int, dim: int, bits: int, allowed: float) -> int:
@@ -99,19 +97,14 @@ def dimensions(popularity: Array, scale: float, dim: int, bits: int) -> list[int
     return [min(dim, max(step, step * round(float(d) / step))) for d in wanted]
 
 
-def mixed_bytes(sizes: list[int], dims: list[int], dim: int, bits: int) -> int:
-    """Rows, projections and places."""
-    rows = sum(stored_bytes(n, d, bits) for n, d in zip(sizes, dims, strict=True))
-    return rows + 4 * dim * sum(dims) + PLACE_BYTES * sum(sizes)
-
-
 def dimensions_for_bytes(frequency: Array, sizes: list[int], dim: int, bits: int, allowed: float) -> list[int]:
     """The widest dimensions by the rule that take no more than `allowed` bytes; empty if none do."""
     ordered = np.sort(frequency)[::-1]
     popularity = np.array([part.mean() for part in np.split(ordered, np.cumsum(sizes)[:-1])]) + 0.01
     for scale in np.logspace(3, -2, 400).tolist():
         dims = dimensions(popularity, scale * dim, dim, bits)
-        if mixed_bytes(sizes, dims, dim, bits) <= allowed:
+        description = {"kind": "mixed", "sizes": sizes, "dims": dims, "bits": bits}
+        if table_bytes(description, sum(sizes), dim) <= allowed:
             return dims
     return []
 
