@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfcompress.errors import UserError
+from hfcompress.report.console import threads_in_words
 
 if TYPE_CHECKING:
     import torch
@@ -392,5 +393,5 @@ def as_text(found: Profile) -> str:
         size = f", length {request['length']}" if "length" in request else ""
         if "height" in request:
             size = f", images of {request['height']} x {request['width']} pixels"
-        lines.append(f"{found.runtime}, batch {request['batch']}{size}, {request['threads']} threads")
+        lines.append(f"{found.runtime}, batch {request['batch']}{size}, {threads_in_words(request['threads'])}")
     return "\n".join(line.rstrip() for line in lines)

@@ -96,4 +96,4 @@ def test_profile_says_the_size_of_the_images(tmp_path: Path, capsys: pytest.Capt
     for folder, runtime in ((model, "torch"), (tmp_path / "onnx", "onnxruntime")):
         assert dispatch(["profile", str(folder), "--runs", "1", "--batch", "2"]) == 0
         line = capsys.readouterr().out.splitlines()[-1]
-        assert line == f"{runtime}, batch 2, images of 16 x 16 pixels, 1 threads"
+        assert line == f"{runtime}, batch 2, images of 16 x 16 pixels, 1 thread"

@@ -92,7 +92,7 @@ def test_the_command_prints_a_table_or_json(tiny_model: Path, capsys: pytest.Cap
     text = capsys.readouterr().out
     assert text.splitlines()[0].split() == ["group", "parameters", "MB", "bytes", "ms", "time"]
     assert "bert.embeddings.word_embeddings" in text
-    assert text.splitlines()[-1] == "torch, batch 1, length 8, 1 threads"
+    assert text.splitlines()[-1] == "torch, batch 1, length 8, 1 thread"
     assert dispatch(["profile", str(tiny_model), "--runs", "1", "--sequence-length", "8", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(group["bytes"] for group in found["groups"]) == found["bytes"] == sizes(tiny_model)["bytes"]

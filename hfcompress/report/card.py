@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hfcompress.report.console import number, outcome, sentence
+from hfcompress.report.console import number, outcome, sentence, threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends
 
 CLASSIFIED = ("accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "ece")
@@ -119,7 +119,7 @@ def render_card(
         groups=f"{details['groups']:,}",
         batch=candidate["latency_ms"]["batch"],
         tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
-        threads="1 thread" if threads == 1 else f"{threads} threads",
+        threads=threads_in_words(threads),
         cpu=report["environment"]["cpu"],
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),

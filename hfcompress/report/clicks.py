@@ -3,6 +3,7 @@
 from typing import Any
 
 from hfcompress.report import console, plots
+from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import ends, template
 
 CARD = """---
@@ -166,7 +167,7 @@ def clicks_card(
         groups=f"{details['groups']:,}",
         observed=candidate["accuracy"]["all"]["observed_ctr"],
         batch=candidate["latency_ms"]["batch"],
-        threads="1 thread" if threads == 1 else f"{threads} threads",
+        threads=threads_in_words(threads),
         cpu=report["environment"]["cpu"],
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),

@@ -207,6 +207,11 @@ def figures(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def threads_in_words(threads: int) -> str:
+    """1 thread, 2 threads."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
 def number(value: float | None, form: str) -> str:
     """A number, or a dash where nothing was measured."""
     return "–" if value is None else format(value, form)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hfcompress.report import console, plots
+from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends, prediction_errors, template, waterfalls
 
 SHOWN_CLASSES = 30  # of a data set with more, those that lost most
@@ -244,7 +245,7 @@ def images_card(
         n=f"{details['n']:,}",
         groups="" if details["groups"] == details["n"] else f" in {details['groups']:,} groups",
         batch=candidate["latency_ms"]["batch"],
-        threads="1 thread" if threads == 1 else f"{threads} threads",
+        threads=threads_in_words(threads),
         cpu=report["environment"]["cpu"],
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hfcompress.report import console, plots
+from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import chain_of, ends, template
 
 CARD = """---
@@ -138,7 +139,7 @@ def language_card(
         n=f"{details['n']:,}",
         groups=f"{details['groups']:,}",
         tokens=candidate["latency_ms"]["sequence_length"],
-        threads="1 thread" if threads == 1 else f"{threads} threads",
+        threads=threads_in_words(threads),
         cpu=report["environment"]["cpu"],
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
