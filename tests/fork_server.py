@@ -1,0 +1,171 @@
+"""ForkServer: command lines of hfcompress, each in a fork of a process that has imported the libraries already.
+
+A start costs a tenth of a second instead of ten, so that tests can afford hundreds. The server itself runs nothing:
+no thread pool of torch or pyarrow exists when it forks.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+IMPORTS = (
+    "numpy",
+    "torch",
+    "pyarrow.parquet",
+    "datasets",
+    "sklearn.feature_extraction.text",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.mobilenet_v2.modeling_mobilenet_v2",
+    "transformers.models.mobilenet_v2.image_processing_mobilenet_v2",
+    "transformers.trainer",
+    "onnxruntime",
+    "hfcompress.cli",
+    "hfcompress.run",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended: its exit code (negative: the signal), what it printed, and how much memory it added."""
+
+    code: int
+    out: str
+    err: str
+    grown_mb: float
+    timed_out: bool
+
+
+class ForkServer:
+    """Starts the server; `with` ends it.
+
+    Args:
+        scratch: a folder for what the commands print.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"TRANSFORMERS_VERBOSITY": "error"}  # the command line sets it, too late for what is imported
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.fork_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+        )
+
+    def __enter__(self) -> "ForkServer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def run(self, *arguments: str, cwd: Path | None = None, timeout: float = 60, most_mb: float = 2000) -> Finished:
+        """Run `hfcompress` with these arguments.
+
+        Args:
+            timeout: seconds after which it is killed.
+            most_mb: memory beyond the server's own, in MB, at which it is killed.
+        """
+        return self._ask({"arguments": arguments}, cwd, timeout, most_mb)
+
+    def call(self, function: str, *arguments: Any, timeout: float = 60, most_mb: float = 2000) -> Finished:
+        """Call `module:function` with these arguments and print its result as JSON."""
+        return self._ask({"function": function, "arguments": arguments}, None, timeout, most_mb)
+
+    def _ask(self, task: dict[str, Any], cwd: Path | None, timeout: float, most_mb: float) -> Finished:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        out, err = self.scratch / "out", self.scratch / "err"
+        task |= {"out": str(out), "err": str(err), "cwd": str(cwd or self.scratch)}
+        task |= {"timeout": timeout, "most_mb": most_mb}
+        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        return Finished(out=out.read_text(errors="replace"), err=err.read_text(errors="replace"), **answer)
+
+
+def serve() -> None:
+    """Read a task a line from standard input, run it in a fork, and answer how it ended."""
+    for name in IMPORTS:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        task = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run_task(task)
+        print(json.dumps(watch(child, task["timeout"], task["most_mb"])), flush=True)
+
+
+def watch(child: int, timeout: float, most_mb: float) -> dict[str, Any]:
+    """Wait for a child, and kill its process group when it takes too long or too much memory."""
+    before, begun, peak, timed_out = resident_mb(os.getpid()), time.monotonic(), 0.0, False
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            break
+        peak = max(peak, resident_mb(child) - before)
+        timed_out = time.monotonic() - begun > timeout
+        if timed_out or peak > most_mb:
+            os.killpg(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            break
+        time.sleep(0.01)
+    return {"code": os.waitstatus_to_exitcode(status), "grown_mb": round(peak, 1), "timed_out": timed_out}
+
+
+def resident_mb(process: int) -> float:
+    """The resident memory of a process in MB; 0 when it has ended."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * resource.getpagesize() / 1e6
+
+
+def run_task(task: dict[str, Any]) -> None:
+    """Become the command: its own process group, its output in files. Never returns."""
+    code = 70
+    try:
+        os.setpgid(0, 0)
+        os.chdir(task["cwd"])
+        for descriptor, place in ((0, os.devnull), (1, task["out"]), (2, task["err"])):
+            flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(os.open(place, flags), descriptor)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  (the server's own has read ahead)
+        if name := task.get("function"):
+            module, _, function = name.partition(":")
+            print(json.dumps(getattr(importlib.import_module(module), function)(*task["arguments"])))
+            code = 0
+        else:
+            from hfcompress.cli import main
+
+            sys.argv = ["hfcompress", *task["arguments"]]
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()
