@@ -101,9 +101,10 @@ def rotary_tables(packed: PackedModel, context: int) -> dict[str, Array]:
     Gemma 3's layers with a window have tables of their own.
     """
     import torch
-    from transformers import AutoConfig
 
-    made = without_weights(AutoConfig.from_pretrained(packed.folder))
+    from hfcompress.pretrained import stock_config
+
+    made = without_weights(stock_config(packed.folder))
     found = {}
     for module, prefix in (("rotary_emb", ""), ("rotary_emb_local", "local_")):
         if hasattr(made, module):

@@ -35,13 +35,15 @@ class DecoderStack:
 
     def __init__(self, checkpoint: "Checkpoint | Dequantized") -> None:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
+
+        from hfcompress.pretrained import stock_config
 
         self.checkpoint = checkpoint
         require_supported(checkpoint.folder, checkpoint.config)
         self.kind = kind_of(checkpoint.config)
         attention = "eager" if self.kind.attention_softcap else "sdpa"
-        config = AutoConfig.from_pretrained(checkpoint.folder, attn_implementation=attention)
+        config = stock_config(checkpoint.folder, attn_implementation=attention)
         with torch.device("meta"):
             self.skeleton = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32).eval()
         self.skeleton.requires_grad_(False)

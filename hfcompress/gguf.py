@@ -279,12 +279,13 @@ def rope_factors(packed: PackedModel) -> Array | None:
     """
     if rope_type(packed.config) == "default":
         return None
-    from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    from hfcompress.pretrained import stock_config
 
     size = head_size(packed.config)
     plain = rope_parameters(packed.config)["rope_theta"] ** -(np.arange(0, size, 2, dtype=np.float64) / size)
-    turned = LlamaRotaryEmbedding(config=AutoConfig.from_pretrained(packed.folder)).inv_freq
+    turned = LlamaRotaryEmbedding(config=stock_config(packed.folder)).inv_freq
     return (plain / turned.double().numpy()).astype(np.float32)
 
 

@@ -1,6 +1,5 @@
 """Reading and writing model folders: safetensors only, one clear line for what is wrong with a folder."""
 
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.guard import read_config
+from hfcompress.pretrained import stock_config, stock_image_processor, stock_model, stock_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,16 +48,9 @@ def check_config(folder: Path) -> None:
     """Refuse a folder without a config.json that can be read, whatever its weights are.
 
     Raises:
-        UserError: with the folder.
+        UserError: see `guard.read_config`.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(f"{folder} is not a model folder: it has no config.json")
-    try:
-        if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
-            raise ValueError("no JSON object")
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
+    read_config(folder)
 
 
 def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_head: bool = False) -> "PreTrainedModel":
@@ -72,14 +66,13 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
         UserError: see `check_folder`; the labels differ from the task's; surgery.json does not fit the weights.
     """
     import torch
-    from transformers import AutoConfig
 
     from hfcompress.surgery import read_edits, rebuild
 
     check_folder(folder)
     changes: dict[str, Any] = {}
     with says_what_does_not_fit(folder):
-        config, edits = AutoConfig.from_pretrained(folder), read_edits(folder)
+        config, edits = stock_config(folder), read_edits(folder)
     auto = classifier_class(config.model_type)
     if labels is not None:
         changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
@@ -97,7 +90,7 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
     if edits:
         return torch_momentum(rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)).eval()
     with quiet_new_head(), says_what_does_not_fit(folder):
-        model = auto.from_pretrained(folder, torch_dtype=torch.float32, **changes)
+        model = stock_model(auto, folder, stock_config(folder, **changes), torch_dtype=torch.float32)
     return torch_momentum(model).eval()
 
 
@@ -111,14 +104,13 @@ def with_new_head(folder: Path, auto: Any, changes: dict[str, Any]) -> Any:
     """
     import torch
     from accelerate import PartialState
-    from transformers import AutoConfig
 
     with says_what_does_not_fit(folder):
-        trained = auto.from_pretrained(folder, torch_dtype=torch.float32)
+        trained = stock_model(auto, folder, torch_dtype=torch.float32)
     if PartialState().is_main_process:
         old = _some(list(trained.config.id2label.values()))
         print(f"{folder.name} was made for the labels {old}: it gets a new head", file=sys.stderr)
-    model = auto.from_config(AutoConfig.from_pretrained(folder, **changes), torch_dtype=torch.float32)
+    model = auto.from_config(stock_config(folder, **changes), torch_dtype=torch.float32)
     model.base_model.load_state_dict(trained.base_model.state_dict())
     return model
 
@@ -187,10 +179,10 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     Raises:
         UserError: there is none that can be read.
     """
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return stock_tokenizer(folder)
+    except UserError:
+        raise
     except Exception as error:  # tokenizers raises a bare Exception, transformers five kinds
         raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
 
@@ -201,10 +193,8 @@ def load_image_processor(folder: Path) -> "BaseImageProcessor":
     Raises:
         UserError: there is none that can be read.
     """
-    from transformers import AutoImageProcessor
-
     try:
-        return AutoImageProcessor.from_pretrained(folder, use_fast=False)  # the fast ones need torchvision
+        return stock_image_processor(folder)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} has no preprocessor_config.json that can be read; save one there") from error
 

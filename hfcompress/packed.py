@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.checkpoint import Checkpoint, read_config
+from hfcompress.checkpoint import Checkpoint
 from hfcompress.decoder_kind import attention_softcap
 from hfcompress.errors import UserError
+from hfcompress.guard import read_config
 from hfcompress.ops.grid import Grid, Quantized
 from hfcompress.ops.packing import pack, unpack
 
@@ -119,10 +120,12 @@ def packed_tensors(module: str, quantized: Quantized) -> "dict[str, Tensor]":
 def load_simulated(folder: Path) -> "PreTrainedModel":
     """The stock model in float32 with the weights that the packed integers stand for: a simulation for comparison."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    from hfcompress.pretrained import stock_config
 
     packed = PackedModel(folder)
-    config = AutoConfig.from_pretrained(folder, **attention_option(folder))
+    config = stock_config(folder, **attention_option(folder))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
     state = {name: packed.tensor(name).float() for name in packed.plain_names()}

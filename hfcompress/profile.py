@@ -262,9 +262,10 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     """The network in fp32 and a request for it: tokens, an image, or rows of a click log."""
     import torch
     import transformers
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     from hfcompress.models import check_folder, quiet_new_head
+    from hfcompress.pretrained import stock_config, stock_model
     from hfcompress.surgery import load, read_edits
 
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -277,12 +278,12 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
         return clicks, ids | {"dense": torch.zeros(batch, clicks.config["features"])}
     check_folder(folder)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = stock_config(folder)
         name = (config.architectures or [""])[0]
         made = getattr(transformers, name, AutoModel)
         with quiet_new_head():
             edited = read_edits(folder)  # from_pretrained would give it new weights
-            network = load(folder) if edited else made.from_pretrained(folder, torch_dtype=torch.float32).eval()
+            network = load(folder) if edited else stock_model(made, folder, config, torch_dtype=torch.float32).eval()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{folder} cannot be read by transformers ({' '.join(str(error).split())[:120]})") from None
     if network.main_input_name == "pixel_values":

@@ -217,9 +217,10 @@ def teacher_outputs(
     if not cache:
         return LiveTeacher(teacher, wanted, bf16)
     from accelerate import PartialState
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(teacher)
+    from hfcompress.pretrained import stock_config
+
+    config = stock_config(teacher)
     folder = work / "teacher"
     if wanted == Wanted():
         folder = work.parents[1] / "teacher-logits" / identity(teacher, data, bf16)
@@ -268,9 +269,9 @@ def require_same_task(model: Path, teacher: Path) -> None:
     Raises:
         UserError: with what differs: the vocabulary (of images, the pixels), or the labels and their order.
     """
-    from transformers import AutoConfig
+    from hfcompress.pretrained import stock_config
 
-    config = AutoConfig.from_pretrained(model)
+    config = stock_config(model)
     if is_vision(config.model_type):
         require_same_pixels(model, teacher)
     elif load_tokenizer(model).get_vocab() != load_tokenizer(teacher).get_vocab():
@@ -278,7 +279,7 @@ def require_same_task(model: Path, teacher: Path) -> None:
             f"the teacher {teacher} has another vocabulary than {model}, so it would misread its tokens; "
             "give the teacher that this model was made from"
         )
-    if config.id2label != AutoConfig.from_pretrained(teacher).id2label:
+    if config.id2label != stock_config(teacher).id2label:
         raise UserError(
             f"the teacher {teacher} has other labels than {model}, or the same in another order; "
             "give a teacher of the same task"

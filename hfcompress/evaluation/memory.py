@@ -64,18 +64,19 @@ def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, fl
 def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict[str, float]:
     """Load and run with torch and transformers; a model that no stock class has with `hfcompress.load`."""
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     from hfcompress import models
+    from hfcompress.pretrained import stock_model, stock_tokenizer
 
     torch.set_num_threads(threads)
     bare = rss_mb()
     begun = time.perf_counter()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = stock_tokenizer(folder)
     if (folder / "surgery.json").is_file():  # from_pretrained would give it new weights
         model = models.load_classifier(folder)
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        model = stock_model(AutoModelForSequenceClassification, folder).eval()
     load_ms = (time.perf_counter() - begun) * 1e3
     encoded: Any = tokenizer(
         TEXT * (sequence_length // 8), truncation=True, max_length=sequence_length, return_tensors="pt"

@@ -88,17 +88,15 @@ def load(folder: Path) -> "PreTrainedModel":
     """
     from hfcompress.models import check_folder
     from hfcompress.packed import SURGERY, attention_option, load_simulated
+    from hfcompress.pretrained import stock_config, stock_model
 
     if (folder / SURGERY).is_file():
         return load_simulated(folder)
     check_folder(folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            local_files_only=True,
-            **attention_option(folder),
+        config = stock_config(folder, **attention_option(folder))
+        model, info = stock_model(
+            AutoModelForCausalLM, folder, config, torch_dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # what transformers raises for what it cannot read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

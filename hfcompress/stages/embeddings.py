@@ -31,10 +31,8 @@ class TrimVocabulary:
     training: ClassVar[bool] = False
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
-        from transformers import AutoTokenizer
-
         from hfcompress import vocabulary
-        from hfcompress.models import save
+        from hfcompress.models import load_tokenizer, save
 
         corpus = self._corpus(task)
         tokenizer = vocabulary.read_tokenizer(model)
@@ -44,7 +42,7 @@ class TrimVocabulary:
         profile = where_parameters_are(network)
         rows = [tokenizer["model"]["vocab"][piece] for piece in pieces]
         trim_embeddings(network, rows)
-        small_tokenizer = AutoTokenizer.from_pretrained(out)
+        small_tokenizer = load_tokenizer(out)
         network.config.pad_token_id = small_tokenizer.pad_token_id
         save(network, small_tokenizer, out)
         changed = share_cut_differently(model, out, corpus)
@@ -102,19 +100,20 @@ def load_any(folder: Path) -> "PreTrainedModel":
     """A classifier as it is, any other model without its head (a language model's head has the vocabulary's size)."""
     import torch
     import transformers
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     from hfcompress.models import check_folder, quiet_new_head
+    from hfcompress.pretrained import stock_config, stock_model
     from hfcompress.surgery import read_edits
 
     check_folder(folder)
     if read_edits(folder):
         raise UserError(f"{folder} was cut or factored before (surgery.json): trim the model that it was made of")
-    name = (AutoConfig.from_pretrained(folder).architectures or [""])[0]
+    name = (stock_config(folder).architectures or [""])[0]
     kind = getattr(transformers, name, AutoModel) if name.endswith("ForSequenceClassification") else AutoModel
     with torch.random.fork_rng(devices=[]), quiet_new_head():
         torch.manual_seed(0)  # a pooler that the folder does not have is the same in every run
-        return kind.from_pretrained(folder, torch_dtype=torch.float32).eval()
+        return stock_model(kind, folder, torch_dtype=torch.float32).eval()
 
 
 def trim_embeddings(network: "PreTrainedModel", rows: list[int]) -> None:
@@ -150,9 +149,9 @@ def where_parameters_are(network: "PreTrainedModel") -> dict[str, int]:
 
 def share_cut_differently(before: Path, after: Path, texts: list[str]) -> float:
     """The share of texts that the two tokenizers cut into other pieces."""
-    from transformers import AutoTokenizer
+    from hfcompress.models import load_tokenizer
 
-    old, new = (AutoTokenizer.from_pretrained(folder) for folder in (before, after))
+    old, new = (load_tokenizer(folder) for folder in (before, after))
     pairs = zip(old(texts).encodings, new(texts).encodings, strict=True)
     return sum(a.tokens != b.tokens for a, b in pairs) / len(texts)
 
@@ -160,11 +159,12 @@ def share_cut_differently(before: Path, after: Path, texts: list[str]) -> float:
 def check_bit_equal(before: Path, after: Path, texts: list[str], max_length: int) -> None:
     """Raise RuntimeError unless both models give the same bits on the texts."""
     import torch
-    from transformers import AutoTokenizer
+
+    from hfcompress.models import load_tokenizer
 
     outputs = []
     for folder in (before, after):
-        tokenizer, network = AutoTokenizer.from_pretrained(folder), load_any(folder)
+        tokenizer, network = load_tokenizer(folder), load_any(folder)
         batch = tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
         with torch.inference_mode():
             outputs.append(network(**batch)[0])

@@ -108,11 +108,13 @@ def linear_modules(checkpoint: "Checkpoint") -> list[str]:
         UserError: transformers has no causal LM of that architecture.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    from hfcompress.pretrained import stock_config
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.folder))
+            model = AutoModelForCausalLM.from_config(stock_config(checkpoint.folder))
     except (ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(f"{checkpoint.folder} is no causal LM that transformers knows ({reason})") from None

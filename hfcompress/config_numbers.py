@@ -1,0 +1,103 @@
+"""Which numbers a config.json may hold: none that is missing, of another type, negative, or beyond all models."""
+
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+from hfcompress.foreign_files import objects
+
+WIDTH, LAYERS, HEADS, ROWS, POSITIONS = (1, 2**20), (0, 1024), (1, 4096), (1, 10**7), (1, 2**27)
+# Sizes by name: the least and the largest whole number.
+SIZES = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "intermediate_size", "ffn_dim",
+                     "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim", "d_ff", "n_inner", "word_embed_proj_dim",
+                     "moe_intermediate_size", "projection_dim", "hidden_sizes", "embed_dim"), WIDTH),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers",
+                     "num_decoder_layers"), LAYERS),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "encoder_attention_heads",
+                     "decoder_attention_heads", "num_heads"), HEADS),
+    **dict.fromkeys(("vocab_size",), ROWS),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx",
+                     "original_max_position_embeddings"), POSITIONS),
+    "head_dim": (1, 2**14),
+    "type_vocab_size": (0, 10**6),
+    "num_channels": (1, 4096),
+    "image_size": (1, 2**15),
+    "patch_size": (1, 2**15),
+    "num_experts": (0, 10**4),
+    "num_local_experts": (0, 10**4),
+    "num_labels": (1, 10**7),
+}  # fmt: skip
+# Other numbers: the least and the largest.
+RANGES = {
+    "rope_theta": (1e-6, 1e15),
+    "rope_local_base_freq": (1e-6, 1e15),
+    "partial_rotary_factor": (1e-6, 1.0),
+    "layer_norm_eps": (0.0, 1.0),
+    "layer_norm_epsilon": (0.0, 1.0),
+    "rms_norm_eps": (0.0, 1.0),
+    "norm_eps": (0.0, 1.0),
+    "depth_multiplier": (1e-3, 64.0),
+    "query_pre_attn_scalar": (1e-6, 1e9),
+}
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "electra")
+NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+          "max_position_embeddings")  # fmt: skip
+# Where attention cuts hidden_size into its heads.
+EVEN_HEADS = (*ENCODERS, "deberta", "deberta-v2", "mpnet", "vit", "deit", "beit", "esm", "modernbert", "roformer")
+
+
+def check_numbers(config: dict[str, Any], file: Path) -> None:
+    """Refuse a config whose sizes no model has.
+
+    Args:
+        config: in the form of config_form.py; file: where it lies, for the message.
+
+    Raises:
+        UserError: naming the field.
+    """
+    for path, part in objects(config):
+        if path.startswith(("id2label", "label2id")):
+            continue
+        for key, value in part.items():
+            place = f"{path}.{key}" if path else key
+            if key in SIZES and value is not None:
+                for number in value if isinstance(value, list) else [value]:
+                    _check_size(file, place, number, *SIZES[key])
+            elif key in RANGES and value is not None:
+                _check_range(file, place, value, *RANGES[key])
+    kind = config.get("model_type")
+    if kind in DECODERS or kind in ENCODERS:
+        for key in NEEDED:
+            if config.get(key) is None:
+                raise UserError(f"{file} has no {key}: a {kind} has one; fetch or make the model again")
+    _check_heads(config, file)
+
+
+def _check_size(file: Path, place: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, dict):
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{file}: {place} is {str(value)[:40]!r}; it must be a whole number")
+    if not least <= value <= most:
+        raise UserError(f"{file}: {place} is {value:.9g}; it must be from {least} to {most:,}")
+
+
+def _check_range(file: Path, place: str, value: Any, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{file}: {place} is {str(value)[:40]!r}; it must be a number")
+    if not least <= value <= most:
+        raise UserError(f"{file}: {place} is {value:g}; it must be from {least:g} to {most:g}")
+
+
+def _check_heads(config: dict[str, Any], file: Path) -> None:
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if isinstance(hidden, int) and isinstance(heads, int):
+        if config.get("model_type") in EVEN_HEADS and hidden % heads:
+            raise UserError(f"{file}: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+        if config.get("head_dim") is None and hidden < heads:
+            raise UserError(f"{file}: hidden_size {hidden} leaves nothing for each of num_attention_heads {heads}")
+    groups = config.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+        raise UserError(f"{file}: num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
