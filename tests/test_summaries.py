@@ -128,7 +128,7 @@ def test_a_task_reads_texts_and_lists_of_texts(tmp_path: Path) -> None:
     assert found.documents == ["document 0", "document 4", "document 8"]
     assert found.references[1] == ["one", "two 4"]
     assert found.groups == ["a", "a", "a"]
-    write(tmp_path / "train.jsonl", rows)
+    write(tmp_path / "train.jsonl", [row | {"text": f"more {i}", "who": "b"} for i, row in enumerate(rows)])
     more = Summarization(str(tmp_path), **options)  # type: ignore[arg-type]
     assert {split: len(rows.documents) for split, rows in more.data.splits.items()} == {"train": 9, "test": 9}
     assert more.fingerprint() != task.fingerprint()

@@ -18,7 +18,12 @@ def write(folder: Path, **splits: list[dict[str, object]]) -> TextClassification
     return TextClassification(dataset=str(folder))
 
 
-GOOD = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
+def rows(count: int, name: str = "train") -> list[dict[str, object]]:
+    """Texts of two classes that stand in no other split."""
+    return [{"text": f"{name} {i}", "label": "ab"[i % 2]} for i in range(count)]
+
+
+GOOD, VALID, TEST = rows(40), rows(4, "validation"), rows(6, "test")
 
 
 def test_splits_have_text_numbered_label_and_group(tiny_task: TextClassification) -> None:
@@ -30,7 +35,7 @@ def test_splits_have_text_numbered_label_and_group(tiny_task: TextClassification
 
 
 def test_a_missing_validation_split_is_carved_from_train_by_group(tmp_path: Path) -> None:
-    task = write(tmp_path, train=GOOD, test=GOOD[:6])
+    task = write(tmp_path, train=GOOD, test=TEST)
     sizes = {split: len(rows) for split, rows in task.data.splits.items()}
     assert sizes["train"] + sizes["validation"] == len(GOOD)
     assert sizes["validation"] > 0
@@ -38,9 +43,9 @@ def test_a_missing_validation_split_is_carved_from_train_by_group(tmp_path: Path
 
 
 def test_the_fingerprint_follows_the_data_not_the_folder(tmp_path: Path) -> None:
-    first = write(tmp_path / "a", train=GOOD, validation=GOOD[:4], test=GOOD[:6])
-    same = write(tmp_path / "b", train=GOOD, validation=GOOD[:4], test=GOOD[:6])
-    other = write(tmp_path / "c", train=GOOD[:-1], validation=GOOD[:4], test=GOOD[:6])
+    first = write(tmp_path / "a", train=GOOD, validation=VALID, test=TEST)
+    same = write(tmp_path / "b", train=GOOD, validation=VALID, test=TEST)
+    other = write(tmp_path / "c", train=GOOD[:-1], validation=VALID, test=TEST)
     assert first.fingerprint() == same.fingerprint() != other.fingerprint()
 
 
@@ -55,14 +60,14 @@ def test_encode_truncates_and_numbers_rows(tiny_task: TextClassification, tiny_m
 @pytest.mark.parametrize(
     ("splits", "options", "words"),
     [
-        ({"train": GOOD, "test": GOOD}, {"text_column": "body"}, ["--task.text-column body", "text, label"]),
-        ({"train": GOOD, "test": GOOD}, {"label_column": "class"}, ["--task.label-column class"]),
-        ({"train": GOOD, "test": GOOD}, {"group_column": "contract"}, ["--task.group-column contract"]),
-        ({"train": GOOD[::2], "test": GOOD[::2]}, {}, ["only one class", "'a'"]),
-        ({"train": GOOD, "test": [*GOOD, {"text": "t", "label": "c"}]}, {}, ["'c'", "only in test"]),
+        ({"train": GOOD, "test": TEST}, {"text_column": "body"}, ["--task.text-column body", "text, label"]),
+        ({"train": GOOD, "test": TEST}, {"label_column": "class"}, ["--task.label-column class"]),
+        ({"train": GOOD, "test": TEST}, {"group_column": "contract"}, ["--task.group-column contract"]),
+        ({"train": GOOD[::2], "test": TEST[::2]}, {}, ["only one class", "'a'"]),
+        ({"train": GOOD, "test": [*TEST, {"text": "t", "label": "c"}]}, {}, ["'c'", "only in test"]),
         ({"test": GOOD}, {}, ["no train split"]),
         ({"train": GOOD}, {}, ["no test split"]),
-        ({"train": [*GOOD, {"text": None, "label": "a"}], "test": GOOD}, {}, ["row 40 of the train split is empty"]),
+        ({"train": [*GOOD, {"text": None, "label": "a"}], "test": TEST}, {}, ["row 40 of the train split is empty"]),
     ],
 )
 def test_what_is_wrong_with_the_data_is_named(
@@ -90,7 +95,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 
 def test_two_candidates_for_a_split_ask_for_a_pattern(tmp_path: Path) -> None:
-    write(tmp_path, train=GOOD, review_train=GOOD, review_test=GOOD)
+    write(tmp_path, train=GOOD, review_train=GOOD, review_test=TEST)
     with pytest.raises(UserError, match=r"--task\.data-files"):
         _ = TextClassification(dataset=str(tmp_path)).data
     assert TextClassification(dataset=str(tmp_path), data_files="review_*").data.labels == ["a", "b"]

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.tasks.cells import texts
+from hfcompress.tasks.columns import check_columns, check_texts
+from hfcompress.tasks.documents import documents_apart
+from hfcompress.tasks.find_splits import say
+from hfcompress.tasks.overlap import Overlap
 from hfcompress.tasks.splits import EMBEDDED, names_repository, read_splits
 
 if TYPE_CHECKING:
@@ -41,15 +46,18 @@ class CausalLM:
     """The next token, on texts."""
 
     dataset: str = EMBEDDED
-    """licence-review (embedded), a Hub id (org/name or org/name@revision), or a folder of parquet, json or csv files
-    named after their split."""
+    """licence-review (embedded), a Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow
+    files named after their split, or one such file, which is split by a hash of its groups."""
     config: str | None = None
     """The data set's configuration on the Hub, such as wikitext-2-raw-v1."""
     data_files: str | None = None
-    """Which files of the folder, as a pattern."""
+    """Which files of the folder: a pattern (review_*.parquet), or train=a.csv,test=b.csv."""
     text_column: str = "text"
     group_column: str | None = None
     """Texts of one group (a licence, a book) are not independent: the statistics resample whole groups."""
+    overlap: Overlap = "refuse"
+    """What happens where a group, or a text of sixteen words at least, stands in two splits: refuse the data, or drop
+    such rows from train (and validation, where they stand in test)."""
     window: int = 512
     """Tokens that are read at once, in calibration and where perplexity is measured."""
     stride: int = 256
@@ -97,27 +105,27 @@ class CausalLM:
         """Load and check the texts once.
 
         Raises:
-            UserError: the data set or its text column is not there, or a split holds no text.
+            UserError: the data set or its text column is not there, a split holds no text, or a text stands in two.
         """
         raw = read_splits(self.dataset, self.config, self.data_files)
         group_column = self.group_column or ("group" if self.dataset == EMBEDDED else None)
-        texts, groups = dict[str, list[str]](), dict[str, list[str]]()
+        columns = {"--task.text-column": self.text_column, "--task.group-column": group_column}
+        check_columns(self.dataset, raw, columns, "--task")
+        check_texts(raw, columns)
+        kept = {}
         for split, rows in raw.items():
-            for column in filter(None, (self.text_column, group_column)):
-                if column not in rows.column_names:
-                    raise UserError(
-                        f"--task.text-column {column}: the {split} split has no such column, only "
-                        f"{', '.join(rows.column_names)}"
-                    )
-            kept = [i for i, text in enumerate(rows[self.text_column]) if str(text or "").strip()]
-            if not kept:
+            written = texts(rows, self.text_column)
+            groups = texts(rows, group_column) if group_column else [str(row) for row in range(len(rows))]
+            kept[split] = [(t, str(g)) for t, g in zip(written, groups, strict=True) if t is not None and t.strip()]
+            if not kept[split]:
                 raise UserError(f"--task.dataset {self.dataset}: the {split} split holds no text")
-            written = list(rows[self.text_column])
-            texts[split] = [str(written[i]) for i in kept]
-            named = list(rows[group_column]) if group_column else list(range(len(rows)))
-            groups[split] = [str(named[i]) for i in kept]
-        digest = hashlib.sha256(repr([sorted(texts.items()), sorted(groups.items())]).encode()).hexdigest()
-        return LanguageData(texts, groups, digest)
+            if empty := len(rows) - len(kept[split]):
+                say(f"--task.dataset {self.dataset}: {empty} of {len(rows)} rows of {split} hold no text: left out")
+        kept = documents_apart(self.dataset, kept, group_column is not None, self.overlap, "--task")
+        found = {split: [text for text, _ in rows] for split, rows in kept.items()}
+        named = {split: [group for _, group in rows] for split, rows in kept.items()}
+        digest = hashlib.sha256(repr([sorted(found.items()), sorted(named.items())]).encode()).hexdigest()
+        return LanguageData(found, named, digest)
 
     def calibration(self, tokenizer: "PreTrainedTokenizerBase") -> Array:
         """Windows of training text, int64 [calibration_windows, window], evenly spread over the joined texts.

@@ -4,27 +4,26 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
+from hfcompress.tasks.cells import texts
+from hfcompress.tasks.columns import check_columns
+from hfcompress.tasks.examples import check_cells
+from hfcompress.tasks.find_splits import SPLITS, listed, say
+from hfcompress.tasks.hold_out import ALL, splits_of_one, validation_rows
 from hfcompress.tasks.image_data import ImageData, decode
-from hfcompress.tasks.splits import (
-    SPLITS,
-    check_columns,
-    class_names,
-    class_values,
-    first_line,
-    names_repository,
-    read_splits,
-    with_validation,
-)
+from hfcompress.tasks.image_folders import class_folders, is_class_folders
+from hfcompress.tasks.labels import Classes, classes_of, marks_of_missing
+from hfcompress.tasks.overlap import Keys, Overlap, checked
+from hfcompress.tasks.splits import names_repository, read_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DIGITS = "digits"
-IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 TEST, VALIDATION = 0.3, 0.1  # of the digits
 
 
@@ -34,7 +33,7 @@ class ImageClassification:
 
     dataset: str = DIGITS
     """digits (embedded: scikit-learn's, 8x8), a Hub id (org/name or org/name@revision), a folder of parquet files
-    named after their split, or a folder SPLIT/CLASS/image.jpg."""
+    named after their split, a folder SPLIT/CLASS/image.jpg, or CLASS/image.jpg (split by a hash of each image)."""
     config: str | None = None
     """The data set's configuration on the Hub."""
     data_files: str | None = None
@@ -45,6 +44,11 @@ class ImageClassification:
     """Images of one group (a camera, a patient) are not independent: the statistics resample whole groups."""
     bad_images: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be decoded: refuse the data set, or leave them out and say how many."""
+    labels: tuple[str, ...] | None = None
+    """The classes in order: names for integer labels (up down), or the order of labels that are names."""
+    overlap: Overlap = "refuse"
+    """What happens where a group stands in two splits: refuse the data, or drop such images from train (and
+    validation, where they stand in test)."""
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
     """What the best checkpoint is chosen by: accuracy or macro_f1."""
     max_train_examples: int | None = None
@@ -53,6 +57,8 @@ class ImageClassification:
     max_length: ClassVar[int] = 0  # a text's limit in tokens: images have none
 
     def __post_init__(self) -> None:
+        if self.labels is not None:  # a list, where a lock was read
+            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
         if self.max_train_examples is not None and self.max_train_examples < 1:
             raise UserError(f"--task.max-train-examples {self.max_train_examples}: at least 1")
 
@@ -87,38 +93,55 @@ class ImageClassification:
         """
         raw = load_digits() if self.dataset == DIGITS else self._read()
         raw = {split: as_images(rows, self.image_column) for split, rows in raw.items()}
+        self._check_columns(raw)
         columns, skipped = {}, {}
         for split, rows in raw.items():
-            self._check_columns(split, rows)
             columns[split], skipped[split] = self._decodable(split, self._columns(rows))
-        splits = with_validation(self.dataset, columns)
-        values = class_values(self.label_column, splits)
-        return self._numbered(splits, values, class_names(raw["train"].features[self.label_column], values), skipped)
+        splits = self._held_apart(columns)
+        feature = next(iter(raw.values())).features[self.label_column]
+        labels = {split: [str(label) for label in rows["label"]] for split, rows in splits.items()}
+        option = f"--task.label-column {self.label_column}"
+        classes = classes_of(option, labels, self.labels, getattr(feature, "names", None))
+        return self._numbered(splits, classes, skipped)
 
     def _read(self) -> "dict[str, Dataset]":
         folder = Path(self.dataset).expanduser()
-        return class_folders(folder) if is_class_folders(folder) else read_splits(
-            self.dataset, self.config, self.data_files
+        return (
+            class_folders(folder)
+            if is_class_folders(folder)
+            else read_splits(self.dataset, self.config, self.data_files)
         )
 
-    def _check_columns(self, split: str, rows: "Dataset") -> None:
+    def _check_columns(self, splits: "dict[str, Dataset]") -> None:
         wanted = {
             "--task.image-column": self.image_column,
             "--task.label-column": self.label_column,
             "--task.group-column": self.group_column,
         }
-        check_columns(self.dataset, split, rows, wanted)
-        if type(rows.features[self.image_column]).__name__ != "Image":
-            raise UserError(f"--task.image-column {self.image_column}: it holds no images in the {split} split")
+        check_columns(self.dataset, splits, wanted, "--task")
+        for split, rows in splits.items():
+            if type(rows.features[self.image_column]).__name__ != "Image":
+                raise UserError(f"--task.image-column {self.image_column}: it holds no images in the {split} split")
+        columns: dict[str, str | None] = {"--task.group-column": self.group_column}
+        check_cells(splits, columns, {"--task.label-column": self.label_column})
+        labels = {split: texts(rows, self.label_column) for split, rows in splits.items()}
+        marks = marks_of_missing({label for found in labels.values() for label in found if label}, self.labels)
+        for split, found in labels.items():
+            if missing := sum(not label or label in marks for label in found):
+                raise UserError(
+                    f"--task.label-column {self.label_column}: {missing} rows of the {split} split have no label"
+                    f"{f' ({listed(sorted(marks))})' if marks else ''}; drop them"
+                )
 
     def _columns(self, rows: "Dataset") -> "Dataset":
         """Keep image (as stored), label and group under these names; without a group column each is its own group."""
         from datasets import Image
 
-        group = [str(v) for v in rows[self.group_column]] if self.group_column else [str(i) for i in range(len(rows))]
-        kept = rows.select_columns([self.image_column, self.label_column])
-        kept = kept.rename_columns({self.image_column: "image", self.label_column: "label"})
-        return kept.cast_column("image", Image(decode=False)).add_column("group", group)
+        numbers = range(len(rows))
+        group = [str(v) for v in texts(rows, self.group_column)] if self.group_column else list(map(str, numbers))
+        kept = rows.select_columns([self.image_column]).rename_columns({self.image_column: "image"})
+        kept = kept.cast_column("image", Image(decode=False)).add_column("label", texts(rows, self.label_column))
+        return kept.add_column("group", group)
 
     def _decodable(self, split: str, rows: "Dataset") -> "tuple[Dataset, int]":
         """The rows whose images can be decoded, and how many cannot.
@@ -146,28 +169,62 @@ class ImageClassification:
             print(f"  {split} split: {bad} of {len(rows)} images cannot be decoded and are left out", file=sys.stderr)
         return rows.select(good) if bad else rows, bad
 
-    def _numbered(
-        self, splits: "dict[str, Dataset]", values: list[Any], labels: list[str], skipped: dict[str, int]
-    ) -> ImageData:
+    def _held_apart(self, splits: "dict[str, Dataset]") -> "dict[str, Dataset]":
+        """Train, validation and test with no group in two of them; images that stand in two are counted.
+
+        Raises:
+            UserError: a group stands in two splits, and is to be refused; or there are too few to split.
+        """
+        if ALL in splits:
+            rows = splits[ALL]
+            names = list(rows["group"]) if self.group_column else hashes(rows)
+            parts = splits_of_one(self.dataset, names, rows["label"], "--task")
+            splits = {split: rows.select(which) for split, which in parts.items()}
+        if self.group_column is not None:
+            keys = {split: Keys([None] * len(rows), list(rows["group"])) for split, rows in splits.items()}
+            kept, notes = checked(self.dataset, keys, self.overlap, "--task")
+            splits = {split: rows.select(kept[split]) for split, rows in splits.items()}
+            for note in notes:
+                say(f"--task.dataset {self.dataset}: {note}")
+        if "validation" not in splits:
+            train, validation = validation_rows(self.dataset, list(splits["train"]["group"]), "--task")
+            rows = splits["train"]
+            splits = {"train": rows.select(train), "validation": rows.select(validation), "test": splits["test"]}
+        seen = {split: set(hashes(rows)) for split, rows in splits.items()}
+        for one, other in combinations(SPLITS, 2):
+            if both := len(seen[one] & seen[other]):
+                say(f"--task.dataset {self.dataset}: {both} images of {other} stand byte for byte in {one} too")
+        return splits
+
+    def _numbered(self, splits: "dict[str, Dataset]", classes: Classes, skipped: dict[str, int]) -> ImageData:
         import numpy as np
         from datasets import DatasetDict
 
-        number = {value: i for i, value in enumerate(values)}
         share = min(1.0, self.max_train_examples / len(splits["train"])) if self.max_train_examples else 1.0
-        digest = hashlib.sha256(repr(labels).encode())
+        digest = hashlib.sha256(repr(classes.names).encode())
         numbered = {}
         for split in SPLITS:
             rows = splits[split]
             if share < 1:  # at random: folders of classes are in the order of their classes
                 order = np.random.default_rng(0).permutation(len(rows))[: max(1, round(share * len(rows)))]
                 rows = rows.select(sorted(order.tolist()))
-            ids = [number[value] for value in rows["label"]]
+            ids = [classes.number[label] for label in rows["label"]]
             rows = rows.remove_columns("label").add_column("label", ids)
             for row in rows:
-                digest.update(row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes())
+                digest.update(content(row["image"]))
             digest.update(repr((ids, list(rows["group"]))).encode())
             numbered[split] = rows
-        return ImageData(DatasetDict(numbered), labels, digest.hexdigest(), skipped)
+        return ImageData(DatasetDict(numbered), classes.names, digest.hexdigest(), skipped)
+
+
+def content(stored: dict[str, Any]) -> bytes:
+    """The encoded image that a row holds, or that lies where it says."""
+    return stored["bytes"] or Path(stored["path"]).read_bytes()
+
+
+def hashes(rows: "Dataset") -> list[str]:
+    """SHA-256 of every encoded image."""
+    return [hashlib.sha256(content(row["image"])).hexdigest() for row in rows]
 
 
 def as_images(rows: "Dataset", column: str) -> "Dataset":
@@ -204,38 +261,4 @@ def load_digits() -> "dict[str, Dataset]":
             {"image": [pictures[i] for i in rows], "label": [int(found.target[i]) for i in rows]}, features=features
         )
         for split, rows in (("train", train), ("validation", validation), ("test", test))
-    }
-
-
-def is_class_folders(folder: Path) -> bool:
-    """Whether a folder is laid out as SPLIT/CLASS/image."""
-    return any(folder.joinpath(name).is_dir() for names in SPLITS.values() for name in names)
-
-
-def class_folders(folder: Path) -> "dict[str, Dataset]":
-    """Split -> rows of a folder SPLIT/CLASS/image; classes are numbered in the order of their names in train.
-
-    Raises:
-        UserError: there is no train or test folder, or a split has no images.
-    """
-    from datasets import load_dataset
-
-    found = {}
-    for split, names in SPLITS.items():
-        place = next((folder / name for name in names if (folder / name).is_dir()), None)
-        if place is None:
-            continue
-        if not any(file.suffix.lower() in IMAGE_FILES for file in place.rglob("*")):
-            raise UserError(f"--task.dataset {folder}: {place.name}/ has no images in folders named after their class")
-        try:
-            rows = load_dataset("imagefolder", data_dir=str(place), split="train", drop_labels=False)
-        except (ValueError, OSError) as error:
-            raise UserError(f"--task.dataset {place}: cannot be read ({first_line(error)})") from error
-        names_of = rows.features["label"]
-        found[split] = (rows, [names_of.names[label] for label in rows["label"]])
-    for split in ("train", "test"):
-        if split not in found:
-            raise UserError(f"--task.dataset {folder}: it has no folder {split}/ with a folder for each class")
-    return {
-        split: rows.remove_columns("label").add_column("label", names) for split, (rows, names) in found.items()
     }

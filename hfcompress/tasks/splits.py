@@ -1,19 +1,33 @@
-"""Splits of a data set: read from a folder or the Hub, a validation split set aside, classes counted."""
+"""Splits of a data set: from a file, a folder or the Hub."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hfcompress.errors import UserError
+from hfcompress.tasks.cells import texts
+from hfcompress.tasks.find_splits import (
+    READ,
+    SPLITS,
+    Found,
+    find_files,
+    folders_in,
+    hidden,
+    kind_of,
+    listed,
+    name_in,
+    say,
+    split_of,
+)
+from hfcompress.tasks.hold_out import ALL
+from hfcompress.tasks.read_tables import first_line, read_table
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 EMBEDDED = "licence-review"
+SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")  # columns that may say the split of every row
 
 
 def names_repository(dataset: str) -> bool:
@@ -21,108 +35,141 @@ def names_repository(dataset: str) -> bool:
     return dataset.count("/") == 1 and dataset[0] not in "./~" and not Path(dataset).is_dir()
 
 
-def check_columns(dataset: str, split: str, rows: "Dataset", wanted: dict[str, str | None]) -> None:
-    """Every wanted column (option -> column; None is not wanted) is there, and there are rows.
+def read_splits(
+    dataset: str,
+    config: str | None = None,
+    data_files: str | None = None,
+    option: str = "--task",
+    needed: tuple[str, ...] = ("train", "test"),
+) -> "dict[str, Dataset]":
+    """Return split -> rows of the embedded data set, a file, a folder's files or a data set on the Hub.
+
+    One table without splits is the split "all".
+
+    Args:
+        dataset: as the task has it.
+        config: a configuration on the Hub, or a folder in the folder.
+        data_files: which files of the folder; see `find_files`.
+        option: what the options' names begin with, for messages.
+        needed: splits that must be there. Where test alone is needed, a folder's only file without a split's name is
+            test.
 
     Raises:
-        UserError: with the option.
+        UserError: it is not there or cannot be read, a needed split is not there, or an option has no meaning for it.
     """
-    for option, column in wanted.items():
-        if column is not None and column not in rows.column_names:
-            raise UserError(
-                f"{option} {column}: the {split} split has no such column, only {', '.join(rows.column_names)}"
-            )
-    if len(rows) == 0:
-        raise UserError(f"--task.dataset {dataset}: the {split} split is empty")
-
-
-def with_validation(dataset: str, splits: "dict[str, Dataset]") -> "dict[str, Dataset]":
-    """Without a validation split, a tenth of the training groups becomes one, by a hash of the group.
-
-    Raises:
-        UserError: there are too few groups.
-    """
-    if "validation" in splits:
-        return splits
-    rows = splits["train"]
-    held = [int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10 == 0 for group in column(rows, "group")]
-    if not any(held) or all(held):
-        raise UserError(
-            f"--task.dataset {dataset}: too few training groups to set a validation split aside; "
-            "give one as validation.parquet"
-        )
-    return {
-        "train": rows.select([i for i, h in enumerate(held) if not h]),
-        "validation": rows.select([i for i, h in enumerate(held) if h]),
-        "test": splits["test"],
-    }
-
-
-def column(rows: "Dataset", name: str) -> list[Any]:
-    """A column's values, read at once: to walk through a column of `datasets` reads it row by row."""
-    return list(rows[name][:])
-
-
-def class_values(label_column: str, splits: "dict[str, Dataset]") -> list[Any]:
-    """The values that stand for classes in train, in order.
-
-    Raises:
-        UserError: train has one class only, or another split has one that train does not.
-    """
-    for split, rows in splits.items():
-        if missing := sum(label is None for label in column(rows, "label")):
-            raise UserError(f"--task.label-column {label_column}: {missing} rows of the {split} split have no label")
-    seen = sorted(set(column(splits["train"], "label")), key=lambda value: (str(type(value)), value))
-    if len(seen) < 2:
-        raise UserError(
-            f"--task.label-column {label_column}: only one class in train ({seen[0]!r}); a classifier needs two"
-        )
-    for split in ("validation", "test"):
-        unknown = sorted({str(v) for v in set(column(splits[split], "label")) - set(seen)})
-        if unknown:
-            raise UserError(
-                f"--task.label-column {label_column}: {', '.join(map(repr, unknown[:3]))} stands "
-                f"only in {split}, never in train; drop these rows or add training examples"
-            )
-    return seen
-
-
-def class_names(feature: Any, values: list[Any]) -> list[str]:
-    """The names of class values: as the data set's feature has them, else the values themselves."""
-    names = getattr(feature, "names", None)
-    return [names[value] if names else str(value) for value in values]
-
-
-def read_splits(dataset: str, config: str | None = None, data_files: str | None = None) -> "dict[str, Dataset]":
-    """Split -> rows of the embedded data set, a folder's files or a data set on the Hub.
-
-    Raises:
-        UserError: it is not there or cannot be read, or has no train or no test split.
-    """
+    place = Path(dataset).expanduser()
+    if data_files and not place.is_dir():
+        raise UserError(f"{option}.data-files {data_files}: {dataset} is no folder; leave the option out")
     if dataset == EMBEDDED:
         from hfcompress.tasks import licence_review
 
         return dict(licence_review.load())
-    folder = Path(dataset).expanduser()
-    if folder.is_dir():
-        return _read_files(dataset, folder, data_files)
-    if dataset.startswith((".", "/", "~")) or dataset.count("/") != 1:
-        raise UserError(f"--task.dataset {dataset}: no such folder; give a folder or a Hub id (org/name)")
-    return _read_hub(dataset, config)
+    if place.is_dir():
+        return _read_folder(dataset, place, config, data_files, option, needed)
+    if place.is_file():
+        if kind_of(place) is None:
+            raise UserError(f"{option}.dataset {dataset}: not a file that is read; read are {READ}")
+        return _read_one(dataset, [place], option, needed)
+    if dataset.startswith((".", "/", "~")) or dataset.count("/") != 1 or kind_of(place):
+        raise UserError(f"{option}.dataset {dataset}: no such folder or file; give one, or a Hub id (org/name)")
+    return _read_hub(dataset, config, option, needed)
 
 
-def _read_hub(dataset: str, config: str | None) -> "dict[str, Dataset]":
+def _read_folder(
+    dataset: str, folder: Path, config: str | None, data_files: str | None, option: str, needed: tuple[str, ...]
+) -> "dict[str, Dataset]":
+    if config is not None:
+        folder = folder / config
+        if not folder.is_dir():
+            raise UserError(f"{option}.config {config}: {dataset} has no such folder; leave the option out")
+    shards = [file for file in sorted(folder.glob("*.arrow")) if not hidden(file)]
+    if shards and (folder / "state.json").is_file() and not data_files:  # as Dataset.save_to_disk writes one table
+        return _read_one(dataset, shards, option, needed)
+    found = find_files(folder, data_files, option)
+    files, unused = found.files, found.unused(folder)
+    if needed == ("test",) and "test" not in files and len(found.loose) == 1:
+        files, unused = files | {"test": found.loose}, Found({}, [], found.ignored).unused(folder)
+    if missing := [split for split in needed if split not in files]:
+        raise UserError(_what_is_missing(dataset, folder, missing[0], found, option))
+    if unused and not data_files:
+        say(f"{option}.dataset {dataset}: not used: {unused}")
+    return {split: read_table(files[split]) for split in SPLITS if split in files}
+
+
+def _what_is_missing(dataset: str, folder: Path, split: str, found: Found, option: str) -> str:
+    """Return the message for a folder without a split: what is there, and what can be typed."""
+    there = ", ".join(
+        f"{name} is {listed([name_in(folder, file) for file in files])}" for name, files in found.files.items()
+    )
+    message = f"{option}.dataset {dataset}: no {split} split"
+    if there:
+        message += f" ({there})"
+    if unused := found.unused(folder):
+        message += f"; not used: {unused}"
+    if len(found.loose) == 1 and not found.files:
+        return f"{message}; {option}.dataset {found.loose[0]} splits that file by a hash of its groups"
+    if found.loose:
+        return f"{message}; say which it is: {option}.data-files {_example(folder, split, found)}"
+    inner = [below for below in folders_in(folder) if any(map(kind_of, below.iterdir()))]
+    if inner and not found.files:
+        return f"{message}; its folder {inner[0].name}/ has files: {option}.dataset {inner[0]}"
+    return (
+        f"{message}; name a file {split}.parquet, {split}.csv or {split}.jsonl, or a folder {split}/ "
+        f"(images may lie in {split}/CLASS/); read are {READ}"
+    )
+
+
+def _example(folder: Path, split: str, found: Found) -> str:
+    """Return SPLIT=FILE for every split that is there, and a loose file for the one that is not."""
+    files = {name: shards[0] for name, shards in found.files.items() if len(shards) == 1}
+    wanted = files | {split: found.loose[0]}
+    return ",".join(f"{name}={name_in(folder, file)}" for name, file in wanted.items())
+
+
+def _read_one(dataset: str, files: list[Path], option: str, needed: tuple[str, ...]) -> "dict[str, Dataset]":
+    """Return the splits that a column of one table says; else the whole table as test, or as "all" to be split."""
+    rows = read_table(files)
+    for name in SPLIT_COLUMNS:
+        if name in rows.column_names and type(rows.features[name]).__name__ in ("Value", "ClassLabel"):
+            said = [split_of(value or "") for value in texts(rows, name)]
+            if None not in said and set(needed) <= set(said):
+                say(f"{option}.dataset {dataset}: its column {name} says the split of every row")
+                return {
+                    split: rows.select([i for i, found in enumerate(said) if found == split])
+                    for split in SPLITS
+                    if split in said
+                }
+    return {"test" if needed == ("test",) else ALL: rows}
+
+
+def _read_hub(dataset: str, config: str | None, option: str, needed: tuple[str, ...]) -> "dict[str, Dataset]":
     from datasets import load_dataset
 
     repository, _, revision = dataset.partition("@")
-    with told_of_dataset(dataset):
+    with told_of_dataset(dataset, option):
         commit = commit_of(repository, revision) if revision else None
-        loaded = load_dataset(repository, config, revision=commit)
+        loaded: DatasetDict = load_dataset(repository, config, revision=commit)
     # Without the Hub, datasets takes whatever revision it has, and says so in a warning only.
     if commit and not all(commit in file["filename"] for rows in loaded.values() for file in rows.cache_files):
-        raise UserError(f"--task.dataset {dataset}: the cache holds another revision of it, and the Hub is not there")
-    named = {split: loaded[alias] for split, names in SPLITS.items() for alias in names if alias in loaded}
-    return _need_splits(dataset, named)
+        raise UserError(
+            f"{option}.dataset {dataset}: the cache holds another revision of it, and the Hub is not there"
+        )
+    found: dict[str, list[str]] = {}
+    for name in loaded:
+        if split := split_of(str(name)):
+            found.setdefault(split, []).append(str(name))
+    for split, names in found.items():
+        if len(names) > 1:
+            raise UserError(
+                f"{option}.dataset {dataset}: its splits {listed(names)} could all be {split}; download it and choose "
+                f"with {option}.data-files"
+            )
+    for split in needed:
+        if split not in found:
+            raise UserError(f"{option}.dataset {dataset}: no {split} split, only {listed(list(map(str, loaded)))}")
+    if unused := [str(name) for name in loaded if split_of(str(name)) is None]:
+        say(f"{option}.dataset {dataset}: splits that are not used: {listed(unused)}")
+    return {split: loaded[found[split][0]] for split in SPLITS if split in found}
 
 
 def commit_of(repository: str, revision: str) -> str:
@@ -137,7 +184,7 @@ def commit_of(repository: str, revision: str) -> str:
 
 
 @contextmanager
-def told_of_dataset(dataset: str) -> Iterator[None]:
+def told_of_dataset(dataset: str, option: str = "--task") -> Iterator[None]:
     """Why a data set cannot be had from the Hub, as one line.
 
     Raises:
@@ -155,10 +202,10 @@ def told_of_dataset(dataset: str) -> Iterator[None]:
     try:
         yield
     except RevisionNotFoundError:
-        raise UserError(f"--task.dataset {dataset}: no such revision; see its page for those it has") from None
+        raise UserError(f"{option}.dataset {dataset}: no such revision; see its page for those it has") from None
     except LocalEntryNotFoundError:
         why = "HF_HUB_OFFLINE is set: unset it" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached: try again"
-        raise UserError(f"--task.dataset {dataset}: this revision is not in the cache, and {why}") from None
+        raise UserError(f"{option}.dataset {dataset}: this revision is not in the cache, and {why}") from None
     except (
         ConnectionError,
         OfflineModeIsEnabled,
@@ -168,57 +215,6 @@ def told_of_dataset(dataset: str) -> Iterator[None]:
         ValueError,
     ) as error:
         raise UserError(
-            f"--task.dataset {dataset}: cannot be had from the Hub ({first_line(error)}); check the name "
-            "and the network, or give a folder of parquet, json or csv files"
+            f"{option}.dataset {dataset}: cannot be had from the Hub ({first_line(error)}); check the name "
+            "and the network, or give a file or folder of parquet, json or csv files"
         ) from error
-
-
-def _read_files(dataset: str, folder: Path, data_files: str | None) -> "dict[str, Dataset]":
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    found: dict[str, Dataset] = {}
-    for split, names in SPLITS.items():
-        files = [
-            file
-            for file in sorted(folder.glob(data_files or "*"))
-            if file.suffix in READERS and any(name in file.stem.lower() for name in names)
-        ]
-        stems = {file.stem for file in files if not _is_shard(file)}
-        if len(stems) > 1:
-            raise UserError(
-                f"--task.dataset {folder}: {', '.join(sorted(f.name for f in files))} could all be {split}; "
-                'choose with --task.data-files, such as "review_*.parquet"'
-            )
-        if not files:
-            continue
-        if empty := next((file for file in files if file.stat().st_size == 0), None):
-            raise UserError(f"--task.dataset: {empty} is empty; the {split} split needs texts")
-        try:
-            found[split] = load_dataset(READERS[files[0].suffix], data_files=[str(f) for f in files], split="train")
-        except (DatasetGenerationError, UnicodeDecodeError, ValueError, OSError) as error:
-            cause = error.__cause__ or error
-            what = "is not UTF-8 text" if "codec can't decode" in f"{cause}{error}" else "cannot be read"
-            raise UserError(
-                f"--task.dataset: {files[0]} {what} ({first_line(cause)}); convert it to UTF-8 parquet, json or csv"
-            ) from error
-    return _need_splits(dataset, found)
-
-
-def _need_splits(dataset: str, found: "dict[str, Dataset]") -> "dict[str, Dataset]":
-    for split in ("train", "test"):
-        if split not in found:
-            raise UserError(
-                f"--task.dataset {dataset}: no {split} split; name a file {split}.parquet, "
-                f"{split}.csv or {split}.jsonl (images may lie in {split}/CLASS/)"
-            )
-    return found
-
-
-def _is_shard(file: Path) -> bool:
-    """Hub shards are named train-00000-of-00002."""
-    return "-of-" in file.stem
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.splits import READERS, SPLITS, check_columns, first_line, names_repository, read_splits
+from hfcompress.tasks.cells import column, not_text, spelled, texts
+from hfcompress.tasks.columns import check_columns, check_texts
+from hfcompress.tasks.examples import Missing
+from hfcompress.tasks.find_splits import say
+from hfcompress.tasks.overlap import Keys, Overlap, checked, near_duplicates
+from hfcompress.tasks.splits import names_repository, read_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,6 +27,11 @@ class Summaries:
     documents: list[str]
     references: list[list[str]]
     groups: list[str]
+
+    def of(self, which: list[int]) -> "Summaries":
+        """Return some of the rows."""
+        documents, references = [self.documents[i] for i in which], [self.references[i] for i in which]
+        return Summaries(documents, references, [self.groups[i] for i in which])
 
 
 @dataclass(frozen=True)
@@ -37,17 +47,22 @@ class Summarization:
     """A short text about a long one."""
 
     dataset: str = ""
-    """A Hub id (org/name or org/name@revision), or a folder of parquet, json or csv files named after their split;
-    files that name no split are the test split. Not given: no summaries are measured."""
+    """A Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow files named after their split
+    (a single file that names none is the test split), or one such file. Not given: no summaries are measured."""
     config: str | None = None
     """The data set's configuration on the Hub, such as 3.0.0."""
     data_files: str | None = None
-    """Which files of the folder, as a pattern."""
+    """Which files of the folder: a pattern (review_*.parquet), or test=a.csv."""
     document_column: str = "document"
     summary_column: str = "summary"
     """A text, or a list of texts: several summaries that are equally right."""
     group_column: str | None = None
     """Documents of one group (a company's contracts) are not independent: the statistics resample whole groups."""
+    missing: Missing = "refuse"
+    """What happens to rows without a document or a summary: refuse the data, or skip them and say how many."""
+    overlap: Overlap = "refuse"
+    """What happens where a document or a group stands in two splits: refuse the data, or drop such rows from train
+    (and validation, where they stand in test)."""
     max_documents: int | None = None
     """So many documents of a split at most, evenly spread over it."""
 
@@ -77,76 +92,57 @@ class Summarization:
             UserError: the data set or a column is not there, there is no test split, or a document or a summary is
                 empty.
         """
-        folder = Path(self.dataset).expanduser()
-        raw = read_folder(folder, self.data_files) if folder.is_dir() else read_splits(self.dataset, self.config)
-        splits = {split: self._rows(split, rows) for split, rows in raw.items()}
+        raw = read_splits(self.dataset, self.config, self.data_files, "--documents", needed=("test",))
+        of_texts = {"--documents.document-column": self.document_column, "--documents.group-column": self.group_column}
+        of_summaries = {"--documents.summary-column": self.summary_column}
+        check_columns(self.dataset, raw, {**of_texts, **of_summaries}, "--documents")
+        check_texts(raw, of_texts)
+        lists = {s: rows for s, rows in raw.items() if not_text(rows, self.summary_column) == "lists"}
+        check_texts({split: rows for split, rows in raw.items() if split not in lists}, {**of_summaries})
+        splits = self._apart({split: self._rows(split, rows) for split, rows in raw.items()})
         digest = hashlib.sha256()
-        for split, rows in sorted(splits.items()):
-            digest.update(repr([split, rows.documents, rows.references, rows.groups]).encode())
+        for split, found in sorted(splits.items()):
+            digest.update(repr([split, found.documents, found.references, found.groups]).encode())
         return SummaryData(splits, digest.hexdigest())
 
     def _rows(self, split: str, rows: "Dataset") -> Summaries:
-        wanted = {
-            "--documents.document-column": self.document_column,
-            "--documents.summary-column": self.summary_column,
-            "--documents.group-column": self.group_column,
-        }
-        if not len(rows):
-            raise UserError(f"--documents.dataset {self.dataset}: the {split} split is empty")
-        check_columns(self.dataset, split, rows, wanted)
+        documents = [(text or "").strip() for text in texts(rows, self.document_column)]
+        references = [texts_of(value) for value in column(rows, self.summary_column)]
         numbers = range(len(rows))
-        if self.max_documents is not None and self.max_documents < len(rows):
-            numbers = np.linspace(0, len(rows) - 1, self.max_documents).round().astype(int).tolist()
-            rows = rows.select(numbers)
-        documents = [str(text or "").strip() for text in rows[self.document_column]]
-        references = [texts_of(value) for value in rows[self.summary_column]]
-        for column, values in ((self.document_column, documents), (self.summary_column, references)):
-            empty = next((number for number, value in zip(numbers, values, strict=True) if not value), None)
-            if empty is not None:
-                raise UserError(
-                    f"--documents.dataset {self.dataset}: {column} is empty in row {empty} of the {split} split; drop "
-                    "such rows"
-                )
-        named = rows[self.group_column] if self.group_column else numbers
-        return Summaries(documents, references, [str(value) for value in named])
+        groups = texts(rows, self.group_column) if self.group_column else list(map(str, numbers))
+        empty: dict[int, str] = {}
+        for name, values in ((self.document_column, documents), (self.summary_column, references)):
+            empty |= {row: name for row, value in enumerate(values) if not value and row not in empty}
+        if empty and self.missing == "refuse":
+            row = min(empty)
+            more = f" ({len(empty)} such rows in all)" if len(empty) > 1 else ""
+            raise UserError(
+                f"--documents.dataset {self.dataset}: {empty[row]} is empty in row {row} of the {split} split{more}; "
+                "drop such rows, or leave them out with --documents.missing skip"
+            )
+        kept = [row for row in numbers if row not in empty]
+        if empty:
+            say(f"--documents.dataset {self.dataset}: {len(empty)} of {len(rows)} rows of {split} are left out")
+        if not kept:
+            raise UserError(f"--documents.dataset {self.dataset}: no row of {split} has a document and a summary")
+        if self.max_documents is not None and self.max_documents < len(kept):
+            places = np.linspace(0, len(kept) - 1, self.max_documents).round().astype(int).tolist()
+            kept = [kept[place] for place in places]
+        return Summaries(documents, references, list(map(str, groups))).of(kept)
+
+    def _apart(self, splits: dict[str, Summaries]) -> dict[str, Summaries]:
+        """The splits with no document or group in two of them."""
+        keys = {
+            split: Keys(list(rows.documents), rows.groups if self.group_column else None)
+            for split, rows in splits.items()
+        }
+        kept, notes = checked(self.dataset, keys, self.overlap, "--documents")
+        for note in notes + near_duplicates(keys):
+            say(f"--documents.dataset {self.dataset}: {note}")
+        return {split: rows.of(kept[split]) for split, rows in splits.items()}
 
 
 def texts_of(value: Any) -> list[str]:
     """A summary column's value, a text or a list of texts, without empty ones."""
-    texts = [value] if isinstance(value, str) else value or []
-    return [str(text).strip() for text in texts if str(text or "").strip()]
-
-
-def read_folder(folder: Path, data_files: str | None) -> "dict[str, Dataset]":
-    """Split -> rows of a folder's files: each belongs to the split that its name holds, or else to test.
-
-    Raises:
-        UserError: no file of a kind that is read, one that cannot be read, or no test split.
-    """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    files: dict[str, list[str]] = {}
-    for file in sorted(folder.glob(data_files or "*")):
-        if file.suffix in READERS:
-            files.setdefault(split_of(file), []).append(str(file))
-    if "test" not in files:
-        raise UserError(
-            f"--documents.dataset {folder}: no test split among its {data_files or 'files'}; name a file "
-            "test.parquet, test.csv or test.jsonl"
-        )
-    found = {}
-    for split, names in files.items():
-        try:
-            found[split] = load_dataset(READERS[Path(names[0]).suffix], data_files=names, split="train")
-        except (DatasetGenerationError, UnicodeDecodeError, ValueError, OSError) as error:
-            raise UserError(
-                f"--documents.dataset: {names[0]} cannot be read ({first_line(error.__cause__ or error)}); convert it "
-                "to UTF-8 parquet, json or csv"
-            ) from error
-    return found
-
-
-def split_of(file: Path) -> str:
-    stem = file.stem.lower()
-    return next((split for split, names in SPLITS.items() if any(name in stem for name in names)), "test")
+    found = [spelled(entry) for entry in value] if isinstance(value, list) else [spelled(value)]
+    return [text.strip() for text in found if text and text.strip()]

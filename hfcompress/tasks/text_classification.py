@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.splits import (
-    EMBEDDED,
-    SPLITS,
-    check_columns,
-    class_names,
-    class_values,
-    column,
-    names_repository,
-    read_splits,
-    with_validation,
-)
+from hfcompress.tasks.cells import column
+from hfcompress.tasks.columns import check_columns
+from hfcompress.tasks.examples import Examples, Missing, check_cells, examples_of, held_apart
+from hfcompress.tasks.find_splits import SPLITS
+from hfcompress.tasks.hold_out import sample
+from hfcompress.tasks.labels import Classes, classes_of
+from hfcompress.tasks.overlap import Overlap
+from hfcompress.tasks.splits import EMBEDDED, names_repository, read_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -33,6 +30,8 @@ class TextData:
     splits: "DatasetDict"
     labels: list[str]
     fingerprint: str
+    notes: tuple[str, ...] = ()
+    """What a reader of the report must know of the data: rows left out, near-duplicates across splits."""
 
     kind: ClassVar[str] = "texts"
 
@@ -77,12 +76,12 @@ class TextClassification:
     """One label a text."""
 
     dataset: str = EMBEDDED
-    """licence-review (embedded), a Hub id (org/name or org/name@revision), or a folder of parquet, json or csv files
-    named after their split."""
+    """licence-review (embedded), a Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow
+    files named after their split, or one such file, which is split by a hash of its groups."""
     config: str | None = None
     """The data set's configuration on the Hub, such as ledgar."""
     data_files: str | None = None
-    """Which files of the folder, as a pattern: review_*.parquet."""
+    """Which files of the folder: a pattern (review_*.parquet), or train=a.csv,test=b.csv."""
     text_column: str = "text"
     label_column: str = "label"
     group_column: str | None = None
@@ -92,9 +91,20 @@ class TextClassification:
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
     """What the best checkpoint is chosen by: accuracy or macro_f1."""
     max_train_examples: int | None = None
-    """Only the first so many training texts (the others too, in proportion); for trying things."""
+    """Only so many training texts, drawn at random with all classes in proportion (the other splits too); for trying
+    things."""
+    labels: tuple[str, ...] | None = None
+    """The classes in order: names for integer labels (negative positive), or the order of labels that are names."""
+    missing: Missing = "refuse"
+    """What happens to rows without text, label or group (-1 beside labels from 0 is none): refuse, or skip them and
+    say how many."""
+    overlap: Overlap = "refuse"
+    """What happens where a group or a text stands in two splits: refuse the data, or drop such rows from train (and
+    validation, where they stand in test)."""
 
     def __post_init__(self) -> None:
+        if self.labels is not None:  # a list, where a lock was read
+            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
         for name, least in (("max_length", LEAST_TOKENS), ("max_train_examples", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -119,53 +129,44 @@ class TextClassification:
         """Load, check and normalise the data set once.
 
         Raises:
-            UserError: it is not there, a column is missing, a split is empty, there is one class only, or a label
-                is seen only in test.
+            UserError: it is not there, a column is missing or holds no texts, a split is empty, a group or text
+                stands in two, there is one class only, or a label is seen only in test.
         """
         raw = read_splits(self.dataset, self.config, self.data_files)
-        for split, rows in raw.items():
-            self._check_columns(split, rows)
-        splits = with_validation(self.dataset, {s: self._columns(rows) for s, rows in raw.items()})
-        values = class_values(self.label_column, splits)
-        return self._numbered(splits, values, class_names(raw["train"].features[self.label_column], values))
+        text, label = {"--task.text-column": self.text_column}, {"--task.label-column": self.label_column}
+        group = {"--task.group-column": self.group_column}
+        check_columns(self.dataset, raw, {**text, **label, **group}, "--task")
+        check_cells(raw, {**text, **group}, label)
+        named = self.group_column or ("group" if self.dataset == EMBEDDED else None)
+        of_group = ("--task.group-column", named) if named else None
+        splits, notes = examples_of(raw, {**text, **label}, of_group, self.missing, self.labels)
+        splits, more = held_apart(self.dataset, splits, self.overlap)
+        feature = next(iter(raw.values())).features[self.label_column]
+        classes = classes_of(
+            f"--task.label-column {self.label_column}",
+            {split: rows.labels for split, rows in splits.items()},
+            self.labels,
+            getattr(feature, "names", None),
+        )
+        return self._numbered(splits, classes, (*notes, *more))
 
-    def _check_columns(self, split: str, rows: "Dataset") -> None:
-        wanted = {
-            "--task.text-column": self.text_column,
-            "--task.label-column": self.label_column,
-            "--task.group-column": self.group_column,
-        }
-        check_columns(self.dataset, split, rows, wanted)
-        for option, name in wanted.items():
-            values = column(rows, name) if name is not None else []
-            missing = next((i for i, value in enumerate(values) if value is None or value == ""), None)
-            if missing is not None:
-                raise UserError(f"{option} {name}: row {missing} of the {split} split is empty; drop such rows")
-
-    def _columns(self, rows: "Dataset") -> "Dataset":
-        """Keep text, label and group under these names; without a group column every text is its own group."""
-        from datasets import Dataset
-
-        group_column = self.group_column or ("group" if self.dataset == EMBEDDED else None)
-        groups = [str(v) for v in column(rows, group_column)] if group_column else [str(i) for i in range(len(rows))]
-        texts = [str(v) for v in column(rows, self.text_column)]
-        return Dataset.from_dict({"text": texts, "label": column(rows, self.label_column), "group": groups})
-
-    def _numbered(self, splits: "dict[str, Dataset]", values: list[Any], labels: list[str]) -> TextData:
+    def _numbered(self, splits: dict[str, Examples], classes: Classes, notes: tuple[str, ...]) -> TextData:
         from datasets import Dataset, DatasetDict
 
-        number = {value: i for i, value in enumerate(values)}
-        share = min(1.0, self.max_train_examples / len(splits["train"])) if self.max_train_examples else 1.0
-        digest = hashlib.sha256(repr(labels).encode())
+        size = len(splits["train"].texts)
+        share = min(1.0, self.max_train_examples / size) if self.max_train_examples else 1.0
+        digest = hashlib.sha256(repr(classes.names).encode())
         numbered = {}
         for split in SPLITS:
-            rows = splits[split].select(range(max(1, round(share * len(splits[split])))))
+            rows = splits[split]
+            if share < 1:
+                rows = rows.rows(sample(rows.labels, max(1, round(share * len(rows.texts)))))
             columns = {
-                "text": column(rows, "text"),
-                "label": [number[v] for v in column(rows, "label")],
-                "group": column(rows, "group"),
+                "text": rows.texts,
+                "label": [classes.number[label] for label in rows.labels],
+                "group": rows.groups,
             }
             for values in columns.values():
                 digest.update(repr(values).encode())
             numbered[split] = Dataset.from_dict(columns)
-        return TextData(DatasetDict(numbered), labels, digest.hexdigest())
+        return TextData(DatasetDict(numbered), classes.names, digest.hexdigest(), notes)

@@ -1,0 +1,92 @@
+"""Columns: are those there that a task reads, and where they are not, which could be meant?"""
+
+import difflib
+from typing import TYPE_CHECKING
+
+from hfcompress.errors import UserError
+from hfcompress.tasks.cells import column, not_text
+from hfcompress.tasks.find_splits import listed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+USUAL = {
+    "text": "text sentence content body review document comment tweet message question premise utterance clause input",
+    "label": "label labels target class category sentiment y intent topic gold_label rating score output",
+    "document": "document article text content source body input report dialogue",
+    "summary": "summary summaries highlights abstract target tldr output title",
+    "group": "group group_id doc_id document_id contract source author user user_id patient",
+    "image": "image img picture photo pixels jpg png",
+}  # names that columns usually have, by what the option is called
+SAMPLE = 200  # rows that are looked at
+LONG = 40  # characters of a column's name; a longer one is a row's text
+
+
+def check_columns(dataset: str, splits: "dict[str, Dataset]", wanted: dict[str, str | None], option: str) -> None:
+    """Raise UserError for all columns (option -> column; None is not wanted) that are not there, and empty splits."""
+    problems = []
+    for split, rows in splits.items():
+        missing = {name: column for name, column in wanted.items() if column not in (None, *rows.column_names)}
+        if not missing:
+            continue
+        typed = ", ".join(f"{name} {column}" for name, column in missing.items())
+        what = "no such column" if len(missing) == 1 else "no such columns"
+        there = listed([short(name) for name in rows.column_names])
+        problem = f"{typed}: the {split} split has {what}, only {there}"
+        used = {column for column in wanted.values() if column is not None}
+        guess = " ".join(guesses(rows, list(missing), used))
+        if any(len(name) > LONG for name in rows.column_names):
+            problem += "; the first line of a csv file names its columns: add such a line"
+        elif guess:
+            problem += f"; did you mean {guess}?"
+        problems.append(problem)
+    if problems:
+        raise UserError("; ".join(dict.fromkeys(problems)))
+    for split, rows in splits.items():
+        if not len(rows):
+            raise UserError(f"{option}.dataset {dataset}: the {split} split is empty")
+
+
+def check_texts(splits: "dict[str, Dataset]", columns: dict[str, str | None]) -> None:
+    """Raise UserError where a column (option -> column) does not hold one text a row."""
+    for option, name in columns.items():
+        for rows in splits.values():
+            if name is not None and (what := not_text(rows, name)):
+                raise UserError(f"{option} {name}: it holds {what}; give one text a row (join words with spaces)")
+
+
+def short(name: str) -> str:
+    line = " ".join(name.split())
+    return line if len(line) <= LONG else line[:LONG] + "..."
+
+
+def guesses(rows: "Dataset", options: list[str], used: set[str]) -> list[str]:
+    """Return options with columns that could be meant; none where no column is left for one."""
+    found: list[str] = []
+    free = [name for name in rows.column_names if name not in used]
+    for option in options:
+        kind = option.rpartition(".")[2].removesuffix("-column")
+        if name := guess(rows, kind, free):
+            free.remove(name)
+            found.append(f"{option} {name}")
+    return found
+
+
+def guess(rows: "Dataset", kind: str, free: list[str]) -> str | None:
+    """Return the column whose name, or else whose content, is likeliest to be of a kind."""
+    usual = USUAL.get(kind, kind).split()
+    by_name = {name.lower(): name for name in reversed(free)}
+    if named := next((by_name[name] for name in usual if name in by_name), None):
+        return named
+    if close := difflib.get_close_matches(kind, by_name, n=1, cutoff=0.75):
+        return by_name[close[0]]
+    if kind not in ("text", "document", "label") or not len(rows):
+        return None
+    some = rows.select(range(min(SAMPLE, len(rows))))
+    values = {name: [str(value) for value in column(some, name)] for name in free if not_text(some, name) is None}
+    if not values:
+        return None
+    if kind == "label":
+        classes = {name: len(set(found)) for name, found in values.items() if 1 < len(set(found)) < len(found)}
+        return min(classes, key=lambda name: classes[name]) if classes else None
+    return max(values, key=lambda name: sum(map(len, values[name])))
