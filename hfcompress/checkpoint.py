@@ -6,13 +6,13 @@ memory limit is what this is for.
 
 import json
 import math
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.files import whole_path
 from hfcompress.guard import check_index, read_config
 from hfcompress.models import PICKLES
 
@@ -153,11 +153,8 @@ def header(file: Path) -> dict[str, Place]:
 
 
 def write_shard(file: Path, tensors: "dict[str, Tensor]") -> None:
-    """A safetensors file, flushed to the disk and renamed: there whole or not at all."""
+    """Write a safetensors file that is there whole or not at all; see `whole_path`."""
     from safetensors.torch import save_file
 
-    part = file.with_name(file.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata={"format": "pt"})
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(file)
+    with whole_path(file) as part:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata={"format": "pt"})

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.files import whole_path
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,10 +37,9 @@ def save_checkpoint(
                     numbers[key] = value  # SparseAdam counts its steps in an int
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
     work.mkdir(parents=True, exist_ok=True)
-    part = work / f"{FILE}.part"
     metadata = {"step": str(step), "numbers": json.dumps(numbers)}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, str(part), metadata)
-    part.replace(work / FILE)
+    with whole_path(work / FILE) as part:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, str(part), metadata)
 
 
 def load_checkpoint(

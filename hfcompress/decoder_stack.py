@@ -3,7 +3,6 @@
 Only one layer's weights are in memory; the hidden states between layers lie on disk, a file a layer.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from hfcompress.decoder_kind import ARCHITECTURES, kind_of
 from hfcompress.errors import UserError
+from hfcompress.files import whole_file
 from hfcompress.packed import without_weights
 
 if TYPE_CHECKING:
@@ -178,13 +178,9 @@ class HiddenStates:
 
     def write(self, batches: "Iterator[Tensor]") -> None:
         """All of them, in order; the file appears when the last one is on the disk."""
-        part = self.file.with_name(self.file.name + ".part")
-        with part.open("wb") as stream:
+        with whole_file(self.file, "wb") as stream:
             for batch in batches:
                 stream.write(batch.detach().contiguous().numpy().data)  # tofile would hide why a write failed
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self.file)
 
 
 def watch_inputs(

@@ -15,7 +15,6 @@ of 256: groups of 128 or fewer cannot be expressed in them.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, blocks: ggml/src/ggml-common.h of llama.cpp.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ import numpy as np
 
 from hfcompress.decoder_kind import GELU_TANH, GEMMAS, SILU, kind_of
 from hfcompress.errors import UserError
+from hfcompress.files import whole_path
 from hfcompress.ops.grid import Grid, Quantized
 from hfcompress.packed import PackedModel, head_size
 
@@ -85,24 +85,21 @@ def write(packed: PackedModel, file: Path) -> list[Entry]:
 
     require_supported(packed)
     found = entries(packed)
-    part = file.with_name(file.name + ".part")
-    writer = gguf.GGUFWriter(part, graph(packed.config))
-    describe(writer, packed.config, found)
-    add_tokenizer(writer, packed.folder, int(packed.config["vocab_size"]))
-    for entry in found:
-        kind = gguf.GGMLQuantizationType[entry.type]
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        count = int(np.prod(entry.shape)) // block * size
-        writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), count, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for entry in found:
-        writer.write_tensor_data(data(packed, entry))
-    writer.close()
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(file)
+    with whole_path(file) as part:
+        writer = gguf.GGUFWriter(part, graph(packed.config))
+        describe(writer, packed.config, found)
+        add_tokenizer(writer, packed.folder, int(packed.config["vocab_size"]))
+        for entry in found:
+            kind = gguf.GGMLQuantizationType[entry.type]
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            count = int(np.prod(entry.shape)) // block * size
+            writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), count, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for entry in found:
+            writer.write_tensor_data(data(packed, entry))
+        writer.close()
     return found
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import resource
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError
+from hfcompress.files import whole_file
 
 PACKAGES = (
     "torch",
@@ -83,13 +83,9 @@ def sha256(file: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside its place, flush it to the disk, then rename: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    with whole_file(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read_json(path: Path, *fields: str) -> Any:

@@ -1,10 +1,7 @@
 """Run: calls each stage of a recipe once, skips what is done, resumes what was cut off, records everything."""
 
 import dataclasses
-import errno
-import fcntl
 import re
-import shutil
 import sys
 import time
 from datetime import UTC, datetime
@@ -12,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress import hub
+from hfcompress.artifact_folder import MADE_AGAIN, as_folders, begin, finish, finish_killed
 from hfcompress.budget import Budget, ImageBudget, Verdict, verdicts
 from hfcompress.errors import UserError
-from hfcompress.lock import LOCK, lock, plain
-from hfcompress.record import Record, environment, peak_rss_mb, read_json, sha256, write_json
-from hfcompress.stage import Artifact, Stage, content_key, model_format, with_option
+from hfcompress.files import PART, FolderLock, disk_is_full, full_disk, say_left, sweep
+from hfcompress.lock import LOCK, lock
+from hfcompress.record import environment, read_json, write_json
+from hfcompress.stage import Artifact, Stage, content_key, with_option
 
 if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from hfcompress.tasks.image_classification import ImageClassification
     from hfcompress.tasks.text_classification import TextClassification
 
-DIFFERENCE_INPUTS = 64
-
-
 class Run:
     """Executes a recipe in one folder.
 
@@ -37,6 +33,7 @@ class Run:
         recipe, scale: their names, for the report.
         predictions: what `plan` said of each model (name -> {"disk_mb", "latency_ms", ...}), for the report.
         options: the recipe's, resolved, for the lock.
+        held: the folder's lock, where the caller has it already.
 
     Raises:
         UserError: another process runs in the same folder.
@@ -49,36 +46,26 @@ class Run:
         scale: str,
         predictions: dict[str, Any] | None = None,
         options: dict[str, Any] | None = None,
+        held: FolderLock | None = None,
     ) -> None:
-        import torch
-        from accelerate import PartialState
-
-        from hfcompress.training import BARRIER
-
         self.folder = folder
         self.recipe, self.scale = recipe, scale
         self.predictions = predictions or {}
         self.options = options or {}
-        self.ranks = PartialState(cpu=not torch.cuda.is_available(), timeout=BARRIER)
+        self.ranks = ranks()
         self.made: list[Artifact] = []
-        folder.mkdir(parents=True, exist_ok=True)
+        self.verified: set[Path] = set()
+        """Artifacts whose bytes this run has read and compared, or written."""
+        self.held = held
         if self.ranks.is_main_process:
-            self._lock()
-
-    def _lock(self) -> None:
-        """Hold the folder until this process ends, however it ends: the kernel drops the lock."""
-        self._lock_file = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another run works in {self.folder}; wait for it to end, or give this one its own --run-dir"
-            ) from None
+            self.held = held or FolderLock(folder)
+            sweep(folder, deep=False)
+            sweep(folder / "teacher-logits")
 
     def close(self) -> None:
         """Let go of the folder before the process ends."""
-        if self.ranks.is_main_process:
-            self._lock_file.close()
+        if self.held is not None:
+            self.held.close()
 
     def base(self, name: str, shape: "Shape | LanguageShape | None" = None) -> Path:
         """The folder of a model by name (see `hub.pull`). `shape` is what a Plan uses in its place."""
@@ -98,21 +85,36 @@ class Run:
         name = name or snake_case(type(stage).__name__)
         key = content_key(stage, inputs)
         final = self.folder / f"{name}-{key}"
+        part = final.with_name(final.name + PART)
+        if self.ranks.is_main_process and not final.exists():
+            finish_killed(part)
+        self.ranks.wait_for_everyone()
         if (final / "record.json").is_file():
             self._say(f"{name}: done before, kept ({final.name})")
+        elif final.exists():
+            raise UserError(f"{final}: record.json is missing; {MADE_AGAIN}")
         else:
-            self._make(stage, name, key, final, inputs)
+            self._make(stage, name, key, part, inputs)
         artifact = Artifact(final)
-        if damage := artifact.damage():
-            raise UserError(f"{final}: {damage}; delete this folder to have the stage made again")
+        self._verify(artifact)
         self.made.append(artifact)
         return artifact
 
-    def _make(self, stage: Stage, name: str, key: str, final: Path, inputs: dict[str, Any]) -> None:
-        part = final.with_name(final.name + ".part")
+    def _verify(self, artifact: Artifact) -> None:
+        """Hold an Artifact against its record: its bytes once a run, by the main process.
+
+        Raises:
+            UserError: a file is missing, changed or too many.
+        """
+        hashed = self.ranks.is_main_process and artifact.path not in self.verified
+        if damage := artifact.damage(hashed=hashed):
+            raise UserError(f"{artifact.path}: {damage}; {MADE_AGAIN}")
+        self.verified.add(artifact.path)
+
+    def _make(self, stage: Stage, name: str, key: str, part: Path, inputs: dict[str, Any]) -> None:
         if self.ranks.is_main_process:
             self._say(f"{name}: {'resuming' if part.exists() else 'running'} {type(stage).__name__}")
-            (part / "work").mkdir(parents=True, exist_ok=True)
+            begin(part)
         self.ranks.wait_for_everyone()
         begun = time.monotonic()
         try:
@@ -121,58 +123,21 @@ class Run:
                 measured = stage(part, **as_folders(inputs))
             self.ranks.wait_for_everyone()
             if self.ranks.is_main_process:
-                self._finish(stage, name, key, part, final, inputs, measured, time.monotonic() - begun)
+                seconds = time.monotonic() - begun
+                final = finish(part, stage, name, key, inputs, measured, seconds)
+                self.verified.add(final)
+                size = f", {Artifact(final).record.bytes / 1e6:.1f} MB" if (final / "config.json").is_file() else ""
+                self._say(f"{name}: done in {seconds:.0f} s{size}")
         except Exception as error:
             if disk_is_full(error):
-                free = shutil.disk_usage(self.folder).free / 1e6
                 raise UserError(
-                    f"{name}: the disk that holds {self.folder} is full ({free:.0f} MB free); make room or give "
-                    "another --run-dir, then run the same command again: finished stages are kept"
+                    f"{name}: {full_disk(error, self.folder)}; make room or give another --run-dir, then run the same "
+                    "command again: finished stages are kept"
                 ) from error
             if isinstance(error, UserError) and "--*." in str(error):
                 raise type(error)(with_option(str(error), stage, self.options)) from error
             raise
         self.ranks.wait_for_everyone()
-
-    def _finish(
-        self,
-        stage: Stage,
-        name: str,
-        key: str,
-        part: Path,
-        final: Path,
-        inputs: dict[str, Any],
-        measured: dict[str, Any],
-        seconds: float,
-    ) -> None:
-        """Measure what was written, write the record last, and give the folder its final name."""
-        from hfcompress.evaluation.size import sizes
-
-        shutil.rmtree(part / "work", ignore_errors=True)
-        has_model = (part / "config.json").is_file()
-        found: dict[str, Any] = sizes(part) if has_model else {"parameters": 0, "bytes": 0, "dtypes": {}}
-        if has_model:
-            measured = measured | {"difference_from_parent": parent_difference(part, as_folders(inputs))}
-        files = {f.relative_to(part).as_posix(): f for f in sorted(part.rglob("*")) if f.is_file()}
-        Record(
-            name=name,
-            stage=type(stage).__name__,
-            key=key,
-            options=plain(stage),
-            inputs={k: describe(v) for k, v in inputs.items()},
-            seconds=round(seconds, 2),
-            peak_rss_mb=round(peak_rss_mb(), 1),
-            format=model_format(part) if has_model else "measurement",
-            parameters=found["parameters"],
-            bytes=found["bytes"],
-            dtypes=found["dtypes"],
-            files={place: file.stat().st_size for place, file in files.items()},
-            sha256={place: sha256(file) for place, file in files.items()},
-            measured=measured,
-            environment=environment(),
-        ).write(part)
-        part.rename(final)
-        self._say(f"{name}: done in {seconds:.0f} s" + (f", {found['bytes'] / 1e6:.1f} MB" if has_model else ""))
 
     def compare(
         self,
@@ -289,16 +254,28 @@ class Run:
         from hfcompress.report.console import table
         from hfcompress.report.pages import write_pages
 
-        write_json(self.folder / "report.json", report)
-        write_json(self.folder / "details.json", details)
+        details = details | {"created": report["created"]}  # says to which report.json it belongs
         write_json(self.folder / LOCK, locked)
+        write_json(self.folder / "details.json", details)
         write_pages(self.folder, report, details)
+        write_json(self.folder / "report.json", report)  # last: what reads a run begins with it
         print(table(report))
+        say_left(self.folder)
         self._say(f"report: {self.folder / 'report.html'}")
 
     def _say(self, message: str) -> None:
         if self.ranks.is_main_process:
             print(message, file=sys.stderr, flush=True)
+
+
+def ranks() -> Any:
+    """The processes that run this recipe: one, or those that accelerate launched."""
+    import torch
+    from accelerate import PartialState
+
+    from hfcompress.training import BARRIER
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=BARRIER)
 
 
 def baseline_notes(details: dict[str, Any]) -> list[str]:
@@ -319,55 +296,6 @@ def baseline_notes(details: dict[str, Any]) -> list[str]:
         f"On this data the linear baseline ({baseline}, {values[baseline]:.3f}) is {word} the {reference} "
         f"({values[reference]:.3f}): a TF-IDF model may be all you need."
     ]
-
-
-def parent_difference(child: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """How far the outputs moved from the parent's on the same validation inputs; None without a comparable parent."""
-    import json
-
-    from hfcompress.evaluation.difference import difference
-
-    parent, task = inputs.get("model"), inputs.get("task")
-    if not isinstance(parent, Path) or task is None:
-        return None
-    labels = [
-        json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") for folder in (parent, child)
-    ]
-    if labels[0] is None or labels[0] != labels[1]:
-        return None
-    return difference(parent, child, task.data.inputs("validation", DIFFERENCE_INPUTS), task.max_length)
-
-
-def as_folders(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Artifacts as their folders, also inside a dict."""
-    return {
-        name: value.path if isinstance(value, Artifact) else as_folders(value) if isinstance(value, dict) else value
-        for name, value in inputs.items()
-    }
-
-
-def describe(value: Any) -> str:
-    """An input as the record names it: never a path of this machine."""
-    if isinstance(value, Artifact):
-        return value.path.name
-    if isinstance(value, Path):
-        return value.name
-    if isinstance(value, dict):
-        return ", ".join(describe(item) for item in value.values())
-    if hasattr(value, "identity"):  # a task
-        return str(value.identity)
-    return str(value)
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether ENOSPC is the cause: as an OSError, or as the text that safetensors and onnx make of it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if re.search(r"no space left on device|os error 28|file write failed|unexpected pos", str(error), re.I):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def snake_case(name: str) -> str:

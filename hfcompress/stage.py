@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from hfcompress.files import FOREIGN
 from hfcompress.record import Record, sha256
 
 WEIGHTS = ("model.safetensors", "model.onnx", "pytorch_model.bin")
@@ -20,9 +21,9 @@ class Stage(Protocol):
     """A frozen dataclass of options with one `__call__`: model folders in, model folder out.
 
     `__call__(out, *, model=..., task=..., ...)` writes a `save_pretrained` layout into the folder `out` and returns
-    what it measured, for the record. `out / "work"` is its own: checkpoints and caches put there survive a kill, are
-    found again when the stage is called again, and are removed when it has finished. The folders given as inputs are
-    never written to.
+    what it measured, for the record. `out` holds nothing but `out / "work"`, which is the stage's own: checkpoints and
+    caches put there survive a kill, are found again when the stage is called again, and are removed when it has
+    finished; what else a killed call wrote is removed before. The folders given as inputs are never written to.
 
     A stage with `training = True` runs on all ranks, every other one on the main rank alone.
     """
@@ -66,8 +67,10 @@ class Artifact:
     def damage(self, *, hashed: bool = False) -> str | None:
         """What differs between the files here and the record: None, or a phrase that names the first such file.
 
-        Sizes are compared; `hashed` says to read the files and to compare their bytes too.
+        Names and sizes are compared; `hashed` says to read the files and to compare their bytes too.
         """
+        if more := sorted(self._files() - {*self.record.files, "record.json"}):
+            return f"{more[0]} is there, which the record does not name"
         for name, size in self.record.files.items():
             file = self.path / name
             if not file.is_file():
@@ -77,6 +80,11 @@ class Artifact:
             if hashed and self.record.sha256.get(name, found := sha256(file)) != found:
                 return f"{name} has other bytes than the record says"
         return None
+
+    def _files(self) -> set[str]:
+        """The names of all files here, but for those that desktops and network file systems put into any folder."""
+        files = (file for file in self.path.rglob("*") if not file.is_dir() and not FOREIGN.fullmatch(file.name))
+        return {file.relative_to(self.path).as_posix() for file in files}
 
 
 def model_format(folder: Path) -> str:

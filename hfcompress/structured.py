@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hfcompress.coupling import Batch, Group, Units, cut, cut_and_check, find_groups, has_filters
 from hfcompress.errors import UserError
+from hfcompress.files import whole_path
 from hfcompress.layer_costs import Costs, Kept
 from hfcompress.machine import Machine
 from hfcompress.ops import channel_importance
@@ -309,9 +310,8 @@ def trained_once(network: nn.Module, folder: Path, train: Callable[[Path], Any])
         if PartialState().is_main_process:
             write_json(said, training)
             state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-            part = weights.with_suffix(".part")
-            save_file(state, part)
-            part.replace(weights)
+            with whole_path(weights) as part:
+                save_file(state, part)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         PartialState().wait_for_everyone()
         return training

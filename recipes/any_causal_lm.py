@@ -1,6 +1,7 @@
 """any_causal_lm: the linear layers of a causal LM of any architecture in 2 to 8 bits, as a transformers folder."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,8 @@ def arguments(scale: str, folder: Path) -> dict[str, Any]:
         return {}
     from recipes import tiny
 
-    data, base = folder / "smoke" / "data", folder / "smoke" / "base"
-    if not data.is_dir():
-        tiny.write_dataset(data)
-    if not base.is_dir():
-        tiny.write_gpt_neox(base, data)
+    data = tiny.made(folder / "smoke" / "data", tiny.write_dataset)
+    base = tiny.made(folder / "smoke" / "base", partial(tiny.write_gpt_neox, data=data))
     return {
         "base": str(base),
         "task": CausalLM(dataset=str(data), window=32, stride=16, calibration_windows=4, test_tokens=512),

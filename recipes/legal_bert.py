@@ -172,10 +172,8 @@ def smoke(folder: Path) -> dict[str, Any]:
     from recipes import tiny
 
     quick: dict[str, Any] = {"learning_rate": 1e-3, "per_device_train_batch_size": 16}
-    data, model = folder / "smoke" / "data", folder / "smoke" / "model"
-    if not (model / "model.safetensors").is_file():
-        tiny.write_dataset(data)
-        tiny.write_model(model)
+    data = tiny.made(folder / "smoke" / "data", tiny.write_dataset)
+    model = tiny.made(folder / "smoke" / "model", tiny.write_model)
     return {
         "base": str(model),
         "task": TextClassification(dataset=str(data), group_column="group", max_length=32),

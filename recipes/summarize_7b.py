@@ -152,9 +152,7 @@ def smoke(folder: Path) -> dict[str, Any]:
     """A tiny Llama, trained for a few steps: every stage, in less than a minute."""
     from recipes import tiny
 
-    data = folder / "smoke" / "data"
-    if not data.is_dir():
-        tiny.write_dataset(data)
+    data = tiny.made(folder / "smoke" / "data", tiny.write_dataset)
     return {
         "task": CausalLM(dataset=str(data), window=32, stride=16, calibration_windows=4, test_tokens=512),
         "budget": LanguageBudget(disk_mb=5, context=32, drop={"perplexity": 0.9}),

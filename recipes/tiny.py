@@ -2,8 +2,13 @@
 
 import json
 import random
+import shutil
 import string
+from collections.abc import Callable
 from pathlib import Path
+
+from hfcompress.files import PART, flush, write_whole
+from hfcompress.record import sha256
 
 WORDS = {
     "apple": ["apple", "pear", "plum", "grape", "melon", "cherry"],
@@ -12,6 +17,31 @@ WORDS = {
 }
 FILLER = ["the", "a", "of", "and", "with", "shall", "party", "under", "this", "license", "must", "may", "not", "any"]
 SIZES = {"train": 240, "validation": 60, "test": 90}
+
+
+def made(folder: Path, write: Callable[[Path], object]) -> Path:
+    """Return `folder` with what `write` writes there, which is not written again as long as its bytes are the same.
+
+    The hashes lie beside the folder. Whoever calls this holds the lock of the run that it lies in.
+    """
+    hashes = folder.with_name(f"{folder.name}.sha256")
+    if folder.is_dir() and hashes.is_file() and hashes.read_text(errors="replace") == listing(folder):
+        return folder
+    part = folder.with_name(folder.name + PART)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write(part)
+    flush([file for file in part.rglob("*") if file.is_file()])
+    write_whole(hashes, listing(part))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return folder
+
+
+def listing(folder: Path) -> str:
+    """Every file below a folder with its SHA-256, as `sha256sum` prints them."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return "".join(f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
 
 
 def sentences(label: str, count: int, rng: random.Random) -> list[str]:

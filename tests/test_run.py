@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from hfcompress.errors import UserError
-from hfcompress.record import Record
+from hfcompress.record import Record, sha256
 from hfcompress.run import Run, snake_case
 from hfcompress.stage import Artifact, code_of, content_key, imported_modules, source_hash
 from hfcompress.stages.adopt import Adopt
@@ -123,6 +123,111 @@ def test_a_file_of_another_size_than_recorded_is_named(run: Run) -> None:
         run(Note(), name="a")
     (path / "note.txt").unlink()
     assert Artifact(path).damage() == "note.txt is missing"
+
+
+def test_a_bit_that_flipped_in_a_finished_stage_is_found_before_it_is_used(run: Run) -> None:
+    path = run(Note(), name="a").path
+    (path / "note.txt").write_text("jello")
+    run(Note(), name="a")  # made by this run: its bytes are not read twice
+    run.close()
+    again = Run(run.folder, "test", "small")
+    with pytest.raises(UserError, match=r"a-\w+: note\.txt has other bytes than the record says; delete this folder"):
+        again(Note(), name="a")
+    again.close()
+    assert CALLS == ["hello"]
+
+
+def test_finished_stages_are_hashed_once_a_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(Note(), name="a")
+    run.close()
+    read = list[Path]()
+    again = Run(run.folder, "test", "small")
+    monkeypatch.setattr("hfcompress.stage.sha256", lambda file: read.append(file) or sha256(file))
+    for _ in range(2):
+        made = again(Note(), name="a")
+    again.close()
+    assert read == [made.path / "note.txt"]
+
+
+def test_a_file_too_many_is_named_but_for_those_of_desktops(run: Run) -> None:
+    made = run(Note(), name="a")
+    for name in (".DS_Store", "Thumbs.db", "._note.txt"):
+        (made.path / name).touch()
+    assert run(Note(), name="a").damage() is None
+    (made.path / "model.safetensors.index.json").touch()
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json is there, which the record does not name"):
+        run(Note(), name="a")
+
+
+def test_a_folder_without_its_record_is_named_before_anything_is_made(run: Run) -> None:
+    path = run(Note(), name="a").path
+    (path / "record.json").unlink()
+    with pytest.raises(UserError, match=r"record\.json is missing; delete this folder to have the stage made again"):
+        run(Note(), name="a")
+    assert CALLS == ["hello"]
+
+
+def test_what_a_killed_call_left_is_not_recorded(run: Run) -> None:
+    part = run.folder / f"a-{content_key(Note(), {})}.part"
+    (part / "work").mkdir(parents=True)
+    for name in ("record.json.part", ".tmpA1b2C3", "model-00001-of-00007.safetensors", "work/.tmpA1b2C3"):
+        (part / name).write_text("half")
+    made = run(Note(), name="a")
+    assert made.record.files == {"note.txt": 5}
+    assert {file.name for file in made.path.iterdir()} == {"note.txt", "record.json"}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """A stage that says what it finds in its folder."""
+
+    training: ClassVar[bool] = False
+
+    def __call__(self, out: Path) -> dict[str, Any]:
+        found = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file())
+        (out / "note.txt").write_text("x")
+        return {"found": found}
+
+
+def test_a_stage_begins_with_nothing_but_what_is_whole_in_its_work(run: Run) -> None:
+    part = run.folder / f"looks-{content_key(Looks(), {})}.part"
+    (part / "work").mkdir(parents=True)
+    for name in ("config.json", "work/cache.part", "work/.tmpA1b2C3", "work/checkpoint"):
+        (part / name).touch()
+    assert run(Looks()).record.measured == {"found": ["work/checkpoint"]}
+
+
+def test_a_stage_that_was_killed_before_its_folder_was_renamed_is_kept(run: Run) -> None:
+    path = run(Note(), name="a").path
+    part = path.rename(path.with_name(path.name + ".part"))
+    (part / "work").mkdir()
+    assert run(Note(), name="a").path == path
+    assert CALLS == ["hello"]
+    assert {file.name for file in path.iterdir()} == {"note.txt", "record.json"}
+
+
+def test_a_stage_that_was_damaged_before_its_folder_was_renamed_is_made_again(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run(Note(), name="a").path
+    part = path.rename(path.with_name(path.name + ".part"))
+    (part / "note.txt").write_text("jello")
+    assert (run(Note(), name="a").path / "note.txt").read_text() == "hello"
+    assert "note.txt has other bytes than the record says): made again" in capsys.readouterr().err
+    assert CALLS == ["hello", "hello"]
+
+
+def test_a_full_disk_amid_the_record_is_one_line_and_the_same_command_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hfcompress.record.json.dump", full)
+        with pytest.raises(UserError, match=r"a: the disk that holds .*record\.json is full .* run the same command"):
+            run(Note(), name="a")
+    assert run(Note(), name="a").damage(hashed=True) is None
 
 
 def test_two_runs_in_one_folder_at_once_are_refused(run: Run) -> None:

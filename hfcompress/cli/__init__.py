@@ -2,13 +2,16 @@
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import tyro
 
+from hfcompress.__main__ import SAID
 from hfcompress.cli.common import INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
@@ -18,6 +21,9 @@ from hfcompress.cli.results import check, env, predict, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, option_value, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
 from hfcompress.errors import UserError
+from hfcompress.files import chain, disk_is_full, full_disk
+
+BLOCK = 4096  # bytes, below which a disk is called full
 
 
 def main() -> None:
@@ -33,22 +39,50 @@ def main() -> None:
         print(f"hfcompress: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
     except KeyboardInterrupt:
-        print("hfcompress: interrupted; run the same command again to go on", file=sys.stderr)
+        print(SAID, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of standard output has gone, as with `| head`
         forget_output()
         sys.exit(NO_READER)
     except OSError as error:
-        full = error.filename is None and error.errno == errno.ENOSPC  # standard output is a file on a full disk
-        if error.filename is None and not full:  # no file of the user's
+        if disk_is_full(error):
+            refuse_full_disk(error, arguments)
+        if error.filename is None:  # no file of the user's
             raise
-        place = "standard output" if full else error.filename
-        print(f"hfcompress: {place}: {error.strerror}; give another place, or mend this one", file=sys.stderr)
+        print(f"hfcompress: {error.filename}: {error.strerror}; give another place, or mend this one", file=sys.stderr)
         forget_output()
         sys.exit(WRONG_INPUT)
     except MemoryError as error:
         print(f"hfcompress: not enough memory ({error}); smaller batches, images or texts take less", file=sys.stderr)
         sys.exit(WRONG_INPUT)
+    except Exception as error:  # safetensors, torch and onnx have exceptions of their own for it
+        if disk_is_full(error):
+            refuse_full_disk(error, arguments)
+        raise
+
+
+def refuse_full_disk(error: BaseException, arguments: list[str]) -> NoReturn:
+    """Say in one line which disk is full, and end with exit code 2."""
+    named = [argument.rpartition("=")[2] for argument in arguments]
+    places = [Path(name) for name in named if Path(name).is_absolute() or Path(name).exists()]
+    said = full_disk(error, Path(), *places)
+    if output_is_full() and not any(getattr(cause, "filename", None) for cause in chain(error)):
+        said = f"standard output: {os.strerror(errno.ENOSPC)}"
+    print(f"hfcompress: {said}; make room, then run the same command again", file=sys.stderr)
+    forget_output()
+    sys.exit(WRONG_INPUT)
+
+
+def output_is_full() -> bool:
+    """Whether standard output is a file that takes nothing more: on a full disk, or /dev/full."""
+    try:
+        found = os.fstat(1)
+        if stat.S_ISCHR(found.st_mode):
+            return found.st_rdev == os.makedev(1, 7)
+        room = os.fstatvfs(1)
+        return stat.S_ISREG(found.st_mode) and room.f_bavail * room.f_frsize < BLOCK
+    except OSError:  # it was closed
+        return False
 
 
 def forget_output() -> None:

@@ -6,7 +6,8 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from tyro.conf import Positional
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.results import push
 from hfcompress.errors import UnknownShape, UserError
+from hfcompress.files import FolderLock, scratch_below
 
 
 def list_recipes() -> int:
@@ -78,14 +80,42 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
         raise UserError(f"--scale {scale}: {recipe_name} has {' and '.join(module.SCALES)}")
     folder = folder_of(arguments, recipe_name, scale)
     own = {"run": RunOptions, "plan": PlanOptions}[verb]
-    with tempfile.TemporaryDirectory() as scratch:
-        # Some recipes write the model that they begin with; only a run may do so in its folder.
-        place = folder if verb == "run" and "--help" not in arguments else Path(scratch)
-        options = parse(module.recipe, own, module.arguments(scale, place), arguments, f"hfcompress {verb} {name}")
+    with scale_of(module, scale, folder if verb == "run" and "--help" not in arguments else None) as (defaults, held):
+        options = parse(module.recipe, own, defaults, arguments, f"hfcompress {verb} {name}")
         verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
         if verb == "plan":
             return print_plan(module.recipe, options, verb_values["format"], verb_values["device"])
-    return run_recipe(module.recipe, options, recipe_name, scale, folder, RunOptions(**verb_values))
+        return run_recipe(module.recipe, options, recipe_name, scale, folder, RunOptions(**verb_values), held)
+
+
+@contextmanager
+def scale_of(module: Any, scale: str, folder: Path | None) -> Iterator[tuple[dict[str, Any], FolderLock | None]]:
+    """Yield what a scale changes of a recipe's defaults, and the lock of the run's folder where that was needed.
+
+    Smoke runs begin with data and a model that their recipe writes: into the run's folder, by one process, or where
+    nothing is run into a place that is gone afterwards.
+
+    Args:
+        folder: the run's; None where nothing is run.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield module.arguments(scale, Path(scratch)), None
+    elif scale != "smoke":
+        yield module.arguments(scale, folder), None
+    else:
+        quiet()
+        from hfcompress.run import ranks
+
+        processes = ranks()
+        held = FolderLock(folder) if processes.is_main_process else None
+        try:
+            with scratch_below(folder), processes.main_process_first():
+                defaults = module.arguments(scale, folder)
+            yield defaults, held
+        finally:
+            if held is not None:
+                held.close()
 
 
 def from_lock(file: Path, arguments: list[str]) -> int:
@@ -105,15 +135,14 @@ def from_lock(file: Path, arguments: list[str]) -> int:
         raise UserError(f"{file}: {recipe_name} has no scale {scale}")
     folder = folder_of(arguments, recipe_name, scale)
     defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
-    with tempfile.TemporaryDirectory() as scratch:
-        # Some recipes write the model that they begin with: the same as the lock's, it need not be given.
-        defaults |= module.arguments(scale, Path(scratch) if "--help" in arguments else folder)
-        defaults = options_from(locked, defaults, arguments)
+    with scale_of(module, scale, None if "--help" in arguments else folder) as (of_scale, held):
+        # What a recipe writes to begin with is the same as the lock's: it need not be given.
+        defaults = options_from(locked, defaults | of_scale, arguments)
         options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
-    own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
-    say_what_differs(locked)
-    require_same_data(locked, options)
-    return run_recipe(module.recipe, options, recipe_name, scale, folder, own)
+        own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
+        say_what_differs(locked)
+        require_same_data(locked, options)
+        return run_recipe(module.recipe, options, recipe_name, scale, folder, own, held)
 
 
 def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
@@ -167,8 +196,15 @@ def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
 
 
 def run_recipe(
-    recipe: Callable[..., Any], options: dict[str, Any], name: str, scale: str, folder: Path, own: RunOptions
+    recipe: Callable[..., Any],
+    options: dict[str, Any],
+    name: str,
+    scale: str,
+    folder: Path,
+    own: RunOptions,
+    held: FolderLock | None = None,
 ) -> int:
+    """Plan and run a recipe, and push its result where that was asked for; `held` is the folder's lock, if taken."""
     if own.push_to_hub != (own.hub_model_id is not None):
         raise UserError("--push-to-hub and --hub-model-id org/name: give both, or neither")
     if own.hub_model_id:
@@ -187,7 +223,12 @@ def run_recipe(
     except UnknownShape:  # then it is measured without having been predicted
         planned = Plan()
     refuse_impossible(planned.verdicts, planned.advice)
-    result = recipe(Run(folder, name, scale, planned.predictions, options), **options)
+    made = Run(folder, name, scale, planned.predictions, options, held)
+    try:
+        with scratch_below(folder):
+            result = recipe(made, **options)
+    finally:
+        made.close()
     if own.hub_model_id and is_main_process():
         if result["ok"]:
             push(

@@ -37,7 +37,7 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
     """
     from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.evaluation.traffic import Writer
-    from hfcompress.run import disk_is_full
+    from hfcompress.files import disk_is_full
     from hfcompress.serving import record as recorded
 
     with candidate_of(model) as (folder, max_length):

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from hfcompress.files import write_whole
+
 
 def page_of(report: dict[str, Any], details: dict[str, Any]) -> str:
     """report.html."""
@@ -69,5 +71,5 @@ def pictures_of(report: dict[str, Any], details: dict[str, Any]) -> dict[str, st
 
 def write_pages(run: Path, report: dict[str, Any], details: dict[str, Any]) -> None:
     """Both, into the run's folder."""
-    (run / "report.html").write_text(page_of(report, details), encoding="utf-8")
-    (run / "model_card.md").write_text(card_of(report, details), encoding="utf-8")
+    write_whole(run / "report.html", page_of(report, details))
+    write_whole(run / "model_card.md", card_of(report, details))

@@ -173,15 +173,14 @@ class Said:
         """Run the model over all windows, unless that was done before a kill."""
         from hfcompress.evaluation.decoder import open_decoder
         from hfcompress.evaluation.language import log_probabilities
+        from hfcompress.files import whole_file
 
         if self.file.is_file():
             return
         decoder = open_decoder(self.folder, self.threads)
-        part = self.file.with_name(self.file.name + ".part")
-        with part.open("wb") as stream:
+        with whole_file(self.file, "wb") as stream:
             for window in self.windows:
                 stream.write(log_probabilities(decoder, window).astype("float32").data)
-        part.replace(self.file)
 
     def __iter__(self) -> "Iterator[np.ndarray[Any, Any]]":
         """A window after the other, [scored tokens, vocab]."""

@@ -101,6 +101,7 @@ class MeasureSummaries:
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""
         from hfcompress.evaluation.decoder import open_decoder
+        from hfcompress.files import write_whole
         from hfcompress.models import language_tokenizer
         from hfcompress.summarization import summarize
 
@@ -110,7 +111,7 @@ class MeasureSummaries:
             return done
         print(f"  summaries: {file.stem}", file=sys.stderr, flush=True)
         decoder, tokenizer = open_decoder(folder, self.threads), language_tokenizer(folder)
-        file.write_text("".join(json.dumps(text) + "\n" for text in done), encoding="utf-8")
+        write_whole(file, "".join(json.dumps(text) + "\n" for text in done))
         with file.open("a", encoding="utf-8") as stream:
             for document in rows.documents[len(done) :]:
                 pieces = summarize(

@@ -47,6 +47,7 @@ class QuantizeLinears:
             UserError: the model cannot be read, holds NaN, or has no linear layers.
         """
         from hfcompress.checkpoint import INDEX, Checkpoint, header, write_shard
+        from hfcompress.files import place
         from hfcompress.models import load_tokenizer
         from hfcompress.record import write_json
         from hfcompress.stages.compressed_tensors import config
@@ -56,11 +57,14 @@ class QuantizeLinears:
         if not linears:
             raise UserError(f"{model} has no torch.nn.Linear beside its head: there is nothing to quantize")
         by_file: dict[str, list[str]] = {}
-        for name, place in checkpoint.places.items():
-            by_file.setdefault(place.file.name, []).append(name)
+        for name, lies in checkpoint.places.items():
+            by_file.setdefault(lies.file.name, []).append(name)
+        work = out / "work"
+        work.mkdir(exist_ok=True)
         for file, names in by_file.items():
-            if not (out / file).is_file():
-                write_shard(out / file, self.tensors(checkpoint, names, linears))
+            if not (work / file).is_file():
+                write_shard(work / file, self.tensors(checkpoint, names, linears))
+            place(work / file, out)
         places = {name: file for file in by_file for name in header(out / file)}
         total = sum((out / file).stat().st_size for file in by_file)
         if len(by_file) > 1:

@@ -84,11 +84,13 @@ class WeightOnly:
         checkpoint = Checkpoint(model)
         stack = DecoderStack(checkpoint)
         grids = self.grids(checkpoint, allotment)
-        require_room(out, checkpoint, grids)
+        work = out / "work"
+        work.mkdir(exist_ok=True)
+        require_room(work, checkpoint, grids)
         limit = MemoryLimit(self.max_memory_gb, "--weight-only.max-memory-gb")
         limit.require(self.needed_bytes(stack))
         errors: dict[str, float] = {}
-        files = [out / f"model-{i + 1:05d}-of-{stack.layers + 2:05d}.safetensors" for i in range(stack.layers + 2)]
+        files = [work / f"model-{i + 1:05d}-of-{stack.layers + 2:05d}.safetensors" for i in range(stack.layers + 2)]
         self._embedding(stack, grids, files[0])
         states = self._states(stack, out, model, task, files[0], grids)
         bar = tqdm(range(stack.layers), desc=self.algorithm, unit="layer", disable=not progress_wanted())
@@ -385,18 +387,22 @@ def as_stored(checkpoint: Any, name: str) -> "Tensor":
     return finite(checkpoint, name).to(stored.dtype)
 
 
-def require_room(out: Path, checkpoint: Any, grids: dict[str, Grid]) -> None:
+def require_room(work: Path, checkpoint: Any, grids: dict[str, Grid]) -> None:
     """Refuse before anything is written when the disk has no room for the result.
+
+    Args:
+        work: where the shards are written.
 
     Raises:
         UserError: with both figures.
     """
     weights = {name: checkpoint.shape(f"{name}.weight") for name in grids}
     needed = sum(rows * columns * grids[n].bits_per_weight(columns) / 8 for n, (rows, columns) in weights.items())
-    written = sum(file.stat().st_size for file in out.glob("*.safetensors"))
-    free = shutil.disk_usage(out).free
+    written = sum(file.stat().st_size for file in work.glob("*.safetensors"))
+    free = shutil.disk_usage(work).free
     if needed - written > free:
-        raise UserError(f"{out.parent} has {free / 1e6:,.0f} MB free, and {needed / 1e6:,.0f} MB are to be written")
+        room = f"{free / 1e6:,.0f} MB free, and {(needed - written) / 1e6:,.0f} MB are to be written"
+        raise UserError(f"{work.parents[1]} has {room}")
 
 
 def bits_per_weight(checkpoint: Any, grids: dict[str, Grid]) -> float:
@@ -407,12 +413,14 @@ def bits_per_weight(checkpoint: Any, grids: dict[str, Grid]) -> float:
 
 
 def finish(model: Path, out: Path, files: list[Path], grids: dict[str, Grid]) -> None:
-    """The index, the grids, the config and the tokenizer's files."""
+    """The shards in their place, the index, the grids, the config and the tokenizer's files."""
     from hfcompress.checkpoint import INDEX, header
+    from hfcompress.files import place
     from hfcompress.models import load_tokenizer
     from hfcompress.packed import SURGERY
     from hfcompress.record import write_json
 
+    files = [place(file, out) for file in files]
     places = {name: file.name for file in files for name in header(file)}
     total = sum(file.stat().st_size for file in files)
     write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
