@@ -3,13 +3,18 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """tokenizer.json of a WordPiece tokenizer.
+    """tokenizer.json of a WordPiece tokenizer, with the normalizer that is used.
+
+    Where tokenizer_config.json says another do_lower_case than tokenizer.json, transformers obeys the former.
 
     Raises:
         UserError: the folder has none, it is of another kind, or tokens were added to it outside its vocabulary.
@@ -32,14 +37,32 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
             f"{path} has tokens that were added outside its vocabulary ({', '.join(outside[:4])}); such a vocabulary "
             "cannot be trimmed: --no-trim-vocabulary"
         )
+    content["normalizer"] = json.loads(tokenizer_in_use(folder).to_str())["normalizer"]
     return content
+
+
+def tokenizer_in_use(folder: Path) -> "Tokenizer":
+    """The tokenizer as transformers loads it.
+
+    Raises:
+        UserError: there is none that can be read, or it is no fast one.
+    """
+    from tokenizers import Tokenizer
+
+    from hfcompress.models import load_tokenizer
+
+    if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = getattr(load_tokenizer(folder), "backend_tokenizer", None)
+    if tokenizer is None:
+        raise UserError(f"{folder} has no fast tokenizer; its vocabulary cannot be trimmed: --no-trim-vocabulary")
+    found: Tokenizer = tokenizer
+    return found
 
 
 def count_pieces(folder: Path, texts: list[str]) -> "Counter[int]":
     """How often each piece id occurs in the whole texts, special tokens left out."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = tokenizer_in_use(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     chunks = Counter(chunk for text in texts for chunk in (text.split(" ") if parts_at_spaces(tokenizer) else [text]))

@@ -1,6 +1,7 @@
 """The vocabulary is trimmed to what the corpus uses; nothing about the corpus changes, any text can still be read."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,32 @@ def test_outputs_on_the_corpus_are_bit_equal_and_the_model_is_smaller(
     assert list(numbers.values()) == list(range(measured["pieces"]))
     assert json.loads((tmp_path / "config.json").read_text())["vocab_size"] == measured["pieces"]
     json.dumps(measured, allow_nan=False)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_pieces_are_those_of_the_tokenizer_that_is_used(
+    lower: bool, tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    """transformers obeys do_lower_case of tokenizer_config.json where tokenizer.json says otherwise."""
+    base, data = tmp_path / "base", tmp_path / "data"
+    shutil.copytree(tiny_model, base)
+    config, tokenizer = base / "tokenizer_config.json", base / "tokenizer.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"do_lower_case": lower}))
+    content = json.loads(tokenizer.read_text())
+    content["normalizer"]["lowercase"] = not lower
+    tokenizer.write_text(json.dumps(content))
+    data.mkdir()
+    for split in ("train", "validation", "test"):
+        rows = [row | {"text": row["text"].title()} for row in tiny.rows(split)]
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = TextClassification(dataset=str(data), max_length=32)
+    measured = trimmed(tmp_path / "out", base, task)
+    texts = task.data.texts("train")[:9]
+    assert measured["corpus_texts_cut_differently"] == 0
+    assert torch.equal(logits(base, texts), logits(tmp_path / "out", texts))
+    stored = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert stored.encode(texts[0]).tokens == AutoTokenizer.from_pretrained(tmp_path / "out")(texts[0]).tokens()
+    assert ("apple" in stored.get_vocab()) is lower
 
 
 def test_any_text_can_still_be_spelled_out(tmp_path: Path, tiny_model: Path, tiny_task: TextClassification) -> None:
@@ -166,8 +193,10 @@ def test_text_files_are_read_by_line_and_what_is_wrong_is_named(tmp_path: Path) 
     file = tmp_path / "text.txt"
     file.write_text("one\n\n  \ntwo\n", encoding="utf-8")
     assert read_texts(file) == ["one", "two"]
+    file.write_text("\ufeffone\u2028two\x0c\r\nthree", encoding="utf-8")
+    assert read_texts(file) == ["one\u2028two\x0c", "three"]
     file.write_bytes(b"caf\xe9\n")
-    with pytest.raises(UserError, match=r"not UTF-8 \(byte 3\)"):
+    with pytest.raises(UserError, match=r"not UTF-8 text \(line 1"):
         read_texts(file)
     with pytest.raises(UserError, match=r"no such file"):
         read_texts(tmp_path / "none.txt")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
+from hfcompress.lines import read_lines
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
 
@@ -87,13 +88,9 @@ def read_texts(file: Path) -> list[str]:
         UserError: there is no such file, or it is not UTF-8.
     """
     try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
+        return [line for line in read_lines(file) if line.strip()]
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{file}: no such file; give one with a text a line") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file} is not UTF-8 (byte {error.start}); convert it, for instance with iconv -t UTF-8"
-        ) from None
 
 
 def load_any(folder: Path) -> "PreTrainedModel":

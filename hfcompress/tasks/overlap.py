@@ -73,7 +73,7 @@ def checked(
         ]
         if not kept[split]:
             raise UserError(
-                f"{option}.overlap drop: every row of {split} also stands in another split; split the data anew"
+                f"{option}.overlap drop: every row of {split} stands in another split; split the data anew"
             )
         later.append(keys)
     dropped = {split: len(everything[split]) - len(rows) for split, rows in kept.items()}

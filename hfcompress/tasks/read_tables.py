@@ -207,7 +207,8 @@ def json_rows(file: Path, text: str) -> Iterator[dict[str, Any]]:
     if lines[0][1].lstrip().startswith("[") or not is_object(lines[0][1]):
         yield from rows_of(file, parsed(file, text, "the file"))
         return
-    if len(lines) == 1 and holds_rows(whole := parsed(file, lines[0][1], "line 1")):
+    of_lines = any(suffix.lower() in (".jsonl", ".ndjson") for suffix in file.suffixes)
+    if len(lines) == 1 and not of_lines and holds_rows(whole := parsed(file, lines[0][1], "line 1")):
         yield from rows_of(file, whole)
         return
     for number, line in lines:
