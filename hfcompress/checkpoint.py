@@ -4,68 +4,50 @@ Files are read with plain reads and not mapped: the pages of a mapping count as 
 memory limit is what this is for.
 """
 
-import json
-import math
-import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
 from hfcompress.files import whole_path
-from hfcompress.guard import check_index, read_config
-from hfcompress.models import PICKLES
+from hfcompress.guard import read_config
+from hfcompress.loading import loaded_places
+from hfcompress.weights import (
+    DTYPES,
+    INDEX,
+    Place,
+    header,
+    require_plain_tensors,
+    require_unquantized,
+    stored_tensors,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INDEX = "model.safetensors.index.json"
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "I64": "int64", "F64": "float64"}
-DTYPES |= {"I8": "int8", "I32": "int32", "I16": "int16", "BOOL": "bool"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor lies: file, first byte, shape and type."""
-
-    file: Path
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def itemsize(self) -> int:
-        return {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}.get(self.dtype, 1)
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * self.itemsize
+SURGERY = "surgery.json"
+__all__ = ["INDEX", "Checkpoint", "header", "weight_files", "write_shard"]
 
 
 class Checkpoint:
-    """The tensors of a model folder by name.
+    """The tensors of a model folder by name, as transformers would load them (weights.py, loading.py).
+
+    `ignored` names the tensors in the files that it would leave out.
 
     Raises:
-        UserError: no config.json, weights that are a pickle, a shard that is missing, cut short or not what the index
-            says, or code of its own.
+        UserError: no config.json, weights that are a pickle, quantized before, missing, cut short, or of other names
+            or sizes than config.json says; a shard that is not what the index says; or code of its own.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config: dict[str, Any] = read_config(folder)
-        self.places: dict[str, Place] = {}
-        for file in shards(folder):
-            self.places |= header(file)
-        self._check_index()
-
-    def _check_index(self) -> None:
-        if not (self.folder / INDEX).is_file():
-            return
-        for name, file in read_index(self.folder).items():
-            if name not in self.places or self.places[name].file.name != file:
-                raise UserError(
-                    f"{self.folder / INDEX} places {name} in {file}, where it is not; fetch the model again"
-                )
+        self.ignored: list[str] = []
+        require_unquantized(folder, self.config)
+        self.places: dict[str, Place] = stored_tensors(folder)
+        if not (folder / SURGERY).is_file():
+            require_plain_tensors(folder, self.places)
+            self.places, self.ignored = loaded_places(folder, self.places)
 
     def __contains__(self, name: str) -> bool:
         return name in self.places
@@ -96,60 +78,6 @@ class Checkpoint:
         if name not in self.places:
             raise UserError(f"{self.folder} has no tensor {name}")
         return self.places[name]
-
-
-def shards(folder: Path) -> list[Path]:
-    """The files that hold the weights, in order."""
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_index(folder).values()))
-        for name in names:
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / name} is missing, which {INDEX} names; fetch the model again")
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    pickled = next((name for name in PICKLES if (folder / name).exists()), None)
-    if pickled:
-        raise UserError(
-            f"{folder / pickled} is a pickle, which can run code when read; convert it on a machine you trust: "
-            f"AutoModelForCausalLM.from_pretrained({str(folder)!r}).save_pretrained(..., safe_serialization=True)"
-        )
-    raise UserError(f"{folder} has no weights (model.safetensors, or {INDEX} and its shards)")
-
-
-def read_index(folder: Path) -> dict[str, str]:
-    """Return tensor name -> file, of an index that was checked."""
-    return check_index(folder / INDEX)
-
-
-def header(file: Path) -> dict[str, Place]:
-    """Tensor name -> place, from a safetensors file's header; nothing else is read.
-
-    Raises:
-        UserError: the file is cut short or damaged.
-    """
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size:
-                raise ValueError("the header is longer than the file")
-            entries = json.loads(stream.read(length))
-        places = {
-            name: Place(file, 8 + length + entry["data_offsets"][0], tuple(entry["shape"]), entry["dtype"])
-            for name, entry in entries.items()
-            if name != "__metadata__"
-        }
-        for name, place in places.items():
-            if place.dtype not in DTYPES:
-                raise ValueError(f"{name} is {place.dtype}, which is not read")
-            if place.offset + place.bytes > size or place.bytes != (
-                entries[name]["data_offsets"][1] - entries[name]["data_offsets"][0]
-            ):
-                raise ValueError(f"{name} ends at byte {place.offset + place.bytes:,} of {size:,}")
-    except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise UserError(f"{file} is damaged or cut short ({error}); fetch or make it again") from None
-    return places
 
 
 def write_shard(file: Path, tensors: "dict[str, Tensor]") -> None:

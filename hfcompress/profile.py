@@ -132,12 +132,10 @@ def group_of(name: str) -> str:
 
 def stored_parts(folder: Path) -> list[tuple[str, int, int]]:
     """(tensor, parameters, bytes) of everything in the folder; a file that is no weights counts by its name."""
-    from hfcompress.evaluation.size import NOT_SHIPPED
+    from hfcompress.evaluation.size import shipped_files
 
     found: list[tuple[str, int, int]] = []
-    for file in sorted(folder.rglob("*")):
-        if not file.is_file() or file.name in NOT_SHIPPED:
-            continue
+    for file in shipped_files(folder):
         tensors = safetensors_parts(file) if file.suffix == ".safetensors" else []
         if file.suffix == ".onnx":
             tensors = onnx_parts(file)
@@ -264,7 +262,8 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     import transformers
     from transformers import AutoModel
 
-    from hfcompress.models import check_folder, quiet_new_head
+    from hfcompress.loading import quiet_new_head
+    from hfcompress.models import check_folder
     from hfcompress.pretrained import stock_config, stock_model
     from hfcompress.surgery import load, read_edits
 

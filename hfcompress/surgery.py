@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.weights import weight_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +80,7 @@ def rebuild(folder: Path, model: "PreTrainedModel", edits: list[Edit]) -> "PreTr
     from safetensors.torch import load_file
 
     apply(model, edits)
-    state = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    state = {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:

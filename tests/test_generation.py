@@ -153,7 +153,7 @@ def test_figures_of_the_cost() -> None:
 def test_a_folder_without_a_language_model_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(UserError, match="holds no language model"):
         open_decoder(tmp_path, 1)
-    with pytest.raises(UserError, match="is not a causal LM"):
+    with pytest.raises(UserError, match="is not a whole BertLMHeadModel: it does not contain"):
         open_decoder(tiny_model, 1)
     (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
     with pytest.raises(UserError, match="has no weights"):

@@ -6,6 +6,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from hfcompress.weights import unread_weights, weight_files
+
 NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
 EMBEDDING_PARTS = (".embeddings.", "embedding_hidden_mapping_in")
 SAFETENSORS_BITS = {
@@ -40,11 +42,7 @@ def sizes(folder: Path) -> dict[str, Any]:
     Returns: bytes (all files but records), parameters (elements of weights; scales and zero points of quantized
         weights do not count), dtypes (name -> bytes of tensors).
     """
-    files = [
-        file
-        for file in folder.rglob("*")
-        if file.is_file() and file.name not in NOT_SHIPPED and file.relative_to(folder).parts[0] != "work"
-    ]  # a stage's scratch, while it is being made
+    files = shipped_files(folder)
     parameters, dtypes = 0, dict[str, int]()
     packed = packed_bits(folder)
     for file in files:
@@ -66,12 +64,29 @@ def sizes(folder: Path) -> dict[str, Any]:
     }
 
 
+def shipped_files(folder: Path) -> list[Path]:
+    """Return the files that whoever runs the model needs: no records, and no weights that are not read.
+
+    A stage's scratch (work), while its folder is being made, does not count either.
+    """
+    unread = unread_weights(folder)
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file.name not in NOT_SHIPPED
+        and file not in unread
+        and file.relative_to(folder).parts[0] != "work"
+    ]
+
+
 def embedding_bytes(folder: Path) -> int:
     """What an encoder's embeddings take: tables, scales, their LayerNorm, and the projection of factorized ones."""
     named: list[tuple[str, tuple[int, str, int, bool]]] = []
-    for file in sorted(folder.glob("*.safetensors")):
+    graphs = sorted(folder.glob("*.onnx"))
+    for file in [] if graphs else weight_files(folder):
         named += named_tensors(file)
-    for file in sorted(folder.glob("*.onnx")):
+    for file in graphs:
         named += named_initializers(file)
     ours = [entry for name, entry in named if any(part in name for part in EMBEDDING_PARTS)]
     return sum(elements * bits // 8 for elements, _, bits, _ in ours)

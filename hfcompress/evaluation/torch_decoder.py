@@ -86,24 +86,12 @@ def load(folder: Path) -> "PreTrainedModel":
     Raises:
         UserError: see `TorchDecoder`.
     """
+    from hfcompress.loading import load_whole
     from hfcompress.models import check_folder
     from hfcompress.packed import SURGERY, attention_option, load_simulated
-    from hfcompress.pretrained import stock_config, stock_model
 
     if (folder / SURGERY).is_file():
         return load_simulated(folder)
     check_folder(folder)
-    try:
-        config = stock_config(folder, **attention_option(folder))
-        model, info = stock_model(
-            AutoModelForCausalLM, folder, config, torch_dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # what transformers raises for what it cannot read
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"{folder} cannot be loaded as a causal LM ({reason}); give a language model") from None
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            f"{folder} is not a causal LM, or is cut short: it has no {missing[0]} ({len(missing)} such weights); "
-            "give a language model"
-        )
+    model: PreTrainedModel = load_whole(AutoModelForCausalLM, folder, **attention_option(folder))
     return model.eval()

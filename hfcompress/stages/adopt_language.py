@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +12,7 @@ from hfcompress.errors import UserError
 if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
 
-TAKEN = (".safetensors", ".json", ".model", ".jinja", ".txt")
+TAKEN = (".json", ".model", ".jinja", ".txt")
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,18 @@ class AdoptLanguage:
         Raises:
             UserError: an architecture that is not known, or weights that cannot be read (see checkpoint.py).
         """
-        from hfcompress.checkpoint import Checkpoint
+        from hfcompress.checkpoint import Checkpoint, read_config, weight_files
         from hfcompress.decoder_stack import require_supported
+        from hfcompress.weights import unread_weights
 
+        if not self.any_architecture and (model / "config.json").is_file():
+            require_supported(model, read_config(model))
         checkpoint = Checkpoint(model)
-        if not self.any_architecture:
-            require_supported(model, checkpoint.config)
-        for file in sorted(model.iterdir()):
-            if file.is_file() and file.suffix in TAKEN and file.name != "record.json":
+        unread = unread_weights(model)
+        say_what_is_left(model, unread, checkpoint.ignored)
+        others = [f for f in sorted(model.iterdir()) if f.is_file() and f.suffix in TAKEN and f not in unread]
+        for file in [*weight_files(model), *others]:
+            if file.name != "record.json":
                 link(file.resolve(), out / file.name)
         return {"tensors": len(checkpoint.places)}
 
@@ -51,6 +56,19 @@ class AdoptLanguage:
         if not isinstance(model, LanguageShape):
             raise UserError("--base: it is no causal LM, and this recipe takes one")
         return model
+
+
+def say_what_is_left(model: Path, files: set[Path], tensors: list[str]) -> None:
+    """Print one line for files of weights that transformers does not read, and one for tensors that it leaves out."""
+    from hfcompress.loading import some
+
+    if files:
+        names = some(sorted(file.relative_to(model).as_posix() for file in files))
+        print(f"{model.name}: transformers does not read {names}, and neither does this run", file=sys.stderr)
+    if tensors:
+        print(
+            f"{model.name}: {some(tensors)} is no part of the model by its config.json, and left out", file=sys.stderr
+        )
 
 
 def link(source: Path, target: Path) -> None:

@@ -99,18 +99,20 @@ def load_any(folder: Path) -> "PreTrainedModel":
     import transformers
     from transformers import AutoModel
 
-    from hfcompress.models import check_folder, quiet_new_head
-    from hfcompress.pretrained import stock_config, stock_model
+    from hfcompress.loading import load_whole
+    from hfcompress.models import check_unquantized
+    from hfcompress.pretrained import stock_config
     from hfcompress.surgery import read_edits
 
-    check_folder(folder)
+    check_unquantized(folder)
     if read_edits(folder):
         raise UserError(f"{folder} was cut or factored before (surgery.json): trim the model that it was made of")
     name = (stock_config(folder).architectures or [""])[0]
     kind = getattr(transformers, name, AutoModel) if name.endswith("ForSequenceClassification") else AutoModel
-    with torch.random.fork_rng(devices=[]), quiet_new_head():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a pooler that the folder does not have is the same in every run
-        return stock_model(kind, folder, torch_dtype=torch.float32).eval()
+        network: PreTrainedModel = load_whole(kind, folder, new_head=kind is AutoModel)
+        return network.eval()
 
 
 def trim_embeddings(network: "PreTrainedModel", rows: list[int]) -> None:
