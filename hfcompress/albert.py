@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress import bert
+from hfcompress.errors import UserError
 from hfcompress.ops import norm_factors
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def factorized(network: Any, directions: Tensor) -> "AlbertForSequenceClassifica
     from transformers import AlbertConfig, AlbertForSequenceClassification
 
     old = network.config.to_dict()
+    if old.get("position_embedding_type", "absolute") != "absolute":
+        raise UserError(
+            f"position_embedding_type {old['position_embedding_type']}: factorized embeddings take a BERT of absolute "
+            "positions; give such a model"
+        )
     config = AlbertConfig(
         **{name: old[name] for name in SHARED_FIELDS if old.get(name) is not None},
         embedding_size=len(directions) + 1,

@@ -12,6 +12,7 @@ from typing import Any
 from hfcompress.errors import UserError
 from hfcompress.files import PART, clear, flush, flush_folder, is_left_over, sweep
 from hfcompress.lock import plain
+from hfcompress.permissions import as_umask_says
 from hfcompress.record import Record, environment, peak_rss_mb, sha256
 from hfcompress.stage import Artifact, Stage, model_format
 
@@ -42,6 +43,8 @@ def finish(
     files = {file.relative_to(part).as_posix(): file for file in paths}
     if left := next(filter(is_left_over, paths), None):
         raise RuntimeError(f"{type(stage).__name__} left {left.name}, which is no finished file")
+    for file in paths:
+        as_umask_says(file)
     flush(paths)
     Record(
         name=name,

@@ -194,6 +194,8 @@ def cut_layer(source: Any, target: Any, head_rows: Tensor, neurons: Tensor, dims
     """Fill the modules of one layer."""
     for name in ("query", "key", "value"):
         setattr(target.attention.self, name, cut_linear(getattr(source.attention.self, name), head_rows, dims))
+    if hasattr(source.attention.self, "distance_embedding"):  # relative positions: one table for all heads
+        target.attention.self.distance_embedding = copy.deepcopy(source.attention.self.distance_embedding)
     target.attention.output.dense = cut_linear(source.attention.output.dense, dims, head_rows)
     target.attention.output.LayerNorm = cut_layer_norm(source.attention.output.LayerNorm, dims)
     target.intermediate.dense = cut_linear(source.intermediate.dense, neurons, dims)

@@ -19,6 +19,7 @@ from hfcompress.errors import UserError
 from hfcompress.ops.embedding_tables import make_table
 from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantLinear
 from hfcompress.ops.table_sizes import table_bytes
+from hfcompress.permissions import as_umask_says
 
 
 class KnownIds(nn.Module):
@@ -109,6 +110,7 @@ def save_click_model(network: ClickModel, out: Path) -> None:
     write_config(network.config, out)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, str(out / "model.safetensors"))
+    as_umask_says(out / "model.safetensors")
 
 
 def load_click_model(folder: Path) -> ClickModel:

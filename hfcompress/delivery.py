@@ -13,6 +13,7 @@ import onnx
 from hfcompress import hub
 from hfcompress.errors import UserError
 from hfcompress.onnx_graph import Array, read_model
+from hfcompress.permissions import as_umask_says
 from hfcompress.record import read_json, write_json
 from hfcompress.report.console import candidate_row
 from hfcompress.stage import model_format
@@ -73,6 +74,7 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
     for file in COMPANIONS:
         if (source / file).is_file() and not (out / file).exists():
             shutil.copyfile(source / file, out / file)
+    as_umask_says(out)
     return Delivered(out, tuple(lines))
 
 

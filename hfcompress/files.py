@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hfcompress.errors import UserError
+from hfcompress.permissions import as_umask_says
 
 PART = ".part"
 LOCK_FILE = ".lock"
@@ -36,6 +37,7 @@ def whole_path(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + PART)
     try:
         yield part
+        as_umask_says(part)
         _fsync(part)
         part.replace(path)
     except BaseException as error:

@@ -9,6 +9,7 @@ from hfcompress.guard import read_config
 from hfcompress.heads import put_in_order, row_of_each, side_by_side
 from hfcompress.heads import some as some_labels
 from hfcompress.loading import empty_model, load_whole, says_what_does_not_fit
+from hfcompress.permissions import as_umask_says
 from hfcompress.pretrained import stock_config, stock_image_processor, stock_tokenizer
 from hfcompress.weights import require_plain_tensors, require_unquantized, stored_tensors
 
@@ -203,6 +204,7 @@ def save(model: "PreTrainedModel", processor: "PreTrainedTokenizerBase | BaseIma
     model.save_pretrained(out, safe_serialization=True)
     write_edits(out, edits_of(model))
     processor.save_pretrained(out)
+    as_umask_says(out)
 
 
 def language_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

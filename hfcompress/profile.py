@@ -132,7 +132,7 @@ def group_of(name: str) -> str:
 
 def stored_parts(folder: Path) -> list[tuple[str, int, int]]:
     """(tensor, parameters, bytes) of everything in the folder; a file that is no weights counts by its name."""
-    from hfcompress.evaluation.size import shipped_files
+    from hfcompress.evaluation.size import safetensors_parts, shipped_files
 
     found: list[tuple[str, int, int]] = []
     for file in shipped_files(folder):
@@ -147,14 +147,6 @@ def stored_parts(folder: Path) -> list[tuple[str, int, int]]:
     if not any(parameters for _, parameters, _ in found):
         raise UserError(f"{folder} has no weights (*.safetensors or *.onnx)")
     return found
-
-
-def safetensors_parts(file: Path) -> list[tuple[str, int, int]]:
-    import math
-
-    from hfcompress.checkpoint import header
-
-    return [(name, math.prod(place.shape), place.bytes) for name, place in header(file).items()]
 
 
 def onnx_parts(file: Path) -> list[tuple[str, int, int]]:
@@ -288,6 +280,10 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     if network.main_input_name == "pixel_values":
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}
+    if network.main_input_name == "input_features":  # of sound: mel bands, two frames a position
+        frames = 2 * config.max_source_positions
+        begun = {"decoder_input_ids": torch.full((batch, 1), config.decoder_start_token_id or 0)}
+        return network, {"input_features": torch.zeros(batch, config.num_mel_bins, frames), **begun}
     request = {"input_ids": torch.randint(0, config.vocab_size, (batch, length), generator=random)}
     if config.is_encoder_decoder:
         request["decoder_input_ids"] = request["input_ids"][:, :1]

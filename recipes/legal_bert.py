@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import Budget
+from hfcompress.pooling import started_as
 from hfcompress.run import Run
 from hfcompress.shape import Shape
 from hfcompress.stage import Artifact
@@ -104,8 +105,7 @@ def made_or_adopted(
         source = base if teacher == str(licence_teacher.FOLDER) else teacher
         return run(Adopt(), model=run.base(teacher), task=task, name="teacher"), source
     encoder: Path | Artifact = run.base(base, KNOWN_SHAPES.get(base))
-    if not made_for_mean(encoder):
-        finetune = replace(finetune, pooling="cls")
+    finetune = as_pooled(finetune, encoder)
     if trim is not None:
         encoder = run(trim, model=encoder, task=task, name="trimmed")
     return run(finetune, model=encoder, task=task, name="teacher"), base
@@ -116,9 +116,9 @@ def made_with(*choices: Any) -> bool:
     return choices == (licence_teacher.BASE, licence_teacher.TASK, licence_teacher.TRIM, licence_teacher.FINETUNE)
 
 
-def made_for_mean(base: Any) -> bool:
-    """Whether a base's folder says, as sentence-transformers' do, that it was made for the mean over tokens."""
-    return isinstance(base, Path) and (base / "1_Pooling").is_dir()
+def as_pooled(finetune: Finetune, base: Any) -> Finetune:
+    """The options for a base as its folder says that it was pooled; a Plan's base has no folder, and no mean."""
+    return replace(finetune, pooling=started_as(base, finetune.pooling) if isinstance(base, Path) else "cls")
 
 
 def arguments(scale: str, folder: Path) -> dict[str, Any]:

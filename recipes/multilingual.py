@@ -17,7 +17,7 @@ from hfcompress.stages.word_table import WordTable
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import licence_teacher
 from recipes.ctr_embeddings import point_of
-from recipes.legal_bert import made_for_mean
+from recipes.legal_bert import as_pooled
 
 SCALES = ("small", "full")
 EIGHT_TIMES = 0.125
@@ -55,8 +55,7 @@ def recipe(
         curve: word tables that are measured beside it, as KIND-BITS-RATIO (rows-4-7 hashed-8-10); not planned.
     """
     encoder = run.base(base, KNOWN_SHAPES.get(base))
-    if not made_for_mean(encoder):
-        finetune = replace(finetune, pooling="cls")
+    finetune = as_pooled(finetune, encoder)
     teacher = run(finetune, model=encoder, task=task, name="teacher")
     trimmed = run(trim, model=teacher, task=task, name="trimmed")
     factorized = run(factorize, model=trimmed, task=task, name="factorized")

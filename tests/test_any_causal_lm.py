@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hfcompress.bits_claimed import require_share
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid
@@ -54,14 +55,36 @@ def test_the_layer_by_layer_stage_says_where_to_go(tmp_path: Path, base: Path) -
         WeightOnly("rtn")(tmp_path, model=base, task=CausalLM())
 
 
-def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
+def test_matrices_that_are_conv1d_are_named(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match=r"no torch\.nn\.Linear"):
+    with pytest.raises(UserError, match=r"only 0\.0% .* transformers' Conv1D, .* no 4-bit model"):
         QuantizeLinears()(tmp_path / "out", model=tmp_path / "gpt2")
+
+
+def test_fused_experts_are_no_4_bit_model(tmp_path: Path) -> None:
+    """gpt-oss: nearly all weights are 3-D parameters, which no Linear multiplies by."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    config = GptOssConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, num_local_experts=4, num_experts_per_tok=2, rope_scaling=None,
+    )  # fmt: skip
+    GptOssForCausalLM(config).save_pretrained(tmp_path / "oss")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"only \d+\.\d% of the weights .*experts\.gate_up_proj \[4, 16, 32\].*fused experts"):
+        QuantizeLinears()(tmp_path / "out", model=tmp_path / "oss")
+    assert not list((tmp_path / "out").iterdir()), "before anything is written"
+
+
+def test_a_share_of_half_is_enough_and_less_is_not(tmp_path: Path) -> None:
+    shapes: dict[str, tuple[int, ...]] = {"a": (4, 4), "b": (2, 8)}
+    assert require_share(tmp_path, shapes, {"a"}, 4) == 0.5
+    with pytest.raises(UserError, match=r"only 48\.5% of the weights would be in 4 bits, and 51\.5% left"):
+        require_share(tmp_path, shapes | {"c": (1,)}, {"a"}, 4)
 
 
 @pytest.mark.slow

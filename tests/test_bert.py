@@ -2,22 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
 
-from hfcompress import bert
+from hfcompress import albert, bert
 from hfcompress.errors import UserError
 
 
-def network(layers: int = 2) -> BertForSequenceClassification:
+def network(layers: int = 2, **changes: Any) -> BertForSequenceClassification:
     """Hidden size 16, four heads of 4, eight neurons; weights far from their initial scale."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=8,
-        max_position_embeddings=32, num_labels=3, initializer_range=0.5,
+        max_position_embeddings=32, num_labels=3, initializer_range=0.5, **changes,
     )  # fmt: skip
     return BertForSequenceClassification(config).eval()
 
@@ -58,6 +59,21 @@ def test_a_dead_head_neuron_and_layer_can_be_cut_without_a_change() -> None:
         torch.testing.assert_close(bert.cut(model, kept)(**batch()).logits, model(**batch()).logits)
         wrong = bert.Kept(kept.layers, kept.heads, [torch.arange(7)] * 3, kept.dimensions)
         assert (bert.cut(model, wrong)(**batch()).logits - model(**batch()).logits).abs().max().item() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
+def test_tables_of_relative_positions_go_with_their_layers(kind: str) -> None:
+    model = network(layers=3, position_embedding_type=kind)
+    with torch.inference_mode():
+        assert torch.equal(bert.cut(model, everything(model))(**batch()).logits, model(**batch()).logits)
+        kept = everything(model)
+        less = bert.cut(model, bert.Kept([0, 2], kept.heads[:2], kept.neurons[:2], kept.dimensions))
+    tables = [layer.attention.self.distance_embedding.weight for layer in bert.layers(model)]
+    found = [layer.attention.self.distance_embedding.weight for layer in bert.layers(less)]
+    assert torch.equal(found[0], tables[0])
+    assert torch.equal(found[1], tables[2])
+    with pytest.raises(UserError, match=f"position_embedding_type {kind}"):
+        albert.factorized(model, torch.eye(16)[:2])
 
 
 def test_layers_are_chosen_by_their_old_numbers() -> None:

@@ -66,8 +66,8 @@ def test_impossible_options_are_refused_before_anything_runs(options: dict[str, 
 
 
 def test_the_mean_is_taken_only_of_a_base_that_was_made_for_it(tmp_path: Path) -> None:
-    assert legal_bert.made_for_mean(pull(licence_teacher.BASE))
-    assert not legal_bert.made_for_mean(tmp_path)
+    assert legal_bert.as_pooled(Finetune(pooling="mean"), pull(licence_teacher.BASE)).pooling == "mean"
+    assert legal_bert.as_pooled(Finetune(pooling="mean"), tmp_path).pooling == "cls"
 
 
 def test_the_shipped_teacher_is_taken_only_for_what_it_was_made_with() -> None:

@@ -35,7 +35,7 @@ ALLOWED = {
     "tasks": {"tasks", "errors", "lines"},
     "report": {"report", "errors", "files"},
     "record": {"errors", "files"},
-    "files": {"errors"},
+    "files": {"errors", "permissions"},
     "errors": set(),
     "lines": {"errors"},
     "shape": set(),

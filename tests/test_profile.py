@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
 from hfcompress.cli import dispatch
@@ -55,11 +57,39 @@ def test_a_graph_is_counted_whole(exported: Path) -> None:
 
 def test_a_vision_model(tmp_path: Path) -> None:
     config = MobileNetV2Config(image_size=32, depth_multiplier=0.35, num_labels=3)
-    MobileNetV2ForImageClassification(config).save_pretrained(tmp_path)
+    network = MobileNetV2ForImageClassification(config)
+    network.save_pretrained(tmp_path)
     found = profile(tmp_path, batch=2, length=1, threads=1, runs=2)
     assert found.milliseconds is not None
-    assert found.parameters == sizes(tmp_path)["parameters"]
+    assert found.parameters == sizes(tmp_path)["parameters"] == sum(p.numel() for p in network.parameters())
     assert found.request == {"batch": 2, "height": 32, "width": 32, "threads": 1}
+
+
+TINY = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SOUND: dict[str, Any] = {
+    "vocab_size": 60, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_source_positions": 20,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "sizes_of"),
+    [
+        ("GPT2", "LMHeadModel", {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}),
+        ("Llama", "ForCausalLM", TINY | {"tie_word_embeddings": True}),
+        ("Albert", "ForSequenceClassification", TINY | {"embedding_size": 8}),
+        ("Whisper", "ForConditionalGeneration", SOUND),
+    ],
+)
+def test_weights_that_are_shared_are_counted_once(
+    tmp_path: Path, kind: str, made: str, sizes_of: dict[str, Any]
+) -> None:
+    network = getattr(transformers, kind + made)(getattr(transformers, f"{kind}Config")(**sizes_of))
+    network.save_pretrained(tmp_path)
+    found = profile(tmp_path, batch=1, length=8, threads=1, runs=1)
+    assert found.parameters == sum(p.numel() for p in network.parameters())
+    assert found.milliseconds is not None
 
 
 def test_a_modules_own_time_leaves_out_its_childrens() -> None:

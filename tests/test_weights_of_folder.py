@@ -1,6 +1,7 @@
 """Weights are what the files say: one answer to what transformers loads from a folder, whoever asks."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hfcompress.checkpoint import Checkpoint
+from hfcompress.checkpoint import Checkpoint, write_shard
 from hfcompress.errors import UserError
 from hfcompress.evaluation.size import sizes
 from hfcompress.evaluation.torch_decoder import load as load_language
-from hfcompress.models import check_unquantized, load_classifier
+from hfcompress.models import check_unquantized, load_classifier, load_tokenizer, save
+from hfcompress.permissions import as_umask_says, umask
+from hfcompress.pooling import pooling_of, started_as
 from hfcompress.stages.adopt_language import AdoptLanguage
 from hfcompress.weights import INDEX, SINGLE, weight_files
 from recipes import tiny
@@ -271,3 +274,51 @@ def test_layers_of_pretraining_are_left_out_and_those_of_a_longer_model_are_not(
     change(longer, config={"num_hidden_layers": 1})
     with pytest.raises(UserError, match=r"bert.encoder.layer.1\S+, .* is in the file, and by config.json"):
         load_classifier(longer)
+
+
+@pytest.mark.parametrize(
+    ("said", "mode", "start"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls", "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean", "mean"),
+        ({"pooling_mode_max_tokens": True}, "max", "cls"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls+mean", "cls"),
+        ({"pooling_mode": "mean"}, "mean", "mean"),
+        ({}, None, "cls"),
+    ],
+)
+def test_what_1_pooling_says_is_read(
+    tmp_path: Path, said: Any, mode: str | None, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 64} | said))
+    assert pooling_of(tmp_path) == mode
+    assert started_as(tmp_path, "mean") == start
+    assert started_as(tmp_path, "cls") == "cls"
+    assert bool(capsys.readouterr().err) == (mode not in ("mean", None))
+
+
+def test_files_have_the_mode_that_the_umask_says(classifier: Path, tmp_path: Path) -> None:
+    network, tokenizer = load_classifier(classifier), load_tokenizer(classifier)
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            save(network, tokenizer, out := tmp_path / oct(mask))
+            write_shard(out / "shard.safetensors", {"a": torch.zeros(1)})
+        finally:
+            os.umask(before)
+        assert {file.stat().st_mode & 0o777 for file in out.iterdir()} == {mode}
+        assert (out / SINGLE).is_file()
+
+
+def test_the_mode_of_a_file_that_another_folder_has_too_is_left(tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "run"
+    ours.mkdir()
+    theirs.write_bytes(b"")
+    theirs.chmod(0o600)
+    os.link(theirs, ours / "linked")
+    (ours / "own").write_bytes(b"")
+    (ours / "own").chmod(0o600)
+    as_umask_says(ours)
+    assert theirs.stat().st_mode & 0o777 == 0o600
+    assert (ours / "own").stat().st_mode & 0o777 == 0o666 & ~umask()

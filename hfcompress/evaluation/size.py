@@ -6,9 +6,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from hfcompress.weights import unread_weights, weight_files
+from hfcompress.weights import header, unread_weights, weight_files
 
 NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
+# Stored, and no parameters: statistics of batch norms, positions, and the masks of old checkpoints.
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "position_ids", "masked_bias", "inv_freq")
 EMBEDDING_PARTS = (".embeddings.", "embedding_hidden_mapping_in")
 SAFETENSORS_BITS = {
     "F64": 64,
@@ -127,10 +129,23 @@ def named_tensors(file: Path, packed: dict[str, int] | None = None) -> list[tupl
         (
             name,
             packed_tensor(name, entry["shape"], SAFETENSORS_BITS[entry["dtype"]], packed or {})
-            or (math.prod(entry["shape"]), SAFETENSORS_NAMES[entry["dtype"]], SAFETENSORS_BITS[entry["dtype"]], True),
+            or (
+                math.prod(entry["shape"]),
+                SAFETENSORS_NAMES[entry["dtype"]],
+                SAFETENSORS_BITS[entry["dtype"]],
+                not name.endswith(BUFFERS),
+            ),
         )
         for name, entry in header.items()
         if name != "__metadata__"
+    ]
+
+
+def safetensors_parts(file: Path) -> list[tuple[str, int, int]]:
+    """(tensor, parameters, bytes) of each tensor; a buffer that is stored counts no parameters, as in torch."""
+    return [
+        (name, 0 if name.endswith(BUFFERS) else math.prod(place.shape), place.bytes)
+        for name, place in header(file).items()
     ]
 
 

@@ -5,10 +5,12 @@ but which tensors belong to a `torch.nn.Linear`. Embeddings, the head and everyt
 """
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.bits_claimed import require_share
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 
@@ -44,7 +46,7 @@ class QuantizeLinears:
         """Write the folder, a shard after the other; shards that are there from a run that was killed are kept.
 
         Raises:
-            UserError: the model cannot be read, holds NaN, or has no linear layers.
+            UserError: the model cannot be read, holds NaN, or has less than half of its weights in linear layers.
         """
         from hfcompress.checkpoint import INDEX, Checkpoint, header, write_shard
         from hfcompress.files import place
@@ -53,9 +55,16 @@ class QuantizeLinears:
         from hfcompress.stages.compressed_tensors import config
 
         checkpoint = Checkpoint(model)
-        linears = {name: self.grid(checkpoint, name) for name in linear_modules(checkpoint)}
-        if not linears:
-            raise UserError(f"{model} has no torch.nn.Linear beside its head: there is nothing to quantize")
+        modules, transposed = linear_modules(checkpoint)
+        linears = {name: self.grid(checkpoint, name) for name in modules}
+        shapes = {name: place.shape for name, place in checkpoint.places.items()}
+        why = ""
+        if transposed:
+            why = (
+                f"{transposed[0]} and others are transformers' Conv1D, which compressed-tensors does not hold"
+            )
+        share = require_share(model, shapes, {f"{name}.weight" for name in linears}, self.bits, why)
+        print(f"{share:.1%} of the weights in {self.bits} bits, the others as they were", file=sys.stderr)
         by_file: dict[str, list[str]] = {}
         for name, lies in checkpoint.places.items():
             by_file.setdefault(lies.file.name, []).append(name)
@@ -74,7 +83,7 @@ class QuantizeLinears:
             if (model / name).is_file():
                 shutil.copyfile(model / name, out / name)
         load_tokenizer(model).save_pretrained(out)
-        return {"matrices": len(linears), "file_bytes": total}
+        return {"matrices": len(linears), "share_of_weights": round(share, 4), "file_bytes": total}
 
     def grid(self, checkpoint: "Checkpoint", module: str) -> Grid:
         return Grid(self.bits, self.group_size, self.symmetric).fitting(checkpoint.shape(f"{module}.weight")[1])
@@ -105,26 +114,20 @@ class QuantizeLinears:
         raise UnknownShape("linear layers alone are rounded, and their share of a model is not predicted: run it")
 
 
-def linear_modules(checkpoint: "Checkpoint") -> list[str]:
-    """Modules whose weight a `torch.nn.Linear` multiplies by, without the head: transformers builds the model empty.
+def linear_modules(checkpoint: "Checkpoint") -> tuple[list[str], list[str]]:
+    """Return the modules whose weight a `torch.nn.Linear` multiplies by, without the head, and the Conv1D modules.
 
     Raises:
         UserError: transformers has no causal LM of that architecture.
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
-    from hfcompress.pretrained import stock_config
+    from hfcompress.loading import empty_model
 
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(stock_config(checkpoint.folder))
-    except (ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(f"{checkpoint.folder} is no causal LM that transformers knows ({reason})") from None
+    model = empty_model(checkpoint.folder, AutoModelForCausalLM)
     head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and f"{name}.weight" in checkpoint
-    ]
+    named = [(name, module) for name, module in model.named_modules() if f"{name}.weight" in checkpoint]
+    linears = [name for name, module in named if isinstance(module, torch.nn.Linear) and module is not head]
+    return linears, [name for name, module in named if isinstance(module, Conv1D)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.bits_claimed import require_share
 from hfcompress.errors import UserError, require, require_numbers
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.tasks.causal_lm import CausalLM
@@ -84,6 +85,8 @@ class WeightOnly:
         checkpoint = Checkpoint(model)
         stack = DecoderStack(checkpoint)
         grids = self.grids(checkpoint, allotment)
+        shapes = {name: place.shape for name, place in checkpoint.places.items()}
+        require_share(model, shapes, {f"{name}.weight" for name in grids}, max(g.bits for g in grids.values()))
         work = out / "work"
         work.mkdir(exist_ok=True)
         require_room(work, checkpoint, grids)
