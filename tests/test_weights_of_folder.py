@@ -105,7 +105,7 @@ def test_a_base_models_file_is_read_under_the_causal_lms_names(tmp_path: Path) -
         (None, {"vocab_size": 300}, r"has 320 rows in the file, and vocab_size in config.json is 300"),
         (None, {"vocab_size": 400}, r"has 320 rows in the file, and vocab_size in config.json is 400"),
         (None, {"intermediate_size": 64}, r"proj.weight is \[\d+, \d+\] in the file and \[\d+, \d+\] by config.json"),
-        (None, {"num_hidden_layers": 1}, r"model.layers.1.\S+, \S+ and \d+ more .* number of layers"),
+        (None, {"num_hidden_layers": 1}, r"model.layers.1.\S+, \S+ and \d+ more .*number of layers"),
         (None, {"num_hidden_layers": 3}, r"does not contain model.layers.2"),
     ],
 )
