@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hfcompress import cli
 from hfcompress.errors import UserError
 from hfcompress.evaluation.sequential import Look, Tolerance, ab, boundary, looked, ratio_p, running_means
 from hfcompress.evaluation.traffic import Event, assigned
@@ -202,3 +204,34 @@ def test_broken_lines_are_counted_and_wrong_questions_refused(tmp_path: Path) ->
     done = command(lopsided, "--metric", "ctr")
     assert done.returncode == 2
     assert "the assignment or the logging is broken" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--metric", "label"), "it is a text ('good'), not a number; there are: ctr"),
+        (("--metric", "revenue"), "no event of the arms old and new has it; there are: ctr"),
+        (("--metric", "ctr", "--planned-users", "1" + "0" * 400), "--planned-users from 1 to"),
+        (("--metric", "ctr", "--tolerance", "nan"), "--tolerance nan"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_no_verdict(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    """1 means "roll back": whatever is wrong with the question must not end with it."""
+    events = [replace(event, outcome=event.outcome | {"label": "good"}) for event in experiment(0.2, 0.2, 400)]
+    done = command(written(tmp_path / "traffic.jsonl", events), *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_defect_is_no_verdict_either(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(_: list[str]) -> int:
+        raise ZeroDivisionError("of our own")
+
+    monkeypatch.setattr(cli, "dispatch", fails)
+    monkeypatch.setattr(sys, "argv", ["hfcompress", "ab"])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # main puts another in its place
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 70
+    assert "ZeroDivisionError: of our own" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation import traffic
 from hfcompress.evaluation.traffic import Event, Writer, as_line, parsed, read
 
 
@@ -40,6 +41,16 @@ def test_events_come_back_as_they_were_written(tmp_path: Path) -> None:
         {"input": "half a character: \ud800"},
         {"outcome": {"ctr": 10**400}},
         {"version": 2},
+        {"outcome": {"ctr": 1e300}},
+        {"outcome": {"x" * 2000: 1.0}},
+        {"outcome": {"label": "x" * 2000}},
+        {"id": "x" * 1_000_000},
+        {"id": "half a character: \ud800"},
+        {"arm": "x" * 2000},
+        {"user": "x" * 2000},
+        {"time": "yesterday"},
+        {"time": float("inf")},
+        {"answer": {"label": "x" * 2000}},
     ],
 )
 def test_what_cannot_be_counted_with_is_no_event(change: dict[str, Any]) -> None:
@@ -143,3 +154,29 @@ for i in range(10**9):
     found = read(file)
     assert [event.id for event in found.events[:200]] == [line.strip() for line in said]
     assert found.broken <= 1
+
+
+def test_a_line_without_end_is_one_broken_line_and_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "LONGEST_LINE", 200)
+    file = tmp_path / "traffic.jsonl"
+    line = as_line(Event(id="1", arm="old"))
+    file.write_bytes(line + b"x" * 1999 + b"\n" + line + b" " * 500)
+    found = read(file)
+    assert (len(found.events), found.broken) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"id": "1", "arm": "old"}\n'.encode("utf-16"), "it is UTF-16: iconv"),
+        (b'{"id": "1"}\n', "the first has no arm"),
+        (b"id,arm\n", "the first is not JSON"),
+        (b"[1]\n", "the first is no JSON object"),
+    ],
+)
+def test_what_holds_no_event_says_what_is_wrong_with_its_first_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "traffic.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / "traffic.jsonl")

@@ -4,15 +4,16 @@ import errno
 import os
 import stat
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 import tyro
 
 from hfcompress.__main__ import SAID
-from hfcompress.cli.common import INTERRUPTED, NO_READER, WRONG_INPUT
+from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
 from hfcompress.cli.language import summarize
@@ -21,22 +22,30 @@ from hfcompress.cli.results import check, env, predict, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, option_value, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
 from hfcompress.errors import UserError
+from hfcompress.escaping import TerminalOutput, one_line
 from hfcompress.files import chain, disk_is_full, full_disk
 
 BLOCK = 4096  # bytes, below which a disk is called full
+HELP = {"-h", "--help", "--help-all"}
 
 
 def main() -> None:
-    """Exit codes: 0 all verdicts hold, 1 a verdict fails, 2 the input is wrong, 130 interrupted, 141 nobody reads."""
+    """Exit codes: 0 all verdicts hold, 1 a verdict fails, 2 the input is wrong, 70 a defect of this program (a
+    traceback says where), 130 interrupted, 141 nobody reads.
+
+    1 is a verdict, on which other programs act (`ab`: roll back): nothing else may end with it.
+    """
     # Before torch is loaded: threads that spin while they wait make a shared machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for those who write code
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (it was closed: there is nothing to read)
     arguments = sys.argv[1:]
+    if sys.stdout is not None and not HELP & set(arguments):  # whose colors are our own
+        sys.stdout = cast(TextIO, TerminalOutput(sys.stdout))  # labels and answers come from data
     try:
         sys.exit(dispatch(arguments))
     except UserError as error:
-        print(f"hfcompress: {error}", file=sys.stderr)
+        print(f"hfcompress: {one_line(str(error))}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
     except KeyboardInterrupt:
         print(SAID, file=sys.stderr)
@@ -48,8 +57,9 @@ def main() -> None:
         if disk_is_full(error):
             refuse_full_disk(error, arguments)
         if error.filename is None:  # no file of the user's
-            raise
-        print(f"hfcompress: {error.filename}: {error.strerror}; give another place, or mend this one", file=sys.stderr)
+            sys.exit(defect())
+        said = one_line(f"{error.filename}: {error.strerror}; give another place, or mend this one")
+        print(f"hfcompress: {said}", file=sys.stderr)
         forget_output()
         sys.exit(WRONG_INPUT)
     except MemoryError as error:
@@ -58,7 +68,13 @@ def main() -> None:
     except Exception as error:  # safetensors, torch and onnx have exceptions of their own for it
         if disk_is_full(error):
             refuse_full_disk(error, arguments)
-        raise
+        sys.exit(defect())
+
+
+def defect() -> int:
+    """Print the traceback of the exception at hand; its exit code is none that means a verdict."""
+    traceback.print_exc()
+    return DEFECT
 
 
 def refuse_full_disk(error: BaseException, arguments: list[str]) -> NoReturn:

@@ -20,7 +20,7 @@ from hfcompress.record import read_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FAILED, WRONG_INPUT, KEEP_GOING, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
+FAILED, WRONG_INPUT, KEEP_GOING, DEFECT, INTERRUPTED, NO_READER = 1, 2, 3, 70, 130, 141
 
 
 def require_counts(least: int = 1, **counts: int | None) -> None:

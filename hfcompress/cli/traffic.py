@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hfcompress.evaluation.traffic import Writer
 
 PAGE_EVERY = 20  # requests
+MOST_USERS = 10**12
 SHOWN_LOOKS = 300  # of an A/B test, in its picture
 
 
@@ -176,8 +177,10 @@ def ab(
     from hfcompress.evaluation import sequential
     from hfcompress.evaluation import traffic as recorded
 
-    if not 0 < share < 1 or not 0.5 < confidence < 1 or planned_users < 1:
-        raise UserError("--share lies between 0 and 1, --confidence between 0.5 and 1, --planned-users is positive")
+    if not 0 < share < 1 or not 0.5 < confidence < 1 or not 1 <= planned_users <= MOST_USERS:
+        raise UserError(
+            f"--share lies between 0 and 1, --confidence between 0.5 and 1, --planned-users from 1 to {MOST_USERS:,}"
+        )
     found = recorded.read(traffic)
     outcome = sequential.ab(
         found.events,

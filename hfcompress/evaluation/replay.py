@@ -9,6 +9,7 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation import counterfactual, latency
+from hfcompress.evaluation.sequential import require_numeric
 from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_difference
 from hfcompress.evaluation.traffic import Event
 
@@ -99,7 +100,7 @@ def would_have_been(replayed: Replayed, metric: str) -> dict[str, Any]:
     """What the metric would have been under each model, where answers were random and their propensity is recorded.
 
     Raises:
-        UserError: no event has answer, propensity and this metric.
+        UserError: no event has answer, propensity and this metric, or it is not a number.
     """
     number = {label: i for i, label in enumerate(replayed.labels)}
     rows = [
@@ -113,6 +114,7 @@ def would_have_been(replayed: Replayed, metric: str) -> dict[str, Any]:
             "randomised answers nothing can be said of what would have been"
         )
     events = [replayed.events[i] for i in rows]
+    require_numeric(metric, events, replayed.events)
     given = np.array([number[event.answer["label"]] for event in events if event.answer])
     propensity = np.array([event.propensity for event in events], dtype=float)
     outcome = np.array([event.outcome[metric] for event in events], dtype=float)

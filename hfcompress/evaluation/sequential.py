@@ -137,12 +137,10 @@ def ab(
         share: of users assigned to the new model, for the sample-ratio test.
 
     Raises:
-        UserError: no event has the metric, or an arm is missing.
+        UserError: no event has the metric, it is not a number, or an arm is missing.
     """
     rows = [event for event in events if event.arm in ARMS and metric in event.outcome]
-    if not rows:
-        known = sorted({name for event in events for name in event.outcome})
-        raise UserError(f"--metric {metric}: no event of the arms old and new has it; there are: {', '.join(known)}")
+    require_numeric(metric, rows, events)
     arms: dict[str, set[str]] = {}
     for event in rows:
         arms.setdefault(event.unit, set()).add(event.arm)
@@ -172,6 +170,24 @@ def ab(
         ratio_p=ratio_p(users, share),
         more_events=None if decided or not looks else more_events(looks[-1], alpha, planned),
     )
+
+
+def require_numeric(metric: str, rows: list[Event], events: list[Event]) -> None:
+    """Refuse a metric that cannot be averaged; the message names those of `events` that can.
+
+    Args:
+        rows: the events that have the metric.
+
+    Raises:
+        UserError: there are none, or an outcome of that name is a text, such as the true `label`.
+    """
+    known = sorted({name for e in events for name, value in e.outcome.items() if not isinstance(value, str)})
+    there_are = f"there are: {', '.join(known[:20])}" if known else "no outcome of the file is a number"
+    if not rows:
+        raise UserError(f"--metric {metric}: no event of the arms old and new has it; {there_are}")
+    texts = [event.outcome[metric] for event in rows if isinstance(event.outcome[metric], str)]
+    if texts:
+        raise UserError(f"--metric {metric}: it is a text ({texts[0][:40]!r}), not a number; {there_are}")
 
 
 def looked(

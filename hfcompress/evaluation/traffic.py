@@ -11,22 +11,26 @@ A line of version 1 has
 - `outcome`: what came of the answer, where it is known: metric -> number (a click, a correction), and `label`, the
   true one.
 
-Only `id` and `arm` must be there. Lines that are cut off, are not JSON, hold half a character or lack these are
-counted, not fatal: a writer that was killed leaves at most its last line incomplete.
+Only `id` and `arm` must be there. Lines that are cut off, are not JSON, hold half a character, lack these, or say what
+cannot be (see `problem`) are counted, not fatal: a writer that was killed leaves at most its last line incomplete.
 """
 
 import fcntl
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hfcompress.errors import UserError
 
 VERSION = 1
+LONGEST_LINE = 8_000_000  # bytes; a longer one is no event
+LONGEST_NAME = 1000  # characters of an id, an arm, a user, a group, a label or a metric
+LARGEST = 1e15  # of an outcome: means and variances of such numbers are finite
 
 
 @dataclass(frozen=True)
@@ -70,46 +74,104 @@ def read(file: Path) -> Traffic:
     Raises:
         UserError: there is no such file, or no line of it is an event.
     """
-    events, broken = [], 0
+    events, broken, first = [], 0, b""
     try:
         with file.open("rb") as lines:
-            for line in lines:
+            for line in bounded_lines(lines):
                 event = parsed(line)
                 if event is not None:
                     events.append(event)
                 elif line.strip():
                     broken += 1
+                    first = first or line
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{file}: no such file; give recorded traffic, one JSON object a line") from None
     if not events:
-        raise UserError(f"{file}: no line of it is an event ({broken} are broken); see hfcompress record --help")
+        why = "it is UTF-16: iconv -f UTF-16 -t UTF-8 converts it" if b"\0" in first[:100] else wrong_with(first)
+        broken_lines = f"{broken} are broken; {why}"
+        raise UserError(f"{file}: no line of it is an event ({broken_lines}); see hfcompress record --help")
     return Traffic(events, broken)
+
+
+def bounded_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Each line of a file; of one that is longer than LONGEST_LINE its beginning, which is no event."""
+    while line := stream.readline(LONGEST_LINE):
+        whole_line = line.endswith(b"\n") or len(line) < LONGEST_LINE
+        while not whole_line:
+            rest = stream.readline(LONGEST_LINE)
+            whole_line = rest.endswith(b"\n") or len(rest) < LONGEST_LINE
+        yield line
 
 
 def parsed(line: bytes) -> Event | None:
     """The event of a line; None when it is cut off, not JSON, or lacks what every event has."""
+    event = event_or_problem(line)
+    return event if isinstance(event, Event) else None
+
+
+def wrong_with(line: bytes) -> str:
+    """Why a line is no event."""
+    found = event_or_problem(line)
+    return found if isinstance(found, str) else "nothing stands in it"
+
+
+def event_or_problem(line: bytes) -> Event | str:
+    """The event of a line, or why it is none."""
     try:
         entry = json.loads(line)
-        known = {name: entry[name] for name in Event.__dataclass_fields__ if name in entry}
+    except (ValueError, RecursionError):  # the last: brackets, thousands deep
+        return "the first is not JSON"
+    if not isinstance(entry, dict):
+        return "the first is no JSON object"
+    if missing := [name for name in ("id", "arm") if name not in entry]:
+        return f"the first has no {missing[0]}"
+    known = {name: entry[name] for name in Event.__dataclass_fields__ if name in entry}
+    try:
         event = Event(**known | {"id": str(entry["id"]), "arm": str(entry["arm"])})
-    except (ValueError, KeyError, TypeError, RecursionError):  # the last: brackets, thousands deep
-        return None
-    return event if event.version == VERSION and well_formed(event) else None
+    except ValueError:  # a number of more digits than Python turns into text
+        return "the first has an id of too many digits"
+    return problem(event) or event
 
 
-def well_formed(event: Event) -> bool:
-    """Whether what an event says of its answer can be counted with."""
-    outcome, answer, propensity = event.outcome, event.answer, event.propensity
-    return (
-        isinstance(outcome, dict)
-        and all(isinstance(value, str) if name == "label" else is_number(value) for name, value in outcome.items())
-        and (answer is None or (isinstance(answer, dict) and isinstance(answer.get("label"), str)))
-        and (propensity is None or (is_number(propensity) and 0 < propensity <= 1))
-        and all(value is None or is_text(value) for value in (event.user, event.group, event.input))
-    )
+def problem(event: Event) -> str | None:
+    """What an event says that cannot be counted with; None where nothing is wrong."""
+    if event.version != VERSION:
+        return f"the first is not of version {VERSION}"
+    answer, propensity = event.answer, event.propensity
+    if not isinstance(event.outcome, dict) or outcome_problem(event.outcome):
+        return "an outcome is no object of metric -> number"
+    if not all(is_text(name) and len(name) <= LONGEST_NAME for name in (event.id, event.arm)):
+        return f"an id or arm is longer than {LONGEST_NAME} characters, or holds half a character"
+    if not all(name is None or (is_text(name) and len(name) <= LONGEST_NAME) for name in (event.user, event.group)):
+        return f"a user or group is no text of at most {LONGEST_NAME} characters"
+    if event.input is not None and not is_text(event.input):
+        return "an input is no text"
+    if answer is not None and not (isinstance(answer, dict) and is_name(answer.get("label"))):
+        return "an answer has no label"
+    if propensity is not None and not (is_number(propensity) and 0 < propensity <= 1):
+        return "a propensity does not lie between 0 and 1"
+    return None if event.time is None or is_number(event.time) else "a time is no number"
+
+
+def outcome_problem(outcome: dict[str, Any]) -> str | None:
+    """What of an outcome cannot be counted with: a number or a name out of range; None where nothing is wrong."""
+    for name, value in outcome.items():
+        if not is_name(name):
+            return f"the name of a metric is a text of at most {LONGEST_NAME} characters"
+        if name == "label" and not is_name(value):
+            return f"label is a text of at most {LONGEST_NAME} characters"
+        if name != "label" and not (is_number(value) and abs(value) <= LARGEST):
+            return f"{name[:40]} is no number between {-LARGEST:g} and {LARGEST:g}"
+    return None
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value is a text short enough for a name."""
+    return is_text(value) and len(value) <= LONGEST_NAME
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     try:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # an integer beyond every float

@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hfcompress.escaping import markdown
 from hfcompress.report.console import number, outcome, sentence, threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends
 
@@ -287,11 +287,6 @@ def class_rows(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str
         f"{before[label]['f1']:.3f} | {after[label]['f1']:.3f} | {after[label]['f1'] - before[label]['f1']:+z.3f} |"
         for label in sorted(before, key=lambda label: after[label]["f1"] - before[label]["f1"])
     ]
-
-
-def markdown(text: str) -> str:
-    """Text from data, so that Markdown and HTML take it for text, also in a table."""
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def cards(folder: Path) -> list[tuple[Path, str]]:
