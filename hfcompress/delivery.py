@@ -12,6 +12,7 @@ import onnx
 
 from hfcompress import hub
 from hfcompress.errors import UserError
+from hfcompress.inside import inside
 from hfcompress.onnx_graph import Array, read_model
 from hfcompress.permissions import as_umask_says
 from hfcompress.record import read_json, write_json
@@ -90,9 +91,10 @@ def delivered_model(name: str) -> Path:
         if not report.get("verdicts"):
             raise UserError(f"{folder}: its report has no verdict, so no model that it delivers")
         row = candidate_row(report)
-        if row["path"] is None or not (folder / row["path"] / "config.json").is_file():
+        model = None if row["path"] is None else inside(folder, row["path"], "report.json")
+        if model is None or not (model / "config.json").is_file():
             raise UserError(f"{folder}: its model {row['name']} is not in the run any more; run the recipe again")
-        return folder / row["path"]
+        return model
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} delivers nothing: neither report.json (a finished run) nor config.json (a model)")
     return folder
@@ -107,10 +109,11 @@ def torch_model(folder: Path) -> Path:
     found = folder
     while model_format(found) == "onnx":
         record = found / "record.json"
-        parent = read_json(record)["inputs"].get("model") if record.is_file() else None
-        if parent is None or not (found.parent / parent / "config.json").is_file():
+        name = read_json(record, "inputs")["inputs"].get("model") if record.is_file() else None
+        parent = None if name is None else inside(found.parent, name, str(record))
+        if parent is None or parent == found or not (parent / "config.json").is_file():
             raise UserError(f"{folder} is ONNX, and the torch model it was made from is not beside it; give that one")
-        found = found.parent / parent
+        found = parent
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.inside import relative
 from hfcompress.lock import LOCK
 from hfcompress.record import read_json
 
@@ -213,9 +214,10 @@ def parts(folder: Path, files: list[str] | None) -> list[str]:
     report, index = folder / "report.json", folder / "model.safetensors.index.json"
     pushed = read_json(report).get("delivered", {}) if report.is_file() else {}
     if files is None and pushed:
-        return list(pushed)
+        return [str(relative(place, str(report))) for place in pushed]
     if index.is_file() and not (folder / "model.safetensors").is_file():
-        return ["config.json", *sorted(set(read_json(index)["weight_map"].values()))]
+        named = set(read_json(index, "weight_map")["weight_map"].values())
+        return ["config.json", *sorted(str(relative(name, str(index))) for name in named)]
     has_weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.onnx", "*.gguf"))
     return ["config.json", *([] if has_weights else ["model.safetensors"])]
 

@@ -122,6 +122,9 @@ def restored(default: Any, value: Any, name: str, given: list[str]) -> Any:
         if not is_given and not holds_the_same(default, value):
             raise UserError(f"--from-lock: {option} was the local {value['local']}; give your copy: {option} PATH")
         return default
+    if isinstance(value, str) and value.startswith((".", "/", "~")):
+        # A run writes the name and hash of what was local, never its path: this one stands for somebody's own file.
+        raise UserError(f"--from-lock: --{name.replace('_', '-')} is the path {value[:80]!r}: give your copy instead")
     if not dataclasses.is_dataclass(default) or isinstance(default, type):
         return value
     if unknown := sorted(set(value) - {field.name for field in dataclasses.fields(default)}):

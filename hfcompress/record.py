@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 import resource
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from hfcompress.errors import UserError
 from hfcompress.files import whole_file
+from hfcompress.inside import component, inside, relative
 
 PACKAGES = (
     "torch",
@@ -64,15 +66,33 @@ class Record:
         Raises:
             UserError: record.json is missing, is not JSON, or has other fields than a Record.
         """
-        path = folder / "record.json"
+        path = inside(folder, "record.json")
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            found.require_types()
         except FileNotFoundError:
             raise UserError(f"{folder} is not a finished Artifact: it has no record.json") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path} is corrupt ({error}); delete the folder {folder} to have its stage made again"
             ) from None
+        component(found.name, str(path))
+        for name in found.files | found.sha256:
+            relative(name, str(path))
+        return found
+
+    def require_types(self) -> None:
+        """Refuse a record whose fields are not what the class says.
+
+        Raises:
+            ValueError: one is not.
+        """
+        texts = (self.name, self.stage, self.key, self.format, *self.sha256.values(), *self.inputs.values())
+        numbers = (self.seconds, self.peak_rss_mb, self.parameters, self.bytes, *self.files.values())
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name in it is no text")
+        if not all(isinstance(n, int | float) and 0 <= n < math.inf for n in (*numbers, *self.dtypes.values())):
+            raise ValueError("a size in it is no number from 0")
 
 
 def sha256(file: Path) -> str:
@@ -109,7 +129,7 @@ def read_json(path: Path, *fields: str) -> Any:
             f"{path}: no such file; is {path.parent} the folder of a finished run? (of one made by an older version, "
             "run the recipe again: finished stages are kept)"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is corrupt ({error}); run the recipe again, finished stages are kept") from None
 
 

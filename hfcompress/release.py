@@ -15,6 +15,7 @@ from typing import Any
 
 from hfcompress.errors import UserError
 from hfcompress.hub import require_repository
+from hfcompress.inside import component, inside
 from hfcompress.lock import LOCK, read_lock
 from hfcompress.record import Record, read_json
 from hfcompress.report.console import candidate_row
@@ -68,9 +69,9 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     from hfcompress.report.pages import card_of, pictures_of
 
     require_repository(repository)
-    report = read_json(run / "report.json", "recipe", "scale", "models", "verdicts", "notes", "ok")
-    details = read_json(run / "details.json", "records", "reference", "base", "deliver")
-    locked = read_lock(run / LOCK)
+    report = read_json(inside(run, "report.json"), "recipe", "scale", "models", "verdicts", "notes", "ok")
+    details = read_json(inside(run, "details.json"), "records", "reference", "base", "deliver")
+    locked = read_lock(inside(run, LOCK))
     if not report["ok"] and not allow_failed:
         failed = next(verdict for verdict in report["verdicts"] if not verdict["ok"])
         raise UserError(
@@ -83,16 +84,28 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     rendered = {
         "README.md": card_of(report, details | {"base": origin}, repository, models_of).encode(),
         "report.json": as_json(report | {"delivered": models_of}),
-        "report.html": (run / "report.html").read_bytes(),
+        "report.html": page(run),
         **{name: picture.encode() for name, picture in pictures_of(report, details).items()},
         LOCK: as_json(locked),
         **predictions(run, report, details),
     }
     for record in details["records"]:
-        rendered[f"records/{record['name']}.json"] = as_json(record)
+        rendered[f"records/{component(record['name'], 'details.json')}.json"] = as_json(record)
     found = Release({place: file for place, (_, file) in places.items()}, rendered)
     refuse_secrets(found, run)
     return found
+
+
+def page(run: Path) -> bytes:
+    """report.html as it lies in the run.
+
+    Raises:
+        UserError: it is gone, or is a link to somewhere else.
+    """
+    file = inside(run, "report.html")
+    if not file.is_file():
+        raise UserError(f"{file} is gone: hfcompress report {run} renders it again")
+    return file.read_bytes()
 
 
 def delivered(run: Path, report: dict[str, Any], details: dict[str, Any]) -> dict[str, tuple[str, Path]]:
@@ -104,9 +117,12 @@ def delivered(run: Path, report: dict[str, Any], details: dict[str, Any]) -> dic
     rows = {row["name"]: row for row in report["models"]}
     places: dict[str, tuple[str, Path]] = {}
     for name in smallest([rows[name] for name in details["deliver"]], candidate_row(report)["name"]):
-        folder = intact(run / rows[name]["path"])
+        folder = intact(inside(run, rows[name]["path"], "report.json"))
+        files = {file: inside(folder, file) for file in Record.read(folder).files}
+        if hidden := [file for file in files if any(part.startswith(".") for part in file.split("/"))]:
+            raise UserError(f"{folder / hidden[0]} is a hidden file, which no stage writes: take it out, run again")
         # Of what several models have, such as the tokenizer, the first one's stays.
-        places = {placed(file, rows[name]): (name, folder / file) for file in Record.read(folder).files} | places
+        places = {placed(file, rows[name]): (name, path) for file, path in files.items()} | places
     return places
 
 
@@ -145,7 +161,9 @@ def predictions(run: Path, report: dict[str, Any], details: dict[str, Any]) -> d
         return {}
     if "measured" not in details:
         raise UserError(f"{run}: made by an older version; run the recipe again, finished stages are kept")
-    with np.load(intact(run / details["measured"]) / "predictions.npz", allow_pickle=False) as kept:
+    with np.load(
+        intact(inside(run, details["measured"], "details.json")) / "predictions.npz", allow_pickle=False
+    ) as kept:
         logits = np.ascontiguousarray(kept[candidate_row(report)["name"]], dtype=np.float32)
     return {PREDICTIONS: save({"logits": logits})}
 

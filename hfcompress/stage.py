@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from hfcompress.files import FOREIGN
+from hfcompress.inside import inside
 from hfcompress.record import Record, sha256
 
 WEIGHTS = ("model.safetensors", "model.onnx", "pytorch_model.bin")
@@ -72,7 +73,7 @@ class Artifact:
         if more := sorted(self._files() - {*self.record.files, "record.json"}):
             return f"{more[0]} is there, which the record does not name"
         for name, size in self.record.files.items():
-            file = self.path / name
+            file = inside(self.path, name, f"{self.path / 'record.json'}")
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != size:

@@ -31,6 +31,7 @@ SIZES = {
     "LayerNorm": ("normalized_shape",),
     "Embedding": ("num_embeddings", "embedding_dim"),
 }
+MOST = 2**24  # of a size: beyond every model's, and its memory can still be asked for
 ATTRIBUTES = ("num_attention_heads", "all_head_size")
 
 Edit = dict[str, Any]
@@ -136,6 +137,10 @@ def resized(module: "nn.Module", to: dict[str, Any]) -> "nn.Module":
     import torch
     from torch import nn
 
+    for name, value in to.items():
+        numbers = value if isinstance(value, list) and name == "normalized_shape" else [value]
+        if name not in size_of(module) or not all(type(n) is int and 0 < n < MOST for n in numbers):
+            raise TypeError(f"{name} = {value!r} is no size")
     size = size_of(module) | to
     with torch.device(module.weight.device):
         if isinstance(module, nn.Conv2d):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hfcompress.errors import UserError
+from hfcompress.inside import component, inside
 from hfcompress.record import environment, read_json, sha256
 from hfcompress.release import FOLDERS, PREDICTIONS, file_of, placed
 from hfcompress.report.console import candidate_row
@@ -77,26 +78,29 @@ def verify(
         if metric == "auc":
             return [*hashes, measured_on, *click_claims(model, row, cast("Clicks", task), same)]
         classified = cast("TextClassification | ImageClassification", task)
-        kept = folder / PREDICTIONS if same else None
+        kept = inside(folder, PREDICTIONS) if same else None
         return [*hashes, measured_on, *accuracy_claims(model, row, classified, kept), latency_claim(model, row)]
 
 
 def hash_claim(folder: Path, place: str, name: str) -> Claim:
     """Whether a file has the bytes that the record of its model says."""
-    claimed = read_json(folder / "records" / f"{name}.json", "sha256")["sha256"].get(file_of(place), "nothing")
-    found = sha256(folder / place) if (folder / place).is_file() else "no file"
+    records, where = inside(folder, "records"), str(folder / "report.json")
+    record = read_json(records / f"{component(name, where)}.json", "sha256")
+    claimed = str(record["sha256"].get(file_of(place), "nothing"))
+    file = inside(folder, place, where)
+    found = sha256(file) if file.is_file() else "no file"
     return Claim(f"sha256 of {place}", claimed[:12], found[:12], claimed == found)
 
 
 def laid_out(folder: Path, row: dict[str, Any], work: Path) -> Path:
     """The candidate as one folder, as the run had it."""
     if row["format"] in FOLDERS:
-        return folder / FOLDERS[row["format"]]
+        return inside(folder, FOLDERS[row["format"]].rstrip("/"))
     for file in folder.iterdir():
         if file.suffix in (".json", ".txt", ".model"):
-            (work / file.name).symlink_to(file.resolve())
+            (work / file.name).symlink_to(inside(folder, file.name).resolve())
     weights = "model.onnx" if row["format"] == "onnx" else "model.safetensors"
-    (work / weights).symlink_to((folder / placed(weights, row)).resolve())
+    (work / weights).symlink_to(inside(folder, placed(weights, row)).resolve())
     return work
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import recipes
 from hfcompress.errors import MOST_THREADS, UserError
+from hfcompress.inside import inside
 from hfcompress.record import read_json
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
     report = read_json(folder / "report.json", "models", "verdicts")
     row = candidate_row(report)
     if "delivered" not in report:
-        yield folder / row["path"], read_json(folder / "details.json", "max_length")["max_length"]
+        details = read_json(folder / "details.json", "max_length")
+        yield inside(folder, row["path"], "report.json"), details["max_length"]
         return
     with tempfile.TemporaryDirectory() as work:
         task = read_lock(folder / LOCK, task=True)["options"]["task"]

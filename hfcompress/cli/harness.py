@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import quiet, require_counts
 from hfcompress.errors import UserError
+from hfcompress.inside import inside
 from hfcompress.record import read_json, write_json
 
 
@@ -74,7 +75,7 @@ def folders(run: Path, models: tuple[str, ...]) -> dict[str, Path]:
     if unknown := [name for name in models if name not in rows]:
         raise UserError(f"--models {unknown[0]}: the run has {', '.join(rows)}")
     wanted = models or tuple(name for name, row in rows.items() if row["format"] != "surgery")
-    return {name: run / rows[name]["path"] for name in wanted}
+    return {name: inside(run, rows[name]["path"], "report.json") for name in wanted}
 
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
