@@ -19,24 +19,13 @@ from hfcompress.inside import component, inside
 from hfcompress.lock import LOCK, read_lock
 from hfcompress.record import Record, read_json
 from hfcompress.report.console import candidate_row
+from hfcompress.secret_search import first_secret
 from hfcompress.stage import Artifact
 
 INTEGER = {"int8", "uint8"}
 PREDICTIONS = "records/predictions.safetensors"
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 FOLDERS = {"onnx-genai": "genai/", "gguf": "gguf/"}  # formats that are folders of their own
-SECRETS = (
-    (
-        "a token",
-        re.compile(
-            rb"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})"
-        ),
-    ),
-    (
-        "a path of this machine",
-        re.compile(rb"/home/[\w.-]+|/Users/[\w.-]+|(?<![\w.])/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+"),
-    ),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,20 +202,17 @@ def agreed_licence(origin: dict[str, Any], stated: str | None) -> str:
 
 
 def refuse_secrets(found: Release, run: Path) -> None:
-    """Look through every file for tokens, home paths and the run's own place before anything leaves the machine.
+    """Look through every file for tokens, keys, passwords, home paths and the run's own place (see secret_search).
 
     Raises:
         UserError: with the file and what kind of thing stands there, not the thing itself.
     """
-    own = "|".join(re.escape(f"{place}/") for place in (Path.home(), run.resolve()) if place.name)
-    searched = [*SECRETS, ("a path of this machine", re.compile(own.encode()))]
+    own = tuple(f"{place}/" for place in (Path.home(), run.resolve()) if place.name)
     contents: dict[str, Path | bytes] = {**found.models, **found.rendered}
     for place, content in contents.items():
-        text = content.read_bytes() if isinstance(content, Path) else content
-        for kind, pattern in searched:
-            if match := pattern.search(text):
-                line = text[: match.start()].count(b"\n") + 1
-                raise UserError(f"{place}, line {line}, holds {kind}: take it out of the run's inputs and run again")
+        if secret := first_secret(content, own):
+            line, kind = secret
+            raise UserError(f"{place}, line {line}, holds {kind}: take it out of the run's inputs and run again")
 
 
 def as_json(value: Any) -> bytes:

@@ -150,7 +150,7 @@ def set_record_name(details: dict[str, Any]) -> None:
 )
 def test_nothing_from_outside_of_the_run_is_released(copied: Path, change: Change) -> None:  # noqa: F811
     change(copied)
-    with pytest.raises(UserError, match="names|corrupt"):
+    with pytest.raises(UserError, match=r"names|corrupt"):
         release(copied, "org/small", "mit")
 
 
@@ -190,7 +190,7 @@ def test_other_readers_ask_the_same(tmp_path: Path) -> None:
     write_json(run / "report.json", report | {"delivered": {"../../secret": "int8"}})
     with pytest.raises(UserError, match="leaves its folder"):
         parts(run, None)
-    with pytest.raises(UserError, match="no single name|leaves its folder"):
+    with pytest.raises(UserError, match=r"no single name|leaves its folder"):
         hash_claim(run, "model.onnx", "../int8")
 
 
