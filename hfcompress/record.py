@@ -87,6 +87,9 @@ class Record:
         Raises:
             ValueError: one is not.
         """
+        tables = (self.options, self.inputs, self.dtypes, self.files, self.measured, self.environment, self.sha256)
+        if not all(isinstance(table, dict) for table in tables):
+            raise ValueError("one of its fields is no table")
         texts = (self.name, self.stage, self.key, self.format, *self.sha256.values(), *self.inputs.values())
         numbers = (self.seconds, self.peak_rss_mb, self.parameters, self.bytes, *self.files.values())
         if not all(isinstance(text, str) for text in texts):
