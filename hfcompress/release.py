@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hfcompress.comparison import disagreement, proven
 from hfcompress.errors import UserError
 from hfcompress.hub import require_repository
 from hfcompress.inside import component, inside
@@ -61,10 +62,12 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     report = read_json(inside(run, "report.json"), "recipe", "scale", "models", "verdicts", "notes", "ok")
     details = read_json(inside(run, "details.json"), "records", "reference", "base", "deliver")
     locked = read_lock(inside(run, LOCK))
+    report = agreed_report(run, report)
     if not report["ok"] and not allow_failed:
-        failed = next(verdict for verdict in report["verdicts"] if not verdict["ok"])
+        failed = next((verdict for verdict in report["verdicts"] if verdict["ok"] is not True), None)
+        said = f"{failed['limit']}: {failed.get('verdict') or 'exceeded'}" if failed else "report.json says so"
         raise UserError(
-            f"{run}: the budget does not hold ({failed['limit']}: {failed.get('verdict') or 'exceeded'}); "
+            f"{run}: the budget does not hold ({said}); "
             "--allow-failed pushes it all the same, and its card says so first"
         )
     origin = details["base"] | {"licence": agreed_licence(details["base"], licence)}
@@ -79,10 +82,30 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
         **predictions(run, report, details),
     }
     for record in details["records"]:
+        require_record(run, record)
         rendered[f"records/{component(record['name'], 'details.json')}.json"] = as_json(record)
     found = Release({place: file for place, (_, file) in places.items()}, rendered)
     refuse_secrets(found, run)
     return found
+
+
+def agreed_report(run: Path, claimed: dict[str, Any]) -> dict[str, Any]:
+    """Return report.json's object as the run's records prove it.
+
+    Args:
+        claimed: what report.json says. Where that is less than what is proven (a limit that does not hold, or holds no
+            more), it is taken as it is.
+
+    Raises:
+        UserError: the run has no records, they were changed, or report.json says more than they do.
+    """
+    found = proven(run)
+    failed = {verdict["limit"] for verdict in claimed["verdicts"] if verdict["ok"] is False}
+    weaker = [verdict | {"ok": verdict["ok"] and verdict["limit"] not in failed} for verdict in found["verdicts"]]
+    weakest = found | {"verdicts": weaker, "ok": found["ok"] and claimed["ok"] is True and not failed}
+    if said := disagreement(run, claimed, weakest):
+        raise UserError(f"{run}: {said}; hfcompress report {run} writes report.json from the records again")
+    return weakest
 
 
 def page(run: Path) -> bytes:
@@ -113,6 +136,22 @@ def delivered(run: Path, report: dict[str, Any], details: dict[str, Any]) -> dic
         # Of what several models have, such as the tokenizer, the first one's stays.
         places = {placed(file, rows[name]): (name, path) for file, path in files.items()} | places
     return places
+
+
+def require_record(run: Path, record: dict[str, Any]) -> None:
+    """Refuse a record in details.json that says other things of its files than the Artifact's own does.
+
+    Raises:
+        UserError: it does; or it is no record.
+    """
+    try:
+        folder = inside(run, f"{component(record['name'], 'details.json')}-{record['key']}", "details.json")
+        own = dataclasses.asdict(Record.read(folder)) if folder.is_dir() else record
+        differ = [name for name in ("stage", "bytes", "dtypes", "files", "sha256") if own[name] != record[name]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run / 'details.json'} is corrupt ({error!r}); run the recipe again") from None
+    if differ:
+        raise UserError(f"{run / 'details.json'}: its record of {record['name']} is not the one in {folder.name}")
 
 
 def smallest(rows: list[dict[str, Any]], candidate: str) -> list[str]:

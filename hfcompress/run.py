@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress import hub
 from hfcompress.artifact_folder import MADE_AGAIN, as_folders, begin, finish, finish_killed
-from hfcompress.budget import Budget, ImageBudget, Verdict, verdicts
+from hfcompress.budget import Budget, ImageBudget
+from hfcompress.comparison import Comparison
 from hfcompress.errors import UserError
 from hfcompress.files import PART, FolderLock, disk_is_full, full_disk, say_left, sweep
-from hfcompress.lock import LOCK, lock
-from hfcompress.record import environment, read_json, write_json
+from hfcompress.lock import LOCK, lock, plain
+from hfcompress.record import environment, read_json, sha256, write_json
 from hfcompress.stage import Artifact, Stage, content_key, with_option
 
 if TYPE_CHECKING:
@@ -171,8 +172,6 @@ class Run:
         """
         import json
 
-        from hfcompress.evaluation.statistics import Difference, n_needed
-
         measured = self(
             measure,
             name="measure",
@@ -182,24 +181,26 @@ class Run:
             confidence=budget.confidence,
         )
         details = json.loads((measured.path / "measurements.json").read_text(encoding="utf-8"))
-        if isinstance(budget, ImageBudget):
-            from hfcompress.microcontroller import add_to_rows
-
-            add_to_rows(details["models"], candidate.name, candidate.path, budget)
-        allowed = max(budget.drop.values(), default=0.0)
-        for found in details["differences"].values():
-            for difference in found.values():
-                difference["n_needed"] = n_needed(Difference(**difference), allowed)
-        decided = verdicts(
-            budget,
-            candidate.name,
-            reference.name,
-            (latency_reference or reference).name,
-            details["models"],
-            details["differences"].get(candidate.name, {}),
-            self.predictions.get(candidate.name, {}),
+        names = {model.name: model.path.name for model in models}
+        comparison = Comparison(
+            recipe=self.recipe,
+            scale=self.scale,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            environment=environment(),
+            notes=list(notes),
+            budget_kind=type(budget).__name__,
+            budget=plain(budget),
+            candidate=candidate.name,
+            reference=reference.name,
+            latency_reference=(latency_reference or reference).name,
+            measured=measured.path.name,
+            folders=names,
+            predictions=self.predictions,
+            counted=counted_on_a_microcontroller(candidate, budget),
+            records={a.path.name: sha256(a.path / "record.json") for a in (*models, measured)},
         )
-        report = self._report(details, decided, budget, models, candidate.name, notes)
+        details = comparison.completed(details)
+        report = comparison.report(details, {model.name: model.record.stage for model in models})
         if self.ranks.is_main_process:
             more = {
                 "max_length": task.max_length,
@@ -213,42 +214,9 @@ class Run:
                 **({"rollout": read_json(rollout.path / "rollout.json")} if rollout else {}),
                 "records": [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured],
             }
+            comparison.write(self.folder)
             self._write(report, details | more, lock(self.recipe, self.scale, self.options, task.identity))
         return report
-
-    def _report(
-        self,
-        details: dict[str, Any],
-        decided: list[Verdict],
-        budget: Budget,
-        models: tuple[Artifact, ...],
-        candidate: str,
-        notes: tuple[str, ...],
-    ) -> dict[str, Any]:
-        from hfcompress.report.images import static_note
-
-        made = {model.name: model for model in models}
-        rows = [
-            row
-            | {
-                "stage": made[row["name"]].record.stage if row["name"] in made else "Baseline",
-                "path": made[row["name"]].path.name if row["name"] in made else None,
-                "predicted": self.predictions.get(row["name"]),
-            }
-            for row in details["models"]
-        ]
-        return {
-            "schema_version": 1,
-            "recipe": self.recipe,
-            "scale": self.scale,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": environment(),
-            "notes": [*notes, *baseline_notes(details), *static_note(rows, candidate)],
-            "models": rows,
-            "budget": dataclasses.asdict(budget),
-            "verdicts": [verdict.as_dict() for verdict in decided],
-            "ok": all(verdict.ok for verdict in decided),
-        }
 
     def _write(self, report: dict[str, Any], details: dict[str, Any], locked: dict[str, Any]) -> None:
         from hfcompress.report.console import table
@@ -278,24 +246,15 @@ def ranks() -> Any:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=BARRIER)
 
 
-def baseline_notes(details: dict[str, Any]) -> list[str]:
-    """The sentence a reader must see first when a linear model does as well as the teacher."""
-    values = {row["name"]: row["accuracy"]["value"] for row in details["models"]}
-    formats = {row["name"]: row["format"] for row in details["models"]}
-    baseline = next((name for name, kind in formats.items() if kind == "baseline"), None)
-    reference = details.get("reference")
-    if baseline is None or reference not in values or values[baseline] < values[reference]:
-        return []
-    word = "as good as" if values[baseline] == values[reference] else "better than"
-    if details.get("kind") == "clicks":
-        return [
-            f"The baseline {baseline} (a number an item, AUC {values[baseline]:.4f}) is {word} the {reference} "
-            f"({values[reference]:.4f}): no embeddings may be needed at all."
-        ]
-    return [
-        f"On this data the linear baseline ({baseline}, {values[baseline]:.3f}) is {word} the {reference} "
-        f"({values[reference]:.3f}): a TF-IDF model may be all you need."
-    ]
+def counted_on_a_microcontroller(candidate: Artifact, budget: Budget) -> dict[str, Any]:
+    """Model -> what an ImageBudget limits and no stage measures: the candidate's SRAM and flash."""
+    if not isinstance(budget, ImageBudget):
+        return {}
+    from hfcompress.microcontroller import add_to_rows
+
+    row: dict[str, Any] = {"name": candidate.name}
+    add_to_rows([row], candidate.name, candidate.path, budget)
+    return {candidate.name: row}
 
 
 def snake_case(name: str) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hfcompress.comparison import inconsistency
 from hfcompress.errors import UserError
 from hfcompress.inside import component, inside
 from hfcompress.record import environment, read_json, sha256
@@ -65,6 +66,8 @@ def verify(
     if "delivered" not in report:
         raise UserError(f"{folder}: its report.json names no delivered files; is it a repository that `push` made?")
     hashes = [hash_claim(folder, place, name) for place, name in report["delivered"].items()]
+    wrong = inconsistency(report)
+    hashes.append(Claim("verdicts", "follow from the figures", wrong or "follow from the figures", wrong is None))
     if not all(claim.ok for claim in hashes):
         return hashes  # what was changed is not run
     row = candidate_row(report)

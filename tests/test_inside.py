@@ -20,7 +20,12 @@ from hfcompress.release import release
 from hfcompress.stage import Artifact
 from hfcompress.surgery import resized
 from hfcompress.verify import hash_claim
-from tests.test_push import copied  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
 
 LEAVING = ["../secret", "a/../../secret", "..", ".", "", "/etc/hostname", "~/secret", "a//b", "./a", "C:\\secret",
            "C:secret", "..\\secret", "a\0b", "a\nb", "x" * 2000, "a/./b", "half \ud800", None, 7, ["a"]]  # fmt: skip
@@ -148,13 +153,13 @@ def set_record_name(details: dict[str, Any]) -> None:
         linked("recipe.lock.json"),
     ],
 )
-def test_nothing_from_outside_of_the_run_is_released(copied: Path, change: Change) -> None:  # noqa: F811
+def test_nothing_from_outside_of_the_run_is_released(copied: Path, change: Change) -> None:
     change(copied)
     with pytest.raises(UserError, match=r"names|corrupt"):
         release(copied, "org/small", "mit")
 
 
-def test_a_hidden_file_is_not_released_even_with_a_record(copied: Path) -> None:  # noqa: F811
+def test_a_hidden_file_is_not_released_even_with_a_record(copied: Path) -> None:
     folder = next(copied.glob("int8-*"))
     (folder / ".env").write_text("KEY=1\n")
     assert not any(".env" in place for place in release(copied, "org/small", "mit").sizes()), "no record, no push"
