@@ -1,17 +1,24 @@
 """Requests answered line by line: `record` keeps what was asked and answered, `shadow` asks a second model beside."""
 
+import ctypes
 import json
 import multiprocessing
+import os
 import queue
+import signal
+import sys
+import threading
 import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.evaluation.traffic import Event, Writer, whole
+from hfcompress.escaping import one_line
+from hfcompress.evaluation.traffic import LONGEST_NAME, Event, Writer, outcome_problem, whole
 
 if TYPE_CHECKING:
     from hfcompress.evaluation.predictor import Answers
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 QUEUE = 256  # requests that wait for the shadowed model; beyond it they are dropped and counted
 WINDOW = 500  # answers whose labels are compared with the first ones, for drift
 TIMED = 10_000  # latest requests whose latency is counted
+LOADING = 300.0  # seconds that the shadowed model gets before the first request
 LAST_WAIT = 30.0  # seconds that the shadowed model gets at the end for what still waits
 
 
@@ -34,20 +42,48 @@ def requests(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             entry = None
         if not isinstance(entry, dict) or not isinstance(entry.get("input"), str):
             entry = {"input": text}
-        yield request_of(entry)
+        asked, wrong = request_of(entry)
+        if wrong:
+            print(f"{one_line(str(asked['id']), 40)}: {wrong}: left out of the record", file=sys.stderr)
+        yield asked
 
 
-def request_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """A request with an id, its strings of whole characters alone."""
-    return {"id": uuid.uuid4().hex} | {
-        name: whole(value) if isinstance(value, str) else value for name, value in entry.items()
-    }
+def request_of(entry: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A request of what is recorded, with an id, its strings of whole characters alone; and what was wrong with it.
+
+    What is wrong is left out, so that the request can be answered and its line of traffic is one.
+
+    Args:
+        entry: an object with `input`, a text, and perhaps id, user, group, outcome.
+    """
+    asked: dict[str, Any] = {"id": uuid.uuid4().hex, "input": whole(entry["input"])}
+    wrong = ""
+    for name in ("id", "user", "group"):
+        value = entry.get(name)
+        if value is None:
+            continue
+        named = whole(value) if isinstance(value, str) else str(value) if type(value) is int else ""
+        if 0 < len(named) <= LONGEST_NAME:
+            asked[name] = named
+        else:
+            wrong = f"{name} is no text of 1 to {LONGEST_NAME} characters"
+    outcome = entry.get("outcome")
+    if outcome is not None:
+        said = outcome_problem(outcome) if isinstance(outcome, dict) else "it is no object of metric -> number"
+        if said:
+            wrong = f"outcome: {said}"
+        else:
+            asked["outcome"] = outcome
+    return asked, wrong
 
 
 def answer(predictor: "Answers", text: str, max_length: int) -> dict[str, Any]:
     """The label of one text and its probability."""
     from scipy.special import softmax
 
+    from hfcompress.evaluation.cutting import beginning
+
+    text = beginning(getattr(predictor, "tokenizer", None), text, max_length)
     probabilities = softmax(predictor.logits([text], max_length)[0].astype("float64"))
     best = int(probabilities.argmax())
     return {"label": predictor.labels[best], "score": round(float(probabilities[best]), 6)}
@@ -55,23 +91,19 @@ def answer(predictor: "Answers", text: str, max_length: int) -> dict[str, Any]:
 
 def event_of(request: dict[str, Any], arm: str, answered: dict[str, Any]) -> Event:
     """The line of traffic for a request and an answer to it."""
-    user, group = (None if request.get(name) is None else str(request[name]) for name in ("user", "group"))
-    outcome = request["outcome"] if isinstance(request.get("outcome"), dict) else {}
     return Event(
-        id=str(request["id"]),
+        id=request["id"],
         arm=arm,
         time=round(time.time(), 3),
         input=request["input"],
         answer=answered,
-        outcome=outcome,
-        user=user,
-        group=group,
+        outcome=request.get("outcome", {}),
+        user=request.get("user"),
+        group=request.get("group"),
     )
 
 
-def record(
-    predictor: "Answers", lines: Iterable[bytes], writer: Writer, arm: str, max_length: int
-) -> Iterator[Event]:
+def record(predictor: "Answers", lines: Iterable[bytes], writer: Writer, arm: str, max_length: int) -> Iterator[Event]:
     """Answer every request, write it down, and hand it on."""
     for request in requests(lines):
         event = event_of(request, arm, answer(predictor, request["input"], max_length))
@@ -159,10 +191,19 @@ class Shadow:
         context = multiprocessing.get_context("spawn")
         self.asked: Any = context.Queue(maxsize=QUEUE)
         self.told: Any = context.Queue()
+        self.loaded: Any = context.Event()
         self.process = context.Process(
-            target=work, args=(model, max_length, threads, self.asked, self.told), daemon=True
+            target=work, args=(model, max_length, threads, self.asked, self.told, self.loaded), daemon=True
         )
         self.process.start()
+
+    def wait_until_loaded(self, seconds: float = LOADING) -> bool:
+        """Return whether the model can be asked: False when its process has ended, or takes longer than that."""
+        end = time.monotonic() + seconds
+        while self.process.is_alive() and time.monotonic() < end:
+            if self.loaded.wait(0.2):
+                return True
+        return False
 
     def ask(self, key: int, text: str) -> bool:
         """Hand a request over; False when the queue is full or the process gone, and nothing waits."""
@@ -189,11 +230,13 @@ class Shadow:
         self.process.join()
 
 
-def work(model: Path, max_length: int, threads: int, asked: Any, told: Any) -> None:
+def work(model: Path, max_length: int, threads: int, asked: Any, told: Any, loaded: Any) -> None:
     """The shadowed model's process: answer until killed; a request that fails is told so."""
     from hfcompress.evaluation.predictor import open_predictor
 
+    end_with_the_parent()
     predictor = open_predictor(model, threads)
+    loaded.set()
     while True:
         key, text = asked.get()
         begun = time.perf_counter()
@@ -204,6 +247,24 @@ def work(model: Path, max_length: int, threads: int, asked: Any, told: Any) -> N
         told.put((key, found, (time.perf_counter() - begun) * 1e3))
 
 
+def end_with_the_parent() -> None:
+    """End this process when the one that started it has ended, however that ended; leave Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+    if sys.platform == "linux":  # at once, also while a runtime's own code does not let the thread in
+        kill_with_parent = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(kill_with_parent, signal.SIGKILL)
+
+
 def shadow(
     predictor: "Answers", other: Shadow, lines: Iterable[bytes], writer: Writer, max_length: int, state: Shadowed
 ) -> Iterator[Event]:
@@ -211,7 +272,11 @@ def shadow(
 
     Both answers are written down, as arms "old" and "new" of the same id.
     """
-    test = ShadowTest(predictor, other, writer, max_length, state)
+    yield from answered(ShadowTest(predictor, other, writer, max_length, state), lines)
+
+
+def answered(test: "ShadowTest", lines: Iterable[bytes]) -> Iterator[Event]:
+    """Answer every request of a test, and wait a little at the end for what the new model still owes."""
     for request in requests(lines):
         event = test.answer(request)
         yield event
@@ -222,9 +287,7 @@ def shadow(
 class ShadowTest:
     """What happens to each request: `answer` first, which waits for the old model alone, then `compare`."""
 
-    def __init__(
-        self, predictor: "Answers", other: Shadow, writer: Writer, max_length: int, state: Shadowed
-    ) -> None:
+    def __init__(self, predictor: "Answers", other: Shadow, writer: Writer, max_length: int, state: Shadowed) -> None:
         self.predictor, self.other, self.writer = predictor, other, writer
         self.max_length, self.state = max_length, state
         self.waiting: dict[int, tuple[dict[str, Any], str]] = {}
@@ -263,6 +326,10 @@ class ShadowTest:
         while self.waiting and self.other.process.is_alive() and time.monotonic() < end:
             self.look(0.2)
         self.look()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Count what still waits as dropped."""
         self.state.dropped += len(self.waiting)
         self.waiting.clear()
 

@@ -153,13 +153,20 @@ def set_record_name(details: dict[str, Any]) -> None:
         linked("recipe.lock.json"),
     ],
 )
-def test_nothing_from_outside_of_the_run_is_released(copied: Path, change: Change) -> None:
+def test_nothing_from_outside_of_the_run_is_released(
+    copied: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the report were believed, which says otherwise than the records then."""
     change(copied)
+    with pytest.raises(UserError):
+        release(copied, "org/small", "mit")
+    monkeypatch.setattr("hfcompress.release.agreed_report", lambda _, claimed: claimed)
     with pytest.raises(UserError, match=r"names|corrupt"):
         release(copied, "org/small", "mit")
 
 
-def test_a_hidden_file_is_not_released_even_with_a_record(copied: Path) -> None:
+def test_a_hidden_file_is_not_released_even_with_a_record(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hfcompress.release.agreed_report", lambda _, claimed: claimed)
     folder = next(copied.glob("int8-*"))
     (folder / ".env").write_text("KEY=1\n")
     assert not any(".env" in place for place in release(copied, "org/small", "mit").sizes()), "no record, no push"

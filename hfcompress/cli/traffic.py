@@ -1,14 +1,18 @@
 """record, replay, shadow and ab: whether a model may replace another, from what it is asked."""
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, refuse_images
 from hfcompress.errors import UserError
+from hfcompress.escaping import terminal
 
 if TYPE_CHECKING:
     from hfcompress.evaluation.traffic import Writer
@@ -37,7 +41,7 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
         rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
     """
     from hfcompress.evaluation.predictor import open_predictor
-    from hfcompress.evaluation.traffic import Writer
+    from hfcompress.evaluation.traffic import Writer, bounded_lines
     from hfcompress.files import disk_is_full
     from hfcompress.serving import record as recorded
 
@@ -46,7 +50,7 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
         predictor, writer, count = open_predictor(folder), Writer(traffic, rotate_mb), 0
         say_if_torn(writer)
         try:
-            for event in recorded(predictor, sys.stdin.buffer, writer, arm, max_length):
+            for event in recorded(predictor, bounded_lines(sys.stdin.buffer), writer, arm, max_length):
                 print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
                 count += 1
         except OSError as error:
@@ -113,11 +117,12 @@ def shadow(
         traffic: both models' answers are appended here, under the same id.
         rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
         page: an HTML page that shows agreement, latencies and drift while the test runs.
-        serve: a port of 127.0.0.1: requests come as POST / with {"input": ...}, and GET / is the page. Ends on SIGINT.
+        serve: a port of 127.0.0.1: requests come as POST / with {"input": ...}, and GET / is the page. Ends
+            on SIGINT, SIGTERM or SIGHUP.
     """
     from hfcompress import serving
     from hfcompress.evaluation.predictor import open_predictor
-    from hfcompress.evaluation.traffic import Writer
+    from hfcompress.evaluation.traffic import Writer, bounded_lines
 
     if serve is not None and not 0 < serve < 65536:
         raise UserError(f"--serve {serve}: a port is a number from 1 to 65535")
@@ -127,24 +132,48 @@ def shadow(
         say_if_torn(writer)
         if page is not None:  # one that cannot be written is refused before the first request
             page.write_text(serving.page(state), encoding="utf-8")
-        other = serving.Shadow(two, max_length)
-        try:
-            if serve is not None:
-                from hfcompress import shadow_server
+        with ended_by_signals():
+            other = serving.Shadow(two, max_length)
+            test = serving.ShadowTest(predictor, other, writer, max_length, state)
+            try:
+                if not other.wait_until_loaded():
+                    print(f"{new} does not load: what it is asked will be dropped", file=sys.stderr)
+                if serve is not None:
+                    from hfcompress import shadow_server
 
-                shadow_server.serve(serving.ShadowTest(predictor, other, writer, max_length, state), serve)
-                return 0
-            for event in serving.shadow(predictor, other, sys.stdin.buffer, writer, max_length, state):
-                print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
-                if page is not None and state.answered % PAGE_EVERY == 0:
+                    shadow_server.serve(test, serve)
+                    return 0
+                for event in serving.answered(test, bounded_lines(sys.stdin.buffer)):
+                    print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
+                    if page is not None and state.answered % PAGE_EVERY == 0:
+                        page.write_text(serving.page(state), encoding="utf-8")
+            finally:
+                other.close()
+                test.give_up()
+                writer.close()
+                if page is not None:
                     page.write_text(serving.page(state), encoding="utf-8")
-        finally:
-            other.close()
-            writer.close()
-            print(json.dumps(state.as_dict(), indent=1, ensure_ascii=False), file=sys.stderr)
-            if page is not None:
-                page.write_text(serving.page(state), encoding="utf-8")
+                print(terminal(json.dumps(state.as_dict(), indent=1, ensure_ascii=False)), file=sys.stderr)
     return 0
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into the end of the program with its last words: exit code 128 and the signal's number.
+
+    By default they end the process on the spot.
+    """
+
+    def end(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the last words are being said
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ab(

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hfcompress.escaping import markdown
+from hfcompress.escaping import code_span, markdown, one_line
 from hfcompress.report.console import number, outcome, sentence, threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends
 
@@ -36,7 +36,7 @@ TEXT = """
 {use}
 ## Which classes lost
 
-| class | n | F1 {reference} | F1 {candidate} | change |
+| class | n | F1 {before} | F1 {after} | change |
 |---|---|---|---|---|
 {classes}
 
@@ -101,7 +101,7 @@ def render_card(
     stock = "model.safetensors" in (places or {})
     threads = candidate["latency_ms"]["threads"]
     body = TEXT.format(
-        title=title,
+        title=markdown(title),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
         verdict="The budget holds. " if report["ok"] else "",
         notes=markdown(" ".join(report["notes"])),
@@ -109,18 +109,19 @@ def render_card(
         parameters=f"{candidate['parameters']:,}",
         bits=f"{candidate['bits_per_parameter']:.1f}",
         against=against(report, candidate, reference),
-        recipe=report["recipe"],
-        scale=report["scale"],
-        reference=reference["name"],
-        candidate=candidate["name"],
-        metric=candidate["accuracy"]["metric"],
+        recipe=code_span(report["recipe"]),
+        scale=markdown(report["scale"]),
+        reference=code_span(reference["name"]),
+        before=markdown(reference["name"]),
+        after=markdown(candidate["name"]),
+        metric=markdown(candidate["accuracy"]["metric"]),
         rows="\n".join(map(row, report["models"])),
         n=f"{details['n']:,}",
         groups=f"{details['groups']:,}",
         batch=candidate["latency_ms"]["batch"],
         tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
         threads=threads_in_words(threads),
-        cpu=report["environment"]["cpu"],
+        cpu=markdown(report["environment"]["cpu"]),
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
@@ -145,7 +146,11 @@ def use(repository: str, places: dict[str, str], candidate: str) -> str:
     """How the candidate is loaded from a repository, and what else lies there."""
     file = next((place for place, name in places.items() if name == candidate and place.endswith(".onnx")), None)
     root = ROOT_USE if "model.safetensors" in places else ""
-    load = "" if file is None else ONNX_USE.format(repository=repository, file=Path(file).name, candidate=candidate)
+    load = (
+        ""
+        if file is None
+        else ONNX_USE.format(repository=repository, file=Path(file).name, candidate=markdown(candidate))
+    )
     return load + root.format(repository=repository) + EVIDENCE.format(repository=repository)
 
 
@@ -167,8 +172,9 @@ def metadata(
     from huggingface_hub import EvalResult, ModelCardData
 
     candidate, _ = ends(report, details)
-    every, data = candidate["accuracy"]["all"], details.get("data", report["recipe"])
-    base = details.get("base", {})
+    every, data = candidate["accuracy"]["all"], one_line(str(details.get("data", report["recipe"])))
+    base = {name: None if said is None else one_line(str(said)) for name, said in details.get("base", {}).items()}
+    datasets = [one_line(str(name)) for name in details.get("datasets", [])]
     return ModelCardData(
         library_name=library,
         pipeline_tag=task,
@@ -177,14 +183,14 @@ def metadata(
         license_name=base.get("licence_name"),
         license_link=base.get("licence_link"),
         **({"base_model": base["name"], "base_model_relation": "quantized"} if "/" in base.get("name", "") else {}),
-        datasets=details.get("datasets") or None,
+        datasets=datasets or None,
         metrics=metrics,
-        model_name=f"{report['recipe']}-{report['scale']}-{candidate['name']}",
+        model_name=one_line(f"{report['recipe']}-{report['scale']}-{candidate['name']}"),
         tags=[*tags, "hfcompress"],
         eval_results=[
             EvalResult(
                 task_type=task,
-                dataset_type=next(iter(details.get("datasets", [])), data),
+                dataset_type=next(iter(datasets), data),
                 dataset_name=data,
                 dataset_split="test",
                 **result,
@@ -213,9 +219,9 @@ def of_classes(every: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "metric_type": "f1",
-            "metric_name": f"F1 of {label}",
+            "metric_name": f"F1 of {one_line(label)}",
             "metric_value": round(found["f1"], 6),
-            "metric_args": {"class": label, "n": found["n"]}
+            "metric_args": {"class": one_line(label), "n": found["n"]}
             | ({"ci95": found["f1_ci95"]} if "f1_ci95" in found else {}),
         }
         for label, found in every.get("per_class", {}).items()
@@ -228,20 +234,20 @@ def against(report: dict[str, Any], candidate: dict[str, Any], reference: dict[s
     slow, fast = next(m for m in report["models"] if m["name"] == timed)["latency_ms"], candidate["latency_ms"]
     ratio = slow["p50"] / fast["p50"]
     pace = f"{ratio:.1f} times faster than" if ratio >= 1 else f"{1 / ratio:.1f} times slower than"
-    runtime = f" in {slow['runtime']}" if slow["runtime"] != fast["runtime"] else ""
+    runtime = f" in {markdown(slow['runtime'])}" if slow["runtime"] != fast["runtime"] else ""
     smaller = f"{reference['bytes'] / candidate['bytes']:.1f} times smaller"
     if timed != reference["name"] or runtime:
-        smaller += f" than `{reference['name']}`"
-    return f"{smaller} and {pace} `{timed}`{runtime}"
+        smaller += f" than `{code_span(reference['name'])}`"
+    return f"{smaller} and {pace} `{code_span(timed)}`{runtime}"
 
 
 def row(model: dict[str, Any]) -> str:
     low, high = model["accuracy"]["ci95"]
     return (
-        f"| {markdown(model['name'])} | {model['format']} | {model['bytes'] / 1e6:.2f} | "
+        f"| {markdown(model['name'])} | {markdown(model['format'])} | {model['bytes'] / 1e6:.2f} | "
         f"{model['accuracy']['value']:.4f} ({low:.3f} – {high:.3f}) | "
         f"{number(model['accuracy']['all']['macro_f1'], '.4f')} | {number(model['latency_ms']['p50'], '.2f')} | "
-        f"{model['latency_ms']['runtime']} | {number(model['peak_rss_mb'], '.0f')} |"
+        f"{markdown(model['latency_ms']['runtime'])} | {number(model['peak_rss_mb'], '.0f')} |"
     )
 
 
@@ -260,7 +266,7 @@ def noise(details: dict[str, Any]) -> str:
 def costs(chain: list[dict[str, Any]]) -> str:
     """A section with one line a stage from the reference to the candidate; empty where the records tell no chain."""
     return costs_section(
-        f"- {after['stage']} ({markdown(after['name'])}): {change(before, after)}, "
+        f"- {markdown(after['stage'])} ({markdown(after['name'])}): {change(before, after)}, "
         f"{(after['bytes'] - before['bytes']) / 1e6:+.2f} MB"
         for before, after in pairwise(chain)
     )
@@ -276,7 +282,7 @@ def change(before: dict[str, Any], after: dict[str, Any]) -> str:
     metric, old, new = before["accuracy"]["metric"], before["accuracy"]["value"], after["accuracy"]["value"]
     if metric == "perplexity":
         return f"{metric} {old:.3f} to {new:.3f}"
-    return f"{100 * (new - old):+.2f} points of {metric}"
+    return f"{100 * (new - old):+.2f} points of {markdown(metric)}"
 
 
 def class_rows(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:

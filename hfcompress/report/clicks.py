@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hfcompress.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import ends, template
@@ -136,7 +137,7 @@ def clicks_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import EVIDENCE, against, markdown, metadata, noise, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     rollout, threads = details.get("rollout"), candidate["latency_ms"]["threads"]
@@ -153,13 +154,13 @@ def clicks_card(
             | {"ctr": details["requests"]},
         ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
-        title=f"{report['recipe']}-{report['scale']}-{candidate['name']}",
+        title=markdown(f"{report['recipe']}-{report['scale']}-{candidate['name']}"),
         verdict="The budget holds. " if report["ok"] else "",
         notes=markdown(" ".join(report["notes"])),
         size=f"{candidate['bytes'] / 1e6:.2f}",
         against=against(report, candidate, reference),
-        recipe=report["recipe"],
-        scale=report["scale"],
+        recipe=code_span(report["recipe"]),
+        scale=markdown(report["scale"]),
         rows="\n".join(map(card_row, report["models"])),
         plot="![AUC against compression](plot.svg)\n\n" if repository else "",
         n=f"{details['n']:,}",
@@ -168,12 +169,14 @@ def clicks_card(
         observed=candidate["accuracy"]["all"]["observed_ctr"],
         batch=candidate["latency_ms"]["batch"],
         threads=threads_in_words(threads),
-        cpu=report["environment"]["cpu"],
+        cpu=markdown(report["environment"]["cpu"]),
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(report, details, candidate, reference),
         cold=cold(details, candidate, reference),
-        ab=f"Tolerance {rollout['tolerance']}: {rollout['ab']['text']}.".replace("\n", "; ") if rollout else "None.",
+        ab=markdown(f"Tolerance {rollout['tolerance']}: {rollout['ab']['text']}.".replace("\n", "; "))
+        if rollout
+        else "None.",
         hub="from huggingface_hub import hf_hub_download\n" if repository else "",
         path=f'hf_hub_download("{repository}", "{file}")' if repository else '"model.onnx"',
         evidence=EVIDENCE.format(repository=repository) if repository else "",
@@ -187,7 +190,7 @@ def costs(
     """One line a stage: the ONNX of what it made beside the ONNX of what it began with."""
     from itertools import pairwise
 
-    from hfcompress.report.card import change, costs_section, markdown
+    from hfcompress.report.card import change, costs_section
 
     records = {f"{record['name']}-{record['key']}": record for record in details.get("records", [])}
     rows = {model["name"]: model for model in report["models"]}
@@ -203,7 +206,7 @@ def costs(
             chain.append((records[folder]["stage"], exported[folder]))
         folder = records[folder]["inputs"].get("model", "")
     return costs_section(
-        f"- {stage} ({markdown(after['name'])}): {change(before, after)}, "
+        f"- {markdown(stage)} ({markdown(after['name'])}): {change(before, after)}, "
         f"{(after['bytes'] - before['bytes']) / 1e6:+.3f} MB"
         for (_, before), (stage, after) in pairwise(chain[::-1])
     )
@@ -215,12 +218,11 @@ def cold(details: dict[str, Any], candidate: dict[str, Any], reference: dict[str
     if not found["auc"]:
         return "The test split has no clicks on such ids: nothing is known of them."
     before, after = (found["auc"][row["name"]] for row in (reference, candidate))
-    return f"Their AUC is {before:.4f} with `{reference['name']}` and {after:.4f} here, on {found['rows']:,} rows."
+    whole, rows = code_span(reference["name"]), found["rows"]
+    return f"Their AUC is {before:.4f} with `{whole}` and {after:.4f} here, on {rows:,} rows."
 
 
 def card_row(model: dict[str, Any]) -> str:
-    from hfcompress.report.card import markdown
-
     every, (low, high) = model["accuracy"]["all"], model["accuracy"]["ci95"]
     return (
         f"| {markdown(model['name'])} | {model['bytes'] / 1e6:.3f} | {every['auc']:.4f} ({low:.4f} – {high:.4f}) | "

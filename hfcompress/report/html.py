@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
+from hfcompress.escaping import terminal
 from hfcompress.report import console, plots
 
 RARE = 30  # texts of a class below which its figures are flagged
@@ -43,6 +45,7 @@ def template(name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else terminal(value),
     )
     environment.filters["number"] = console.number
     environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hfcompress.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends, prediction_errors, template, waterfalls
@@ -36,7 +37,7 @@ before it loads the model.
 {evidence}
 ## Which classes lost
 
-| class | images | F1 {reference} | F1 {candidate} | change |
+| class | images | F1 {before} | F1 {after} | change |
 |---|---|---|---|---|
 {classes}
 {hidden}
@@ -206,7 +207,6 @@ def images_card(
         against,
         class_rows,
         costs,
-        markdown,
         metadata,
         noise,
         verdict_line,
@@ -229,24 +229,24 @@ def images_card(
             counts=dict.fromkeys(CLASSIFIED, details["n"]),
         ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
-        title=title,
+        title=markdown(title),
         verdict="The budget holds. " if report["ok"] else "",
         notes=markdown(" ".join(report["notes"])),
         size=f"{candidate['bytes'] / 1e6:.3f}",
         parameters=f"{candidate['parameters']:,}",
         bits=f"{candidate['bits_per_parameter']:.1f}",
         against=against(report, candidate, reference),
-        reference=reference["name"],
-        candidate=candidate["name"],
-        recipe=report["recipe"],
-        scale=report["scale"],
+        before=markdown(reference["name"]),
+        after=markdown(candidate["name"]),
+        recipe=code_span(report["recipe"]),
+        scale=markdown(report["scale"]),
         rows="\n".join(map(card_row, report["models"])),
         plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
         n=f"{details['n']:,}",
         groups="" if details["groups"] == details["n"] else f" in {details['groups']:,} groups",
         batch=candidate["latency_ms"]["batch"],
         threads=threads_in_words(threads),
-        cpu=report["environment"]["cpu"],
+        cpu=markdown(report["environment"]["cpu"]),
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
@@ -261,13 +261,11 @@ def images_card(
 
 
 def card_row(model: dict[str, Any]) -> str:
-    from hfcompress.report.card import markdown
-
     every = model["accuracy"]["all"]
     low, high = every["ci95"]["accuracy"]
     return (
-        f"| {markdown(model['name'])} | {model['format']} | {model['bytes'] / 1e6:.3f} | "
+        f"| {markdown(model['name'])} | {markdown(model['format'])} | {model['bytes'] / 1e6:.3f} | "
         f"{every['accuracy']:.4f} ({low:.3f} – {high:.3f}) | {every['macro_f1']:.4f} | "
-        f"{console.number(model['latency_ms']['p50'], '.2f')} | {model['latency_ms']['runtime']} | "
+        f"{console.number(model['latency_ms']['p50'], '.2f')} | {markdown(model['latency_ms']['runtime'])} | "
         f"{model['peak_rss_mb']:.0f} | {model['peak_rss_mb'] - model['bare_rss_mb']:.1f} |"
     )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hfcompress.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import chain_of, ends, template
@@ -21,7 +22,7 @@ CARD = """---
 {rows}
 
 {plot}Measured on {n} test tokens of {groups} documents; time and memory at {tokens} tokens of context,
-{threads}, {cpu}.{noise} KL and top-1 agreement are against {reference}, on the same tokens.
+{threads}, {cpu}.{noise} KL and top-1 agreement are against `{reference}`, on the same tokens.
 
 ## The budget
 
@@ -111,7 +112,7 @@ def language_card(
     Args:
         repository: org/name, when the card is for the Hub; places: what lies there, with the name of its model.
     """
-    from hfcompress.report.card import EVIDENCE, against, costs, markdown, metadata, noise, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, costs, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     tokens, threads = candidate["accuracy"]["all"]["tokens"], candidate["latency_ms"]["threads"]
@@ -126,21 +127,21 @@ def language_card(
             counts=dict.fromkeys(("perplexity", "kl", "agreement"), tokens),
         ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
-        title=f"{report['recipe']}-{report['scale']}-{candidate['name']}",
+        title=markdown(f"{report['recipe']}-{report['scale']}-{candidate['name']}"),
         verdict="The budget holds. " if report["ok"] else "",
         notes=markdown(" ".join(report["notes"])),
         size=f"{candidate['bytes'] / 1e6:.2f}",
         bits=f"{candidate['bits_per_parameter']:.2f}",
         against=against(report, candidate, reference),
-        recipe=report["recipe"],
-        scale=report["scale"],
-        reference=reference["name"],
+        recipe=code_span(report["recipe"]),
+        scale=markdown(report["scale"]),
+        reference=code_span(reference["name"]),
         rows="\n".join(map(card_row, report["models"])),
         n=f"{details['n']:,}",
         groups=f"{details['groups']:,}",
         tokens=candidate["latency_ms"]["sequence_length"],
         threads=threads_in_words(threads),
-        cpu=report["environment"]["cpu"],
+        cpu=markdown(report["environment"]["cpu"]),
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         plot="![size, latency and perplexity of every model](plot.svg)\n\n" if repository else "",
@@ -166,11 +167,9 @@ def use(report: dict[str, Any], candidate: dict[str, Any], repository: str | Non
 
 
 def card_row(model: dict[str, Any]) -> str:
-    from hfcompress.report.card import markdown
-
     every, timed, (low, high) = model["accuracy"]["all"], model["latency_ms"], model["accuracy"]["ci95"]
     return (
-        f"| {markdown(model['name'])} | {model['format']} | {model['bytes'] / 1e6:.2f} | "
+        f"| {markdown(model['name'])} | {markdown(model['format'])} | {model['bytes'] / 1e6:.2f} | "
         f"{model['bits_per_parameter']:.2f} | {every['perplexity']:.3f} ({low:.2f} – {high:.2f}) | "
         f"{console.number(every['kl'], '.5f')} | {console.number(every['agreement'], '.2%')} | "
         f"{timed['per_token']:.2f} | {timed['first_token']:.1f} | {console.number(model['peak_rss_mb'], '.0f')} |"

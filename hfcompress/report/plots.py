@@ -13,9 +13,12 @@ matplotlib.use("svg")
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from hfcompress.escaping import one_line, terminal
+
 INK = "#010203"  # stands for the page's text colour
 REFERENCE, CANDIDATE, OTHER, BASELINE = "#7a7f87", "#1f77b4", "#8fb8de", "#e08a1e"
 LABELS_WIDE = 44  # characters that fit side by side under a waterfall
+NAME = 60  # characters of a label or a model's name that are written out
 POINTS = 72  # of an inch, and the figures' dpi: so a display coordinate is a point
 STYLE = {
     "svg.fonttype": "none",
@@ -79,6 +82,7 @@ def name_dots(axes: Any, dots: list[tuple[str, float, float, float]]) -> None:
     centres = [axes.transData.transform((x, y)) for _, x, y, _ in dots]
     taken: list[Box] = [(cx - r, cy - r, cx + r, cy + r) for (cx, cy), (_, _, _, r) in zip(centres, dots, strict=True)]
     for (cx, cy), (name, x, y, radius) in zip(centres, dots, strict=True):
+        name = one_line(name, NAME)
         wide, high = 5.6 * len(name), 11.0  # of a 9 point font, near enough
         for step in range(1, 60):
             angle, distance = 2.4 * step, radius + 4 + 2.5 * step  # a spiral by the golden angle
@@ -128,7 +132,7 @@ def waterfall(steps: list[tuple[str, float]], title: str, decimals: int) -> str:
                 textcoords="offset points",
             )
         axes.set_ylim(low, top + 0.25 * (top - low))
-        names = [name for name, _ in steps]
+        names = [terminal(name) for name, _ in steps]
         widest = max(len(line) for name in names for line in name.splitlines())
         if len(names) * widest > LABELS_WIDE:  # side by side they would run into each other
             names = [name.replace("\n", " ") for name in names]
@@ -147,12 +151,17 @@ def class_bars(reference: dict[str, Any], candidate: dict[str, Any], names: tupl
         axes = figure.subplots()
         for side, (entries, colour) in enumerate(((reference, REFERENCE), (candidate, CANDIDATE))):
             places = [place + 0.2 - 0.4 * side for place in range(len(labels))]
-            bars = axes.barh(places, [entries[label]["f1"] for label in labels], 0.38, color=colour, label=names[side])
+            bars = axes.barh(
+                places, [entries[label]["f1"] for label in labels], 0.38, color=colour, label=legend(names[side])
+            )
             axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         counts = [reference[label]["n"] for label in labels]
         axes.set_yticks(
             range(len(labels)),
-            [f"{label} (n = {n}{', rare' if n < rare else ''})" for label, n in zip(labels, counts, strict=True)],
+            [
+                f"{one_line(label, NAME)} (n = {n}{', rare' if n < rare else ''})"
+                for label, n in zip(labels, counts, strict=True)
+            ],
         )
         axes.set_xlim(0, 1.04)
         axes.set_xlabel("F1")
@@ -208,7 +217,7 @@ def compression_curve(
             colour = f"C{i}"
             mine = sorted((p for p in points if p["kind"] == kind), key=lambda p: p["ratio"])
             ratios = [p["ratio"] for p in mine]
-            axes.plot(ratios, [p["auc"] for p in mine], "o-", color=colour, label=kind, ms=4, lw=1.2)
+            axes.plot(ratios, [p["auc"] for p in mine], "o-", color=colour, label=legend(kind), ms=4, lw=1.2)
             axes.vlines(ratios, [p["low"] for p in mine], [p["high"] for p in mine], color=colour, alpha=0.35)
         axes.scatter(candidate["ratio"], candidate["auc"], s=90, marker="*", color=INK, zorder=4, label="delivered")
         axes.axhline(reference, color=REFERENCE, lw=1, label="whole tables")
@@ -254,13 +263,18 @@ def reliability(bins: dict[str, list[dict[str, float]]]) -> str:
         axes = figure.subplots()
         for (name, found), colour in zip(bins.items(), (REFERENCE, CANDIDATE), strict=True):
             x, y = [b["predicted"] for b in found], [b["observed"] for b in found]
-            axes.plot(x, y, "o-", color=colour, ms=4, label=name)
+            axes.plot(x, y, "o-", color=colour, ms=4, label=legend(name))
         top = max(b["predicted"] for found in bins.values() for b in found)
         axes.plot([0, top], [0, top], color=INK, lw=0.6)
         axes.set_xlabel("predicted click-through rate")
         axes.set_ylabel("observed")
         axes.legend(frameon=False, fontsize=9)
         return svg(figure, "Observed against predicted click-through rate")
+
+
+def legend(name: str) -> str:
+    """A name in a legend, where matplotlib leaves out what begins with an underscore."""
+    return one_line(name, NAME).replace("_", "\u2009_", 1) if name.startswith("_") else one_line(name, NAME)
 
 
 def colour_of(model: dict[str, Any], candidate: str, reference: str) -> str:
@@ -282,5 +296,5 @@ def svg(figure: Figure, description: str) -> str:
     assert box is not None
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box[1]}" '
-        f'role="img" aria-label="{html.escape(description)}">' + text[text.index(">") + 1 :]
+        f'role="img" aria-label="{html.escape(one_line(description))}">' + text[text.index(">") + 1 :]
     )
