@@ -173,7 +173,8 @@ def metadata(
 
     candidate, _ = ends(report, details)
     every, data = candidate["accuracy"]["all"], one_line(str(details.get("data", report["recipe"])))
-    base = {name: None if said is None else one_line(str(said)) for name, said in details.get("base", {}).items()}
+    origin = details.get("base", {}).items()
+    base: dict[str, Any] = {name: None if said is None else one_line(str(said)) for name, said in origin}
     datasets = [one_line(str(name)) for name in details.get("datasets", [])]
     return ModelCardData(
         library_name=library,
