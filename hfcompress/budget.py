@@ -57,13 +57,17 @@ class Budget:
         """The metrics that may be limited."""
         return DROPS
 
+    def without_other_units(self, given: set[str]) -> "Budget":
+        """Return these limits as defaults beside given ones (budget.ram-mb): of one in two units none is left."""
+        return self
+
 
 @dataclass(frozen=True)
 class LanguageBudget(Budget):
     """Limits on a causal LM. `latency_ms` is a decoded token, and `drop` takes perplexity: 0.03 allows 3% more."""
 
     ram_gb: float | None = None
-    """Peak memory, in GB (10^9 bytes), of a fresh process that answers at `context` tokens."""
+    """The same as `ram_mb` in GB (10^9 bytes): give one of them. The process answers at `context` tokens."""
     context: int = 2048
     """Tokens, prompt and answer together, that memory and time are limited at."""
     first_token_ms: float | None = None
@@ -73,7 +77,14 @@ class LanguageBudget(Budget):
         if self.ram_gb is not None:
             if not 0 < self.ram_gb < math.inf:
                 raise UserError(f"--budget.ram-gb {self.ram_gb:g}: a limit must be above 0 and finite")
+            if self.ram_mb is not None and not math.isclose(self.ram_mb, 1e3 * self.ram_gb):
+                raise UserError(
+                    f"--budget.ram-mb {self.ram_mb:g}: --budget.ram-gb {self.ram_gb:g} limits the same memory; give "
+                    "one of them"
+                )
             object.__setattr__(self, "ram_mb", 1e3 * self.ram_gb)
+        elif self.ram_mb is not None:
+            object.__setattr__(self, "ram_gb", self.ram_mb / 1e3)
         if self.context < 1:
             raise UserError(f"--budget.context {self.context}: must be at least 1")
         super().__post_init__()
@@ -81,6 +92,11 @@ class LanguageBudget(Budget):
     @classmethod
     def drops(cls) -> tuple[str, ...]:
         return ("perplexity",)
+
+    def without_other_units(self, given: set[str]) -> "LanguageBudget":
+        if given & {"budget.ram-mb", "budget.ram-gb"}:
+            return dataclasses.replace(self, ram_mb=None, ram_gb=None)
+        return self
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfcompress.errors import UserError
+from hfcompress.errors import CheckFailed, UserError
 
 Batch = dict[str, Tensor]
 Units = dict[str, list[int]]  # a group's root -> numbers of its units
@@ -233,7 +233,7 @@ def cut_and_check(
     Returns: the largest difference of a logit.
 
     Raises:
-        RuntimeError: the network has another number of parameters than what was taken away leaves (a mask instead of
+        CheckFailed: the network has another number of parameters than what was taken away leaves (a mask instead of
             a cut), or answers differently than the masked one.
     """
     with masked(network, groups, removed):
@@ -241,8 +241,14 @@ def cut_and_check(
     cut(network, example, groups, removed)
     found = sum(p.numel() for p in network.parameters())
     if found != parameters:
-        raise RuntimeError(f"the cut network has {found} parameters, not {parameters}: something was left in it")
+        raise CheckFailed(
+            f"the cut network has {found} parameters, not {parameters}: something was left in it; "
+            "give another --base: a layer of this one is not cut as it was planned"
+        )
     distance = float((logits_of(network, probe) - before).abs().max())
     if not distance <= TOLERANCE * max(1.0, float(before.abs().max())):
-        raise RuntimeError(f"the cut network's logits differ by {distance:.2g} from the masked network's")
+        raise CheckFailed(
+            f"the cut network's logits differ by {distance:.2g} from the masked network's; "
+            "give another --base or --*.importance: this network is not cut as it was planned"
+        )
     return distance

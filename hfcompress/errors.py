@@ -18,6 +18,10 @@ class UserError(Exception):
     """
 
 
+class CheckFailed(UserError, RuntimeError):
+    """A stage's own check of what it made failed: the text has the figures, and the option that may change them."""
+
+
 class UnknownShape(UserError):
     """A model whose size cannot be told from its config: it can be run and measured, but not planned."""
 

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hfcompress.end_tokens import end_tokens
 from hfcompress.errors import UserError
 
 # The rule that splits words, as tokenizer.json spells it -> the name under which llama.cpp knows it (llama-vocab.cpp).
@@ -57,7 +58,16 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns of pairs of texts, which a decoder never reads
     special = gguf.SpecialVocab(folder, load_merges=not sentencepiece, n_vocab=vocabulary)
     special.add_special_token.setdefault("bos", False)  # llama.cpp's own default depends on the kind
+    add_ends(special.special_token_ids, end_tokens(folder))
     special.add_to_gguf(writer, quiet=True)
+
+
+def add_ends(special: dict[str, int], ends: list[int]) -> None:
+    """Add the tokens that end an answer under the names that llama.cpp stops at: eos, end of turn, end of message."""
+    others = [token for token in ends if token not in special.values() or token == special.get("eos")]
+    for name in ("eos", "eot", "eom"):
+        if name not in special and (left := [token for token in others if token not in special.values()]):
+            special[name] = left[0]
 
 
 def is_sentencepiece(tokenizer: dict[str, Any]) -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.matmul_nbits import PAGE
+
 MODEL, DATA = "model.onnx", "model.onnx.data"
-PAGE = 4096
 MICROSOFT = "com.microsoft"
 
 Array = np.ndarray[Any, Any]

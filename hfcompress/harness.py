@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.end_tokens import end_tokens
 from hfcompress.errors import UserError
 from hfcompress.evaluation.decoder import Decoder, open_decoder
 from hfcompress.generation import generate
@@ -33,9 +34,10 @@ MAX_NEW_TOKENS = 256  # where a task does not say; HFLM's default
 class HarnessDecoder(TemplateLM):
     """A Decoder as the harness's model; texts are encoded, cut and scored as HFLM does it."""
 
-    def __init__(self, decoder: Decoder, tokenizer: Any) -> None:
+    def __init__(self, decoder: Decoder, tokenizer: Any, ends: list[int]) -> None:
+        """`ends`: the tokens that end an answer (see `end_tokens`)."""
         super().__init__()
-        self.decoder, self.tokenizer = decoder, tokenizer
+        self.decoder, self.tokenizer, self.ends = decoder, tokenizer, ends
 
     @property
     def max_length(self) -> int:
@@ -43,7 +45,8 @@ class HarnessDecoder(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+        end = self.tokenizer.eos_token_id
+        return self.ends[0] if end is None else int(end)
 
     @property
     def prefix_token_id(self) -> int:
@@ -115,7 +118,7 @@ class HarnessDecoder(TemplateLM):
 
     def _answer(self, prompt: list[int], room: int, stops: list[str]) -> str:
         ids: list[int] = []
-        for token in generate(self.decoder, prompt, max_new_tokens=room, stop={self.eot_token_id}):
+        for token in generate(self.decoder, prompt, max_new_tokens=room, stop=set(self.ends)):
             ids.append(token)
             text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
             if any(stop and stop in text for stop in stops):
@@ -140,7 +143,8 @@ def opened(folder: Path, threads: int) -> Any:
         from lm_eval.models.huggingface import HFLM
 
         return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, **attention_option(folder))
-    return HarnessDecoder(open_decoder(folder, threads), language_tokenizer(folder))
+    tokenizer = language_tokenizer(folder)
+    return HarnessDecoder(open_decoder(folder, threads), tokenizer, end_tokens(folder, tokenizer))
 
 
 def task_manager(tasks: list[str], include_path: Path | None) -> TaskManager:

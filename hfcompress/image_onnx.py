@@ -12,6 +12,7 @@ import torch
 from onnx import helper
 
 from hfcompress import onnx_graph
+from hfcompress.errors import CheckFailed
 from hfcompress.onnx_graph import OPSET, Array
 
 PARITY = 1e-4  # of the largest logit
@@ -53,7 +54,7 @@ def require_parity(network: Any, path: Path, pixel_values: Array) -> float:
     """The largest difference of logits between torch and onnxruntime on images [batch, 3, height, width].
 
     Raises:
-        RuntimeError: it is more than 1e-4 of the largest logit.
+        CheckFailed: it is more than 1e-4 of the largest logit.
     """
     from hfcompress.evaluation.predictor import onnx_session
 
@@ -62,7 +63,10 @@ def require_parity(network: Any, path: Path, pixel_values: Array) -> float:
         expected = network(torch.from_numpy(pixel_values)).logits.numpy()
     distance = float(np.abs(found - expected).max())
     if not distance <= PARITY * float(np.abs(expected).max()):
-        raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the model's")
+        raise CheckFailed(
+            f"the exported graph's logits differ by {distance:.2g} from the model's; "
+            "its weights are too large for float32 sums; lower the learning rates, or give another --base"
+        )
     return distance
 
 
@@ -118,11 +122,14 @@ def require_integer_kernels(path: Path) -> dict[str, int]:
     """How often each kind of kernel runs in onnxruntime's optimized graph.
 
     Raises:
-        RuntimeError: a convolution or a matrix product stayed in float.
+        CheckFailed: a convolution or a matrix product stayed in float.
     """
     kernels = Counter(node.op_type for node in onnx_graph.optimized_nodes(path))
     if floats := [kind for kind in FLOAT_KERNELS if kernels[kind]]:
-        raise RuntimeError(f"{kernels[floats[0]]} {floats[0]} of {path.name} run in float: {dict(kernels)}")
+        raise CheckFailed(
+            f"{kernels[floats[0]]} {floats[0]} of {path.name} run in float: {dict(kernels)}; "
+            "give another --base: onnxruntime has no integer kernel for a layer of this one"
+        )
     return dict(sorted(kernels.items()))
 
 

@@ -6,10 +6,12 @@
 from pathlib import Path
 from typing import Any
 
-from hfcompress.devices import HERE, NUMBERS, Device, decode_ms, first_token_ms, fits, resident_bytes
+from hfcompress.devices import HERE, NUMBERS, PLAIN_BYTES, Device, decode_ms, first_token_ms, fits, resident_bytes
 from hfcompress.language_shape import LanguageShape
-from hfcompress.matmul_nbits import BLOCK_BITS
+from hfcompress.matmul_nbits import BLOCK_BITS, FILE_SCALE_BITS, PAGE
 
+# Bytes of a decoder's ONNX folder that are no tensors, measured on written ones: nodes and names, and config files.
+GRAPH_BYTES, LAYER_BYTES, CONFIG_BYTES, PIECE_BYTES = 3_000, 6_500, 4_000, 70
 UNITS = {"memory_bandwidth": "GB/s", "usable_memory": "GB", "sustained": "of the bandwidth", "compute": "GFLOP/s"}
 
 
@@ -23,12 +25,40 @@ def prediction(shape: LanguageShape, on: Device, context: int) -> dict[str, Any]
     resident = bytes_on(shape, on, context)
     return {
         "parameters": shape.parameters,
-        "disk_mb": (resident["weights"] + resident["embedding"]) / 1e6,
+        "disk_mb": disk_bytes(shape) / 1e6,
         "ram_mb": sum(resident.values()) / 1e6,
         "latency_ms": decode_ms(shape, on, context),
         "latency_ratio": None,
         "first_token_ms": first_token_ms(shape, on, context),
     }
+
+
+def disk_bytes(shape: LanguageShape) -> float:
+    """Return the bytes of all matrices, norms and biases in a file; of an ONNX decoder a tied head is stored once."""
+    if shape.resident_bits is None:
+        resident = resident_bytes(shape, 1)
+        return resident["weights"] + resident["embedding"]
+    matrices = shape.parameters - shape.plain_parameters
+    return matrices * onnx_file_bits(shape.weight_bits) / 8 + shape.plain_parameters * PLAIN_BYTES
+
+
+def onnx_file_bits(weight_bits: float) -> float:
+    """About what matrices of so many bits, float16 scales of groups of 128 included, take in an ONNX file."""
+    return weight_bits + (FILE_SCALE_BITS - 16) / 128
+
+
+def beside_matrices(shape: LanguageShape, context: int) -> float:
+    """Return the bytes of an ONNX decoder's folder that are no matrices: norms, rotary tables, cache scales, graph,
+    tokenizer and config.
+
+    Args:
+        context: positions that the rotary tables have.
+    """
+    tables = PLAIN_BYTES * min(context, shape.context) * shape.head_dim + 2 * PAGE
+    scales = PLAIN_BYTES * 2 * shape.layers * shape.kv_heads * shape.head_dim
+    tokenizer = PIECE_BYTES * shape.vocab if shape.tokenizer_bytes is None else shape.tokenizer_bytes
+    graph = GRAPH_BYTES + LAYER_BYTES * shape.layers + CONFIG_BYTES
+    return shape.plain_parameters * PLAIN_BYTES + tables + scales + tokenizer + graph
 
 
 def memory(shape: LanguageShape, on: Device, context: int) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The shape of a causal LM as plain numbers: what `plan` predicts from, with no weights and no torch."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hfcompress.decoder_kind import GEMMAS, MODEL_TYPES, layer_windows
 from hfcompress.errors import UnknownShape, UserError
 
+NOT_SHIPPED = ("record.json", "model.safetensors.index.json", "README.md")
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 
 
@@ -19,7 +20,8 @@ class LanguageShape:
     scales of groups included; the embedding has its own where `embedding_bits` is given. `resident_bits` is what a
     matrix takes in memory, where the runtime repacks it. `kv_bits` is for an element of the key-value cache. `fused`:
     queries, keys and values are one matrix, and the MLP's two halves (Phi-3). `sliding_window` is given where every
-    layer has it: what some layers keep whole is counted for all.
+    layer has it: what some layers keep whole is counted for all. `tokenizer_bytes`: of what lies beside
+    the weights, where the folder is known.
     """
 
     layers: int
@@ -38,6 +40,7 @@ class LanguageShape:
     embedding_bits: float | None = None
     resident_bits: float | None = None
     kv_bits: float = 16
+    tokenizer_bytes: int | None = None
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LanguageShape":
@@ -83,11 +86,14 @@ class LanguageShape:
         """
         file = folder / "config.json"
         try:
-            return cls.from_config(json.loads(file.read_text(encoding="utf-8")))
+            found = cls.from_config(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UserError(f"{file}: no such file; give the folder of a model") from None
         except ValueError as error:
             raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
+        beside = [entry for entry in folder.glob("*") if entry.suffix in (".json", ".txt", ".model", ".jinja")]
+        size = sum(entry.stat().st_size for entry in beside if entry.name not in NOT_SHIPPED and entry.is_file())
+        return replace(found, tokenizer_bytes=size if (folder / "tokenizer.json").is_file() else None)
 
     def layer_linears(self) -> list[tuple[str, int, int]]:
         """The matrices of one layer: name in it, rows (outputs), columns (inputs)."""

@@ -6,13 +6,20 @@ for every token). It has no kernel for 2 bits in blocks of 256: such a product t
 GatherBlockQuantized reads its rows from the file, with a float32 scale a block.
 """
 
+from typing import TYPE_CHECKING
+
 from hfcompress.errors import UserError
+
+if TYPE_CHECKING:
+    from hfcompress.language_shape import LanguageShape
 
 LARGEST_BLOCK = {2: 128, 4: 256, 8: 256}
 SMALLEST_BLOCK = 16
 MATRIX_BITS = (2, 4, 8)  # that MatMulNBits computes with
 EMBEDDING_BITS = (4, 8)  # that GatherBlockQuantized looks up
 BLOCK_BITS, ROW_BLOCK_BITS = 64, 32  # of scales and sums
+FILE_SCALE_BITS = 32  # of a block's scale in the file
+PAGE = 4096  # bytes: where a tensor of the file begins
 
 
 def block_size(group: int, bits: int) -> int:
@@ -46,6 +53,37 @@ def row_bits(bits: int, group: int) -> float:
     return wide + ROW_BLOCK_BITS / block_size(group, wide)
 
 
+def file_bytes(rows: int, columns: int, bits: int, group: int, symmetric: bool, known: tuple[int, ...]) -> int:
+    """Return what a matrix takes in the ONNX file: codes, and a scale (and a zero) a block, each on pages of its own.
+
+    Args:
+        known: bits that its operator stores: MATRIX_BITS or EMBEDDING_BITS.
+    """
+    wide = stored_bits(bits, known)
+    blocks = columns // block_size(group, wide)
+    tensors = [rows * columns * wide // 8, rows * blocks * FILE_SCALE_BITS // 8]
+    if not symmetric:
+        tensors.append(rows * -(-blocks * wide // 8))
+    return sum(PAGE * -(-size // PAGE) for size in tensors)
+
+
 def resident_bits(weight_bits: float) -> float:
     """About what matrices of so many bits, float16 scales of groups of 128 included, take in memory."""
     return weight_bits + (BLOCK_BITS - 16) / 128
+
+
+def require_sizes(model: "LanguageShape") -> None:
+    """Refuse what onnxruntime's operators do not take, which config.json alone says.
+
+    Raises:
+        UserError: heads or rows of another length than a multiple of 16.
+    """
+    lengths = {"head_dim (hidden_size / num_attention_heads)": model.head_dim}
+    lengths |= {f"row of {name.rpartition('.')[2]}": columns for name, _, columns in model.linears()}
+    for name, length in lengths.items():
+        if length % SMALLEST_BLOCK:
+            raise UserError(
+                f"the model's {name} is {length}, and onnxruntime's operators for quantized decoders take multiples "
+                f"of {SMALLEST_BLOCK}; give another --base, or quantize this one for transformers alone: hfcompress "
+                "run any_causal_lm"
+            )

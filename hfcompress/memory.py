@@ -4,6 +4,8 @@ from pathlib import Path
 
 from hfcompress.errors import UserError
 
+TRAINED_BYTES = 16  # of a parameter that is trained in float32: itself, its gradient, and Adam's two moments
+
 
 class MemoryLimit:
     """Holds the peak since it was made against a limit in GB (10^9 bytes); None limits nothing.
@@ -46,6 +48,25 @@ class MemoryLimit:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
         raise OSError("/proc/self/status has no VmHWM")
+
+
+def require_machine_memory(needed_bytes: float, option: str) -> None:
+    """Refuse an option for what it would take before anything tries to.
+
+    Args:
+        option: with its value, as typed.
+
+    Raises:
+        UserError: it is more than this machine has.
+    """
+    import psutil
+
+    has = psutil.virtual_memory().total
+    if needed_bytes > has:
+        raise UserError(
+            f"{option}: what is made of it takes {needed_bytes / 1e9:,.0f} GB of memory, and this machine has "
+            f"{has / 1e9:,.0f} GB; give less"
+        )
 
 
 def reset_peak() -> None:

@@ -37,6 +37,17 @@ class Stage(Protocol):
     def predict(self, *args: Any, **inputs: Any) -> Any: ...
 
 
+def unused_options(options: Any, inputs: dict[str, Any]) -> dict[str, str]:
+    """Return which options have no effect beside the others on these inputs, and why ("with --*.algorithm rtn").
+
+    Args:
+        options: a stage or a task; its method `unused`, where it has one, says so.
+        inputs: as the stage is called with.
+    """
+    find = getattr(options, "unused", None)
+    return dict(find(inputs)) if find else {}
+
+
 def with_option(message: str, stage: Stage, options: dict[str, Any]) -> str:
     """A message of a stage, which cannot know what the recipe calls it (`--*.shift`), with the recipe's name for it.
 

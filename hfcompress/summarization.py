@@ -5,7 +5,7 @@ treated the same way, until they fit: the hierarchical merging of Wu et al. 2021
 Human Feedback". Everything is greedy, so that the same document gives the same summary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ def summarize(
     max_new_tokens: int,
     lookup: int,
     say: Callable[[str], None],
+    ends: Iterable[int] = (),
     context: int | None = None,
     stats: Stats | None = None,
 ) -> Iterator[str]:
@@ -68,6 +69,7 @@ def summarize(
         max_new_tokens: of the summary, and of each part's summary.
         lookup: see `generate`.
         say: is told what is being read, when the document has several parts.
+        ends: tokens that end an answer beside the tokenizer's special ones (see `end_tokens`).
         context: tokens of prompt, part and summary together; what the decoder holds when not given, and never more.
         stats: where the cost of all answers is added.
 
@@ -86,7 +88,7 @@ def summarize(
             f"fit beside prompt and summary, and {needed:,} are needed; ask for a shorter summary or allow a longer "
             "context"
         )
-    stop = ending_ids(tokenizer)
+    stop = ending_ids(tokenizer) | set(ends)
 
     def answer(ids: list[int]) -> Iterator[int]:
         prompt = [*frame.head, *ids, *frame.tail]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 
 BARRIER = timedelta(hours=12)
 SEEDS = 2**32  # that numpy takes
+REPORTERS = {  # of the Trainer's callbacks (transformers.integrations), and the packages of which it wants one
+    "azure_ml": ("azureml",),
+    "clearml": ("clearml",),
+    "codecarbon": ("codecarbon",),
+    "comet_ml": ("comet_ml",),
+    "dagshub": ("dagshub",),
+    "dvclive": ("dvclive",),
+    "flyte": ("flytekit",),
+    "mlflow": ("mlflow",),
+    "neptune": ("neptune",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
 
 
@@ -64,6 +80,25 @@ class Train:
             raise UserError(f"--*.max-steps {self.max_steps}: at least 1, or -1 for as many as num-train-epochs says")
         if self.seed >= SEEDS:
             raise UserError(f"--*.seed {self.seed}: below {SEEDS}")
+        require_reporter(self.report_to)
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`; subclasses add theirs."""
+        return {"num_train_epochs": f"with --*.max-steps {self.max_steps}"} if self.max_steps > 0 else {}
+
+
+def require_reporter(name: str) -> None:
+    """Refuse what the Trainer does not report to, and what is not installed; nothing of it is imported.
+
+    Raises:
+        UserError: naming those that there are, or the package.
+    """
+    if name in ("none", "all"):
+        return
+    if name not in REPORTERS:
+        raise UserError(f"--*.report-to {name}: choose from none, all, {', '.join(REPORTERS)}")
+    if not any(find_spec(package) for package in REPORTERS[name]):
+        raise UserError(f"--*.report-to {name}: pip install {REPORTERS[name][0]}, or leave the option out")
 
 
 @dataclass(frozen=True)
@@ -94,6 +129,24 @@ def require_teaching(options: Any, *weights: str) -> None:
         raise UserError(f"--*.temperature {options.temperature:g}: must be above 0")
     if not any(getattr(options, name) for name in weights):
         raise UserError(", ".join(f"--*.{name.replace('_', '-')}" for name in weights) + ": not all of them 0")
+
+
+def unused_by_teaching(options: Any, inputs: dict[str, Any]) -> dict[str, str]:
+    """Which options of a loss of soft and hard labels have no effect, and why (see `stage.unused_options`).
+
+    Args:
+        options: has temperature, logits_weight, hard_weight and label_smoothing_factor.
+        inputs: without a `teacher` among them the loss is that of the labels, where the stage can do without.
+    """
+    found = {}
+    if inputs.get("teacher", True) is None:
+        names = ("temperature", "logits_weight", "hard_weight", "states_weight", "cache")
+        return dict.fromkeys(names, "without a teacher")
+    if not options.logits_weight:
+        found["temperature"] = "with --*.logits-weight 0"
+    if not options.hard_weight:
+        found["label_smoothing_factor"] = "with --*.hard-weight 0: the labels are not in the loss"
+    return found
 
 
 @dataclass

@@ -14,6 +14,7 @@ from hfcompress.stages.quantize_linears import QuantizeLinears
 from hfcompress.tasks.causal_lm import CausalLM
 
 SCALES = ("small", "full")
+NEEDED = {"measure.context": "here: give --budget.context"}
 
 
 def recipe(
@@ -36,7 +37,7 @@ def recipe(
     if not base:
         raise UserError("any_causal_lm needs a model: --base FOLDER or --base org/name")
     model = run(AdoptLanguage(any_architecture=True), model=run.base(base), name="lm")
-    packed = run(quantize_linears, model=model, name="packed")
+    packed = run(quantize_linears, model=model, disk_mb=budget.disk_mb, name="packed")
     return run.compare(
         model,
         packed,

@@ -14,6 +14,7 @@ from hfcompress.stages.structured_prune import StructuredPruneImages
 from hfcompress.tasks.image_classification import ImageClassification
 
 SCALES = ("small", "full")
+NEEDED = {"new": "without --base new"}
 CAMERA_MB = 256
 
 

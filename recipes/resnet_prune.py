@@ -16,6 +16,7 @@ from hfcompress.stages.structured_prune import StructuredPruneImages
 from hfcompress.tasks.image_classification import ImageClassification
 
 SCALES = ("small", "full")
+NEEDED = {"new": "without --base new"}
 RANKINGS: tuple[Importance, ...] = ("l1", "taylor", "geometric_median", "reconstruction", "random")
 
 

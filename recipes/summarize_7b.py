@@ -22,6 +22,12 @@ from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.summarization import Summarization
 
 SCALES = ("small", "full")
+NEEDED = {
+    "pretrain": "without --base pretrain",
+    "documents": "without --documents.dataset",
+    "summaries": "without --documents.dataset",
+    **dict.fromkeys(("genai.context", "measure.context", "summaries.context"), "here: give --budget.context"),
+}
 PRETRAIN = "pretrain"
 MISTRAL_7B = LanguageShape(
     layers=32,
@@ -83,8 +89,9 @@ def recipe(
     else:
         model = run(AdoptLanguage(), model=run.base(base, KNOWN_SHAPES.get(base)), name="lm")
     statistics = run(calibrate, model=model, task=task, name="calibration")
-    memory = {"ram_gb": budget.ram_gb, "context": budget.context, "kv_bits": genai.kv_bits}
-    allotment = run(allot, model=model, calibration=statistics, **memory, name="allotment")
+    limits = {"ram_gb": budget.ram_gb, "disk_mb": budget.disk_mb}
+    serving = {"context": budget.context, "kv_bits": genai.kv_bits}
+    allotment = run(allot, model=model, calibration=statistics, **limits, **serving, name="allotment")
     packed = run(weight_only, model=model, task=task, allotment=allotment, name="packed")
     onnx = run(replace(genai, context=budget.context), model=packed, task=task, name="onnx")
 

@@ -95,13 +95,14 @@ def test_a_decoder_answers_as_hflm_does(run: Path) -> None:
     """Log-likelihoods, texts longer than the context, and greedy answers, request by request."""
     from lm_eval.api.instance import Instance
 
+    from hfcompress.end_tokens import end_tokens
     from hfcompress.evaluation.torch_decoder import TorchDecoder
     from hfcompress.harness import HarnessDecoder, opened
     from hfcompress.models import language_tokenizer
 
     theirs = opened(run / "lm", 1)
     assert type(theirs).__name__ == "HFLM"
-    ours = HarnessDecoder(TorchDecoder(run / "lm", 1), language_tokenizer(run / "lm"))
+    ours = HarnessDecoder(TorchDecoder(run / "lm", 1), language_tokenizer(run / "lm"), end_tokens(run / "lm"))
     assert ours.max_length == theirs.max_length == 128
 
     def requests(kind: str, arguments: list[Any]) -> list[Any]:

@@ -32,7 +32,7 @@ ALLOWED = {
         "surgery",
         "weights",
     },
-    "tasks": {"tasks", "errors", "lines"},
+    "tasks": {"tasks", "errors", "lines", "memory"},
     "report": {"report", "errors", "files"},
     "record": {"errors", "files"},
     "files": {"errors", "permissions"},

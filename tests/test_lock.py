@@ -10,7 +10,7 @@ import pytest
 
 from hfcompress.budget import Budget
 from hfcompress.cli import dispatch, running
-from hfcompress.cli.running import RunOptions, parse
+from hfcompress.cli.running import RunOptions, defaults_of, parse
 from hfcompress.errors import UserError
 from hfcompress.lock import lock, options_from, require_same_data, say_what_differs
 from hfcompress.stages.distill import Distill
@@ -20,7 +20,8 @@ from recipes import legal_bert
 
 def resolved(*arguments: str) -> dict[str, Any]:
     """The recipe's options at small scale with these arguments."""
-    options = parse(legal_bert.recipe, RunOptions, legal_bert.arguments("small", Path("run")), list(arguments), "run")
+    known = defaults_of(legal_bert.recipe, legal_bert.arguments("small", Path("run")), list(arguments))
+    options = parse(legal_bert, RunOptions, known, list(arguments), "run")
     return {name: options[name] for name in list(inspect.signature(legal_bert.recipe).parameters)[1:]}
 
 
@@ -99,7 +100,8 @@ def test_what_the_recipe_wrote_itself_is_written_again_and_need_not_be_given(
     names = list(inspect.signature(legal_bert.recipe).parameters)[1:]
 
     def smoke(folder: Path) -> dict[str, Any]:
-        options = parse(legal_bert.recipe, RunOptions, legal_bert.arguments("smoke", folder), [], "run")
+        known = defaults_of(legal_bert.recipe, legal_bert.arguments("smoke", folder), [])
+        options = parse(legal_bert, RunOptions, known, [], "run")
         return {name: options[name] for name in names}
 
     options = smoke(tmp_path / "run")

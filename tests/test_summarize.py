@@ -345,3 +345,10 @@ def test_an_interrupt_ends_the_line_and_nothing_more(folder: Path, tmp_path: Pat
     assert out.endswith("\n")
     assert "Traceback" not in messages
     assert "interrupted" in messages
+
+
+@pytest.mark.parametrize("text", ["." * 300_000, "x" * 300_000, "。" * 100_000, "a.b" * 100_000])
+def test_a_text_without_a_space_is_cut_into_all_of_its_tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> None:
+    found = tokenized(tokenizer, text)
+    assert tokenizer.decode(found.ids.tolist(), clean_up_tokenization_spaces=False) == text
+    assert max(end - start for start, end in spans(len(found.ids), 1000, found.cuts)) <= 1000

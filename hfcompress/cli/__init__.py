@@ -13,13 +13,14 @@ from typing import NoReturn, TextIO, cast
 import tyro
 
 from hfcompress.__main__ import SAID
+from hfcompress.cli.arguments import option_value, spelled
 from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
 from hfcompress.cli.language import summarize
 from hfcompress.cli.profiling import profile
 from hfcompress.cli.results import check, env, predict, push, report, verify
-from hfcompress.cli.running import from_lock, list_recipes, option_value, plan, run, with_recipe
+from hfcompress.cli.running import from_lock, list_recipes, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
 from hfcompress.errors import UserError
 from hfcompress.escaping import TerminalOutput, one_line
@@ -62,12 +63,14 @@ def main() -> None:
         print(f"hfcompress: {said}", file=sys.stderr)
         forget_output()
         sys.exit(WRONG_INPUT)
-    except MemoryError as error:
-        print(f"hfcompress: not enough memory ({error}); smaller batches, images or texts take less", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
-    except Exception as error:  # safetensors, torch and onnx have exceptions of their own for it
+    except Exception as error:  # safetensors, torch and onnx have exceptions of their own for a full disk
         if disk_is_full(error):
             refuse_full_disk(error, arguments)
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # as torch says it
+            reason = (str(error).strip().splitlines() or ["no more can be had"])[0][:160]
+            line = f"hfcompress: not enough memory ({reason}); smaller batches, images or texts take less"
+            print(line, file=sys.stderr)
+            sys.exit(WRONG_INPUT)
         sys.exit(defect())
 
 
@@ -129,6 +132,7 @@ def dispatch(arguments: list[str]) -> int:
         "ab": ab,
         "env": env,
     }
+    arguments = spelled(arguments)
     if arguments[:1] == ["run"] and (lock_file := option_value(arguments, "--from-lock")):
         return from_lock(Path(lock_file), arguments[1:])  # before the recipe's name is asked for: the lock has it
     if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):

@@ -47,6 +47,7 @@ def summarize(
     text = read_document(file)
     quiet()
     from hfcompress import summarization
+    from hfcompress.end_tokens import end_tokens
     from hfcompress.evaluation.decoder import open_decoder
     from hfcompress.evaluation.latency import default_threads
     from hfcompress.generation import Stats
@@ -54,16 +55,17 @@ def summarize(
 
     with candidate_of(model) as (folder, _):
         refuse_classifiers(folder, model)
-        decoder = open_decoder(folder, threads or default_threads())
+        decoder, tokenizer = open_decoder(folder, threads or default_threads()), language_tokenizer(folder)
         cost, begun, first, written = Stats(), time.perf_counter(), None, list[str]()
         try:
             for piece in summarization.summarize(
                 decoder,
-                language_tokenizer(folder),
+                tokenizer,
                 text,
                 max_new_tokens=max_new_tokens,
                 lookup=lookup,
                 say=lambda line: print(line, file=sys.stderr, flush=True),
+                ends=end_tokens(folder, tokenizer),
                 context=context,
                 stats=cost,
             ):

@@ -16,8 +16,11 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 from tyro.conf import Positional
 
+from hfcompress.budget import Budget
+from hfcompress.cli.arguments import option_names, option_value
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.results import push
+from hfcompress.effects import refuse_empty, refuse_without_effect
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.files import FolderLock, scratch_below
 
@@ -73,15 +76,17 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
     module = load_recipe(name)
     recipe_name = module.__name__.rpartition(".")[2]
     smoke = verb == "run" and "--smoke" in arguments
-    if smoke and option_value(arguments, "--scale"):
+    if smoke and option_value(arguments, "--scale") is not None:
         raise UserError("--scale: --smoke has a scale of its own; leave one of them out")
-    scale = "smoke" if smoke else option_value(arguments, "--scale") or "small"
+    given = option_value(arguments, "--scale")
+    scale = "smoke" if smoke else "small" if given is None else given
     if not smoke and scale not in module.SCALES:
         raise UserError(f"--scale {scale}: {recipe_name} has {' and '.join(module.SCALES)}")
     folder = folder_of(arguments, recipe_name, scale)
     own = {"run": RunOptions, "plan": PlanOptions}[verb]
-    with scale_of(module, scale, folder if verb == "run" and "--help" not in arguments else None) as (defaults, held):
-        options = parse(module.recipe, own, defaults, arguments, f"hfcompress {verb} {name}")
+    with scale_of(module, scale, folder if verb == "run" and "--help" not in arguments else None) as (of_scale, held):
+        defaults = defaults_of(module.recipe, of_scale, arguments)
+        options = parse(module, own, defaults, arguments, f"hfcompress {verb} {name}")
         verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
         if verb == "plan":
             return print_plan(module.recipe, options, verb_values["format"], verb_values["device"])
@@ -137,8 +142,8 @@ def from_lock(file: Path, arguments: list[str]) -> int:
     defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
     with scale_of(module, scale, None if "--help" in arguments else folder) as (of_scale, held):
         # What a recipe writes to begin with is the same as the lock's: it need not be given.
-        defaults = options_from(locked, defaults | of_scale, arguments)
-        options = parse(module.recipe, RunOptions, defaults, arguments, "hfcompress run --from-lock")
+        defaults = defaults_of(module.recipe, options_from(locked, defaults | of_scale, arguments), arguments)
+        options = parse(module, RunOptions, defaults, arguments, "hfcompress run --from-lock")
         own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
         say_what_differs(locked)
         require_same_data(locked, options)
@@ -146,22 +151,46 @@ def from_lock(file: Path, arguments: list[str]) -> int:
 
 
 def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
-    """Where a run lies."""
-    folder = Path(option_value(arguments, "--run-dir") or Path("runs") / f"{recipe_name}-{scale}")
+    """Where a run lies.
+
+    Raises:
+        UserError: no folder can be there.
+    """
+    given = option_value(arguments, "--run-dir")
+    if given is not None and not given.strip():
+        raise UserError("--run-dir: the name is empty; give a folder, or leave the option out")
+    folder = Path("runs") / f"{recipe_name}-{scale}" if given is None else Path(given)
+    if any(not character.isprintable() for character in str(folder)):
+        raise UserError(f"--run-dir {str(folder)!r}: it has a character that no line can show; give another name")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--run-dir {folder}: this is a file; give a folder")
     return folder
 
 
-def parse(
-    recipe: Callable[..., Any], own: type, defaults: dict[str, Any], arguments: list[str], prog: str
-) -> dict[str, Any]:
-    """The values of all options: the recipe's signature is its command line, with `defaults` for this scale."""
+def defaults_of(recipe: Callable[..., Any], scale: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
+    """Return all of a recipe's options where none is given: its signature's, in their place those of the scale."""
+    found = {name: p.default for name, p in list(inspect.signature(recipe).parameters.items())[1:]} | scale
+    given = set(option_names(arguments))
+    return {n: value.without_other_units(given) if isinstance(value, Budget) else value for n, value in found.items()}
+
+
+def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str], prog: str) -> dict[str, Any]:
+    """Return the values of all options: the recipe's signature is its command line.
+
+    Args:
+        module: the recipe's, with `recipe` and, where it knows why some of its options may have no effect, `NEEDED`.
+        own: the options of the verb.
+        defaults: see `defaults_of`.
+
+    Raises:
+        UserError: an option is refused, or has no effect beside the others.
+    """
+    recipe = module.recipe
     hints = get_type_hints(recipe, include_extras=True)
     helps = argument_help(recipe)
     fields: list[Any] = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(own)]
-    for name, parameter in list(inspect.signature(recipe).parameters.items())[1:]:
-        default = defaults.get(name, parameter.default)
+    for name in list(inspect.signature(recipe).parameters)[1:]:
+        default = defaults[name]
         fields.append(
             (
                 name,
@@ -175,7 +204,11 @@ def parse(
         parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
     except UserError as error:
         raise UserError(as_typed(str(error), arguments)) from None
-    return {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+    found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+    options = {name: found[name] for name in defaults}
+    refuse_empty(defaults, options, list(option_names(arguments)))
+    refuse_without_effect(recipe, defaults, options, option_names(arguments), getattr(module, "NEEDED", {}))
+    return found
 
 
 def as_typed(message: str, arguments: list[str]) -> str:
@@ -207,6 +240,9 @@ def run_recipe(
     """Plan and run a recipe, and push its result where that was asked for; `held` is the folder's lock, if taken."""
     if own.push_to_hub != (own.hub_model_id is not None):
         raise UserError("--push-to-hub and --hub-model-id org/name: give both, or neither")
+    for option in ("private", "revision", "create_pr", "license"):
+        if getattr(own, option) and not own.push_to_hub:
+            raise UserError(f"--{option.replace('_', '-')}: has no effect without --push-to-hub; leave it out")
     if own.hub_model_id:
         from hfcompress.hub import require_repository, require_token
 
@@ -289,13 +325,3 @@ def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str, o
     recipe(planned, **options)
     print(json.dumps(planned.as_dict(), indent=1) if form == "json" else render(planned))
     return 0 if planned.ok else FAILED
-
-
-def option_value(arguments: list[str], option: str) -> str | None:
-    """The value of an option that decides which other options there are, read before the real parse."""
-    for i, argument in enumerate(arguments):
-        if argument == option and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None

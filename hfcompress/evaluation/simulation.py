@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from hfcompress.errors import CheckFailed
+
 AGREEMENT = 0.02  # of the largest logit: rounded inputs and a rounded cache move logits, wrong bytes by all of it
 CHECKED_PARAMETERS = 50_000_000  # the simulation takes 4 bytes for each
 
@@ -18,7 +20,7 @@ def check(folder: Path, packed: Any, ids: list[int], allowed: float = AGREEMENT)
     Returns: checked, and difference_from_simulation: root mean square, as a share of the largest logit.
 
     Raises:
-        RuntimeError: it is above `allowed`.
+        CheckFailed: it is above `allowed`.
     """
     import numpy as np
     import torch
@@ -31,5 +33,8 @@ def check(folder: Path, packed: Any, ids: list[int], allowed: float = AGREEMENT)
     found = open_decoder(folder, 1).append(ids, all_logits=True)
     difference = float(np.sqrt(np.mean((found - simulated) ** 2)) / np.abs(simulated).max())
     if not difference <= allowed:
-        raise RuntimeError(f"{folder} gives other logits than the packed model: {difference:.3f} of the largest")
+        raise CheckFailed(
+            f"{folder} gives other logits than the packed model: {difference:.3f} of the largest; "
+            "give --genai.accuracy-level 1 (float32 products), or more bits (--allot.bits)"
+        )
     return {"checked": True, "difference_from_simulation": difference}

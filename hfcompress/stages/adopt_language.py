@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.end_tokens import copy_templates
 from hfcompress.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class AdoptLanguage:
         for file in [*weight_files(model), *others]:
             if file.name != "record.json":
                 link(file.resolve(), out / file.name)
+        copy_templates(model, out)
         return {"tensors": len(checkpoint.places)}
 
     def predict(self, model: "LanguageShape") -> "LanguageShape":

@@ -4,11 +4,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress import language_plan
 from hfcompress.devices import matrices_allowed
 from hfcompress.errors import UserError
 from hfcompress.knapsack import knapsack
 from hfcompress.language_shape import EMBEDDING, LanguageShape
-from hfcompress.matmul_nbits import EMBEDDING_BITS, matrix_bits, resident_bits, row_bits, stored_bits
+from hfcompress.matmul_nbits import (
+    EMBEDDING_BITS,
+    MATRIX_BITS,
+    file_bytes,
+    matrix_bits,
+    require_sizes,
+    resident_bits,
+    row_bits,
+    stored_bits,
+)
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 
 if TYPE_CHECKING:
@@ -48,6 +58,7 @@ class Allot:
         model: Path,
         calibration: Path,
         ram_gb: float | None = None,
+        disk_mb: float | None = None,
         context: int = 2048,
         kv_bits: int = 8,
     ) -> dict[str, Any]:
@@ -55,6 +66,7 @@ class Allot:
 
         Args:
             ram_gb: peak memory that a process may take, in GB, when `context` tokens lie in a cache of `kv_bits`.
+            disk_mb: what all files of the ONNX model may take, in MB, with rotary tables of `context` positions.
 
         Raises:
             UserError: not even the smallest choice fits.
@@ -73,9 +85,11 @@ class Allot:
         )
         allowed = self.bits_per_weight * weights / 8
         limits = {"bytes": allowed}
+        shape = replace(LanguageShape.read(model), kv_bits=kv_bits)
         if ram_gb is not None:
-            shape = replace(LanguageShape.read(model), kv_bits=kv_bits)
             limits["resident"] = matrices_allowed(shape, context, 1e9 * ram_gb)
+        if disk_mb is not None:
+            limits["file"] = 1e6 * disk_mb - language_plan.beside_matrices(shape, context)
         chosen = knapsack(list(options.values()), limits)
         if chosen is None:
             raise UserError(self.refusal(list(options.values()), limits))
@@ -90,6 +104,8 @@ class Allot:
             "allowed_bytes": allowed,
             "resident_bytes": sum(option["resident"] for option in picked.values()),
             "allowed_resident_bytes": limits.get("resident"),
+            "file_bytes": sum(option["file"] for option in picked.values()),
+            "allowed_file_bytes": limits.get("file"),
             "predicted_kl": sum(option["kl"] for option in picked.values()),
             "uniform": uniform(options),
         }
@@ -99,14 +115,14 @@ class Allot:
 
     def refusal(self, options: list[list[dict[str, Any]]], limits: dict[str, float]) -> str:
         """Which limit not even the smallest grids keep."""
-        for name, what in (("bytes", "take"), ("resident", "take in memory")):
+        for name, what in (("bytes", "take"), ("resident", "take in memory"), ("file", "take in the file")):
             least = sum(min(option[name] for option in found) for found in options)
             if name in limits and least > limits[name]:
                 return (
                     f"the matrices may {what} {limits[name] / 1e6:.2f} MB, and {what} {least / 1e6:.2f} MB at the "
                     f"least ({min(self.bits)} bits); raise the budget, or allow fewer bits (--allot.bits)"
                 )
-        return "no choice of bits keeps both limits, disk and memory; raise one of them"
+        return "no choice of bits keeps all limits together, on disk and in memory; raise one of them"
 
     def options(self, checkpoint: "Checkpoint", name: str, statistics: "dict[str, Tensor]") -> list[dict[str, Any]]:
         """The grids that a matrix may get, each with its bytes and predicted KL (nats a token)."""
@@ -128,6 +144,7 @@ class Allot:
                 "grid": asdict(grid),
                 "weights": rows * columns,
                 "bytes": rows * columns * grid.bits_per_weight(columns) / 8,
+                "file": onnx_file_bytes(grid, rows, columns, name),
                 "resident": rows * columns * onnx_bits(grid, columns, name, len(roles) == 2) / 8,
                 "kl": kl,
             }
@@ -135,10 +152,33 @@ class Allot:
         ]
 
     def predict(
-        self, model: LanguageShape, *, calibration: Any, ram_gb: float | None, context: int, kv_bits: int
+        self,
+        model: LanguageShape,
+        *,
+        calibration: Any,
+        ram_gb: float | None,
+        context: int,
+        kv_bits: int,
+        disk_mb: float | None = None,
     ) -> LanguageShape:
+        """The shape with the bits that all limits leave.
+
+        Raises:
+            UserError: a limit leaves fewer than the fewest.
+        """
+        require_sizes(model)
         matrices = model.parameters - model.plain_parameters
         bits = self.bits_per_weight
+        if disk_mb is not None:
+            allowed = 1e6 * disk_mb - language_plan.beside_matrices(model, context)
+            least = self.least_file_bytes(model)
+            if allowed < least:
+                raise UserError(
+                    f"--budget.disk-mb {disk_mb:g}: tokenizer, tables and graph leave {max(allowed, 0) / 1e6:.2f} MB "
+                    f"for the matrices, which take {least / 1e6:.2f} MB at the least ({min(self.bits)} bits); raise "
+                    "it, or allow fewer bits (--allot.bits)"
+                )
+            bits = max(min(self.bits), min(bits, 8 * allowed / matrices - language_plan.onnx_file_bits(0)))
         if ram_gb is not None:
             found = replace(model, kv_bits=kv_bits)
             allowed, least = matrices_allowed(found, context, 1e9 * ram_gb), matrices * min(self.bits) / 8
@@ -150,6 +190,12 @@ class Allot:
                 )
             bits = max(min(self.bits), min(bits, 8 * allowed / matrices - resident_bits(0)))
         return replace(model, weight_bits=bits)
+
+
+    def least_file_bytes(self, model: LanguageShape) -> float:
+        """What the matrices take in an ONNX file at the fewest bits, in the largest groups."""
+        grid = Grid(min(self.bits), 0 if 0 in self.group_sizes else max(self.group_sizes), self.symmetric)
+        return sum(onnx_file_bytes(grid.fitting(width), rows, width, name) for name, rows, width in model.linears())
 
 
 def matrices(checkpoint: "Checkpoint") -> list[str]:
@@ -182,6 +228,13 @@ def onnx_bits(grid: Grid, columns: int, name: str, tied: bool) -> float:
         return matrix_bits(grid.bits, group)
     wide = stored_bits(grid.bits, EMBEDDING_BITS)  # the head reads what the embedding stores
     return row_bits(grid.bits, group) + (matrix_bits(wide, group) if tied else 0.0)
+
+
+def onnx_file_bytes(grid: Grid, rows: int, columns: int, name: str) -> int:
+    """What a matrix on a grid takes in the ONNX file; a tied embedding is there once."""
+    group = columns // grid.groups(columns)
+    known = EMBEDDING_BITS if name == EMBEDDING else MATRIX_BITS
+    return file_bytes(rows, columns, grid.bits, group, grid.symmetric, known)
 
 
 def uniform(options: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

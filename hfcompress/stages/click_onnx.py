@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hfcompress.click_shape import ClickShape
+from hfcompress.errors import CheckFailed
 from hfcompress.tasks.clicks import Clicks
 
 COMPARED = 4_096  # rows
@@ -22,7 +23,7 @@ class ExportClicks:
         """Write the graph.
 
         Raises:
-            RuntimeError: the graph gives other logits than the network, or holds other bytes than the tables claim.
+            CheckFailed: the graph gives other logits than the network, or holds other bytes than the tables claim.
         """
         import numpy as np
 
@@ -41,10 +42,16 @@ class ExportClicks:
         difference, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
         int8 = bool(network.config.get("int8_towers"))
         if not difference <= (INT8_TOLERANCE if int8 else TOLERANCE) * largest:
-            raise RuntimeError(f"{difference:.3g} is how far the graph's logits are from the network's")
+            raise CheckFailed(
+                f"{difference:.3g} is how far the graph's logits are from the network's; "
+                "another --compress.kind or --compress.bits is exported differently"
+            )
         stored = table_bytes(out / "model.onnx")
         if stored != network.table_bytes():
-            raise RuntimeError(f"the graph's tables take {stored:,} bytes, {network.table_bytes():,} were claimed")
+            raise CheckFailed(
+                f"the graph's tables take {stored:,} bytes, {network.table_bytes():,} were claimed; "
+                "another --compress.kind or --compress.bits is stored differently"
+            )
         return {
             "largest_difference": difference,
             "largest_logit": largest,

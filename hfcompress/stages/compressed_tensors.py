@@ -6,12 +6,13 @@ cannot be packed in it, so that its rows are written as the float16 values that 
 """
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.decoder_kind import GEMMAS
+from hfcompress.end_tokens import copy_beside
+from hfcompress.errors import CheckFailed
 from hfcompress.language_shape import EMBEDDING, LanguageShape
 from hfcompress.tasks.causal_lm import CausalLM
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from hfcompress.ops.grid import Grid, Quantized
     from hfcompress.packed import PackedModel
 
-COPIED = ("generation_config.json", "chat_template.jinja", "LICENSE")
 CHECKED_MATRICES = 8  # that are read back whole, evenly spread
 CHECKED_TOKENS = 24
 ROUNDED = 0.002  # of the largest logit: what float16 does to an embedding's rows
@@ -59,9 +59,7 @@ class ExportTransformers:
         # What is between Gemma's layers leaves float16's range: who loads it in the config's type gets float32.
         dtype = "float32" if packed.config["model_type"] in GEMMAS else "float16"
         write_json(out / "config.json", packed.config | {"dtype": dtype, "quantization_config": config(linear)})
-        for name in COPIED:
-            if (model / name).is_file():
-                shutil.copyfile(model / name, out / name)
+        copy_beside(model, out)
         tokenizer = load_tokenizer(model)
         tokenizer.save_pretrained(out)
         read_back(out, packed, linear)
@@ -158,7 +156,7 @@ def read_back(out: Path, packed: "PackedModel", linear: "dict[str, Grid]") -> No
     """Unpack some matrices of the written files and compare every code.
 
     Raises:
-        RuntimeError: one differs.
+        CheckFailed: one differs.
     """
     import numpy as np
     import torch
@@ -176,4 +174,7 @@ def read_back(out: Path, packed: "PackedModel", linear: "dict[str, Grid]") -> No
             shape = torch.Size(stored.get_tensor(f"{module}.weight_shape"))
             codes = unpack_from_int32(stored.get_tensor(name), grid.bits, shape)
         if not torch.equal(codes, signed(packed.quantized(module).codes, grid)):
-            raise RuntimeError(f"{name} in {out} holds other integers than {packed.folder}")
+            raise CheckFailed(
+                f"{name} in {out} holds other integers than {packed.folder}; "
+                "leave transformers out of --formats, or give other --allot.group-sizes"
+            )

@@ -9,7 +9,7 @@ from hfcompress.errors import UserError
 from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts, require_teaching
+from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,13 @@ class Distill(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        found = super().unused(inputs) | unused_by_teaching(self, inputs)
+        if not self.relation_weight:
+            found["relation_heads"] = "with --*.relation-weight 0"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -45,6 +45,10 @@ class CompressEmbeddings(ClickTrain):
 
     training: ClassVar[bool] = False
 
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        return {} if self.energy is None else {"ratio": f"with --*.energy {self.energy:g}"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ratio >= 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import CheckFailed, UserError
 from hfcompress.lines import read_lines
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
@@ -49,7 +49,10 @@ class TrimVocabulary:
         changed = share_cut_differently(model, out, corpus)
         if self.vocabulary_size is None:
             if changed:
-                raise RuntimeError(f"{changed:.1%} of the corpus is cut into other pieces than before")
+                raise CheckFailed(
+                    f"{changed:.1%} of the corpus is cut into other pieces than before; "
+                    "give --*.vocabulary-size, which allows that, or --no-trim-vocabulary"
+                )
             check_bit_equal(model, out, corpus[:: max(1, len(corpus) // CHECKED_TEXTS)], task.max_length)
         unseen = task.data.texts("validation") + task.data.texts("test")
         return {
@@ -156,7 +159,7 @@ def share_cut_differently(before: Path, after: Path, texts: list[str]) -> float:
 
 
 def check_bit_equal(before: Path, after: Path, texts: list[str], max_length: int) -> None:
-    """Raise RuntimeError unless both models give the same bits on the texts."""
+    """Raise CheckFailed unless both models give the same bits on the texts."""
     import torch
 
     from hfcompress.models import load_tokenizer
@@ -168,7 +171,10 @@ def check_bit_equal(before: Path, after: Path, texts: list[str], max_length: int
         with torch.inference_mode():
             outputs.append(network(**batch)[0])
     if not torch.equal(*outputs):
-        raise RuntimeError("the trimmed model's outputs are not bit-equal to the original's")
+        raise CheckFailed(
+            "the trimmed model's outputs are not bit-equal to the original's; "
+            "leave the vocabulary as it is (--no-trim-vocabulary), or give --*.vocabulary-size"
+        )
 
 
 def piece_statistics(folder: Path, texts: list[str]) -> dict[str, float]:

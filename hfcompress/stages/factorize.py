@@ -10,7 +10,7 @@ from hfcompress.errors import UnknownShape, UserError
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train, TrainTexts, require_teaching
+from hfcompress.training import Train, TrainTexts, require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,13 @@ class Factoring(Train, ABC):
     """Of the labels, where there is a teacher; without one they are all there is."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        found = super().unused(inputs) | unused_by_teaching(self, {"teacher": None} | inputs)
+        if not self.weighted:
+            found["calibration_examples"] = "with --*.no-weighted"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()

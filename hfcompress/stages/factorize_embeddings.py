@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.shape import Shape, embedding_parameters, embedding_rows
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts, require_teaching
+from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,10 @@ class FactorizeEmbeddings(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        return super().unused(inputs) | unused_by_teaching(self, inputs)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.shape import Shape
+from hfcompress.tasks.splits import EMBEDDED
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import TrainTexts
 
@@ -28,6 +29,13 @@ class Finetune(TrainTexts):
     Needs a group column: without one each text is a group, and nothing changes."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        found, task = super().unused(inputs), inputs.get("task")
+        if task is not None and task.group_column is None and task.dataset != EMBEDDED:
+            found["group_balance"] = "without --task.group-column"
+        return found
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
-from hfcompress.matmul_nbits import resident_bits
+from hfcompress.end_tokens import copy_beside, end_tokens
+from hfcompress.errors import CheckFailed, UserError
+from hfcompress.matmul_nbits import require_sizes, resident_bits
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class ExportGenai:
     """Tokens that the cache is made for; no more than the model has positions."""
 
     training: ClassVar[bool] = False
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        return {} if self.kv_cache == "int8" else {"windows": f"with --*.kv-cache {self.kv_cache}"}
 
     def __post_init__(self) -> None:
         if self.accuracy_level not in (0, 1, 4):
@@ -56,11 +61,10 @@ class ExportGenai:
         packed = PackedModel(model)
         context = min(self.context, int(packed.config["max_position_embeddings"]))
         widened = write_decoder(out, packed, context=context, accuracy_level=self.accuracy_level)
-        write_json(out / "genai_config.json", genai_config(packed, context))
-        for name in ("config.json", "generation_config.json"):
-            if (model / name).is_file():
-                shutil.copyfile(model / name, out / name)
         tokenizer = load_tokenizer(model)
+        write_json(out / "genai_config.json", genai_config(packed, context, end_tokens(model, tokenizer)))
+        shutil.copyfile(model / "config.json", out / "config.json")
+        copy_beside(model, out)
         tokenizer.save_pretrained(out)
         small = small_enough(packed)
         needs_text = small or self.kv_cache == "int8"
@@ -69,7 +73,10 @@ class ExportGenai:
             to_int8(out, cache_scales(packed, windows, use_bf16("auto")))
         counted = count_matrices(out / MODEL)
         if counted["float_matrices"] or counted["matrices"] != len(packed.grids) + (1 if packed.tied else 0):
-            raise RuntimeError(f"{out / MODEL} claims packed integers and holds {counted}")
+            raise CheckFailed(
+                f"{out / MODEL} claims packed integers and holds {counted}; "
+                "give another --base: a matrix of this one is not stored as integers"
+            )
         checked: dict[str, Any] = {"checked": False}
         if windows is not None and small:
             checked = check(out, packed, windows[0, :CHECKED_TOKENS].tolist())
@@ -81,22 +88,32 @@ class ExportGenai:
         return 8 if self.kv_cache == "int8" else 32
 
     def predict(self, model: "LanguageShape", *, task: CausalLM) -> "LanguageShape":
+        """The shape with the cache's and the matrices' bits in memory.
+
+        Raises:
+            UserError: onnxruntime has no operator for its sizes.
+        """
+        require_sizes(model)
         return replace(model, kv_bits=self.kv_bits, resident_bits=resident_bits(model.weight_bits))
 
 
-def genai_config(packed: "PackedModel", context: int) -> dict[str, Any]:
-    """genai_config.json: shapes, names and special tokens."""
+def genai_config(packed: "PackedModel", context: int, ends: list[int]) -> dict[str, Any]:
+    """Return genai_config.json: shapes, names and special tokens.
+
+    Args:
+        ends: the tokens that end an answer, as onnxruntime-genai's own builder takes them from generation_config.json
+            too: its runtime stops at these alone.
+    """
     from hfcompress.packed import head_size
 
     config = packed.config
-    end = config.get("eos_token_id")
     pad = config.get("pad_token_id")
     return {
         "model": {
             "type": str(config["model_type"]),
             "bos_token_id": config.get("bos_token_id"),
-            "eos_token_id": end,
-            "pad_token_id": pad if pad is not None else end[0] if isinstance(end, list) else end,
+            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+            "pad_token_id": pad if pad is not None else next(iter(ends), None),
             "vocab_size": config["vocab_size"],
             "context_length": context,
             "decoder": {

@@ -6,20 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.end_tokens import copy_beside
+from hfcompress.errors import CheckFailed
+
 if TYPE_CHECKING:
     from hfcompress.gguf import Entry
     from hfcompress.language_shape import LanguageShape
     from hfcompress.packed import PackedModel
 
-COPIED = (
-    "config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "LICENSE",
-)
+COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 Q4_0, Q8_0 = 4.5, 8.5  # bits a weight of llama.cpp's blocks, scales included
 CHECKED_ROWS = 256  # of a matrix, evenly spread
 
@@ -52,6 +47,7 @@ class ExportGguf:
         for name in COPIED:
             if (model / name).is_file():
                 shutil.copyfile(model / name, out / name)
+        copy_beside(model, out)
         return {
             "types": dict(Counter(entry.type for entry in written)),
             "widened": [entry.source for entry in written if widened(packed, entry)],
@@ -73,7 +69,7 @@ def check(packed: "PackedModel", file: Path, written: "list[Entry]", count: int)
     """Read rows of some matrices back and compare them; type -> largest difference found.
 
     Raises:
-        RuntimeError: a value is further off than its type allows.
+        CheckFailed: a value is further off than its type allows.
     """
     import numpy as np
     import torch
@@ -95,6 +91,9 @@ def check(packed: "PackedModel", file: Path, written: "list[Entry]", count: int)
         read = dequantize(tensor.data[rows], tensor.tensor_type).reshape(wanted.shape)
         off = np.abs(read - wanted).max(2)
         if not (off <= allowed_error(quantized, entry.type)).all():
-            raise RuntimeError(f"{entry.name} ({entry.type}) in {file} differs by {off.max():.3g} from {entry.source}")
+            raise CheckFailed(
+                f"{entry.name} ({entry.type}) in {file} differs by {off.max():.3g} from {entry.source}; "
+                "leave gguf out of --formats, or give --allot.symmetric"
+            )
         found[entry.type] = max(found.get(entry.type, 0.0), float(off.max()))
     return found

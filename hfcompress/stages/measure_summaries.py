@@ -100,6 +100,7 @@ class MeasureSummaries:
 
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""
+        from hfcompress.end_tokens import end_tokens
         from hfcompress.evaluation.decoder import open_decoder
         from hfcompress.files import write_whole
         from hfcompress.models import language_tokenizer
@@ -116,7 +117,7 @@ class MeasureSummaries:
             for document in rows.documents[len(done) :]:
                 pieces = summarize(
                     decoder, tokenizer, document, max_new_tokens=self.max_new_tokens, lookup=self.lookup,
-                    say=lambda line: None, context=self.context,
+                    say=lambda line: None, context=self.context, ends=end_tokens(folder, tokenizer),
                 )  # fmt: skip
                 done.append("".join(pieces))
                 stream.write(json.dumps(done[-1]) + "\n")

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import CheckFailed, UserError
 from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts, require_teaching
+from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,13 @@ class MovementPrune(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        found = super().unused(inputs) | unused_by_teaching(self, inputs)
+        if self.importance != "movement":
+            found["score_learning_rate"] = f"with --*.importance {self.importance}: no scores are learned"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +135,7 @@ def cut_and_check(
     """The smaller model, held against the masked one on validation texts, and what was measured of it.
 
     Raises:
-        RuntimeError: the logits differ: what was cut away was not masked, or the other way round.
+        CheckFailed: the logits differ: what was cut away was not masked, or the other way round.
     """
     import numpy as np
     from transformers import EvalPrediction
@@ -141,8 +148,11 @@ def cut_and_check(
     slim = pruner.cut()
     logits = all_logits(slim, tokenizer, data)
     distance = float((logits[: len(probe)] - masked).abs().max())
-    if not distance <= TOLERANCE:
-        raise RuntimeError(f"the cut model's logits differ by {distance:.2g} from the masked model's")
+    if not distance <= TOLERANCE * max(1.0, float(masked.abs().max())):
+        raise CheckFailed(
+            f"the cut model's logits differ by {distance:.2g} from the masked model's; "
+            "lower --*.learning-rate, or keep more (--*.num-attention-heads, --*.intermediate-size)"
+        )
     metrics = trainer_metrics(EvalPrediction(logits.numpy(), np.array(data["labels"])))
     return slim, {"validation": metrics, "largest_difference_of_cut_to_masked": distance}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import CheckFailed, UserError, require_numbers
 from hfcompress.tasks.image_classification import ImageClassification
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class ExportImages:
         distance = require_parity(network, out / "model.onnx", pixels)
         copy_companions(model, out)
         if any(node.op_type == "BatchNormalization" for node in onnx.load(str(out / "model.onnx")).graph.node):
-            raise RuntimeError("a batch norm was not folded into its convolution")
+            raise CheckFailed(
+                "a batch norm was not folded into its convolution; "
+                "give another --base"
+            )
         return {"largest_logit_difference": distance}
 
     def predict(self, model: Any, *, task: ImageClassification) -> Any:
@@ -130,7 +133,7 @@ def require_int8_weights(model: "ModelProto") -> None:
     """Every weight of a convolution or matrix product is stored as int8, and no matrix is stored in float beside it.
 
     Raises:
-        RuntimeError: one is not.
+        CheckFailed: one is not.
     """
     from onnx import TensorProto
 
@@ -141,7 +144,13 @@ def require_int8_weights(model: "ModelProto") -> None:
             dequantize = producers.get(node.input[1])
             stored = tensors.get(dequantize.input[0]) if dequantize is not None else None
             if stored is None or stored.data_type != TensorProto.INT8:
-                raise RuntimeError(f"the weight of {node.name} is not stored as int8")
+                raise CheckFailed(
+                    f"the weight of {node.name} is not stored as int8; "
+                    "give another --static.calibration, or another --base"
+                )
     floats = [t.name for t in tensors.values() if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]
     if floats:
-        raise RuntimeError(f"the file claims int8 and holds {len(floats)} weights in float, such as {floats[0]}")
+        raise CheckFailed(
+            f"the file claims int8 and holds {len(floats)} weights in float, such as {floats[0]}; "
+            "give another --base"
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError, require
+from hfcompress.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.training import TrainTexts
 
@@ -78,9 +79,19 @@ class Pretrain(TrainTexts):
         }
 
     def predict(self, *, task: CausalLM) -> "LanguageShape":
+        """The shape.
+
+        Raises:
+            UserError: this machine has not the memory to train it.
+        """
         from hfcompress.language_shape import LanguageShape
 
-        return replace(LanguageShape.from_config(self.config(task)), weight_bits=32)
+        shape = replace(LanguageShape.from_config(self.config(task)), weight_bits=32)
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        largest = max(sizes, key=lambda name: getattr(self, name))
+        option = f"--*.{largest.replace('_', '-')} {getattr(self, largest)}"
+        require_machine_memory(TRAINED_BYTES * shape.parameters, option)
+        return shape
 
 
 def byte_pair_tokenizer(texts: list[str], vocab_size: int) -> "PreTrainedTokenizerFast":

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import CheckFailed, UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts, require_teaching
+from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,10 @@ class QAT(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        return super().unused(inputs) | unused_by_teaching(self, inputs)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,15 +155,24 @@ def deliver(
     batch = onnx_graph.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
     distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
     if not distance <= PARITY * largest:
-        raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
+        raise CheckFailed(
+            f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
+            "lower --*.learning-rate or train for longer: a weight or activation is far larger than the rest"
+        )
     linears = len(places(network).encoder_linears(network))  # the pooler's one vector runs in float
     kernels = onnx_graph.integer_kernels(out / "model.onnx")
     if kernels < linears:
-        raise RuntimeError(f"only {kernels} of {linears} linear layers run in integer kernels")
+        raise CheckFailed(
+            f"only {kernels} of {linears} linear layers run in integer kernels; "
+            "another --*.target may have kernels on this processor"
+        )
     dtypes = sizes(out)["dtypes"]
     elements = sum(w.numel() for w in weights)
     if dtypes.get("int8", 0) < elements or dtypes.get("float32", 0) > elements:
-        raise RuntimeError(f"the file claims int8 and holds {dtypes}")
+        raise CheckFailed(
+            f"the file claims int8 and holds {dtypes}; "
+            "give --*.bits 8 and a model whose layers do not share weights"
+        )
     return {"integer_linears": kernels, "linears": linears, "largest_logit_difference": distance}
 
 

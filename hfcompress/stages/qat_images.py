@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import CheckFailed, UserError
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
-from hfcompress.training import require_teaching
+from hfcompress.training import require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +40,10 @@ class QATImages(TrainImages):
     hard_weight: float = 0.0
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        return super().unused(inputs) | unused_by_teaching(self, inputs)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,11 +196,17 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
         expected = network.eval()(torch.from_numpy(pixels)).logits.numpy()
     distance, largest = float(np.abs(found - expected).mean()), float(np.abs(expected).max())
     if not distance <= PARITY * largest:
-        raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's")
+        raise CheckFailed(
+            f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
+            "lower --*.learning-rate or train for longer: a weight or activation is far larger than the rest"
+        )
     kernels = require_integer_kernels(out / "model.onnx")
     dtypes = sizes(out)["dtypes"]
     if dtypes.get("int8", 0) < weights or dtypes.get("float32", 0) > weights:
-        raise RuntimeError(f"the file claims int8 and holds {dtypes}")
+        raise CheckFailed(
+            f"the file claims int8 and holds {dtypes}; "
+            "give a model whose layers do not share weights"
+        )
     return {"kernels": kernels, "mean_logit_difference": distance}
 
 

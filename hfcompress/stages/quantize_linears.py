@@ -4,13 +4,13 @@ For architectures that the layer-by-layer stages do not know: no calibration tex
 but which tensors belong to a `torch.nn.Linear`. Embeddings, the head and everything else stay as they are.
 """
 
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.bits_claimed import require_share
+from hfcompress.end_tokens import copy_beside
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hfcompress.checkpoint import Checkpoint
     from hfcompress.ops.grid import Quantized
 
-COPIED = ("generation_config.json", "chat_template.jinja", "LICENSE")
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,15 @@ class QuantizeLinears:
                 choices = " ".join(map(str, known))
                 raise UserError(f"--quantize-linears.{name} {value}: choose from {choices}")
 
-    def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
+    def __call__(self, out: Path, *, model: Path, disk_mb: float | None = None) -> dict[str, Any]:
         """Write the folder, a shard after the other; shards that are there from a run that was killed are kept.
 
+        Args:
+            disk_mb: what the folder may take, in MB.
+
         Raises:
-            UserError: the model cannot be read, holds NaN, or has less than half of its weights in linear layers.
+            UserError: the model cannot be read, holds NaN, has less than half of its weights in linear layers, or will
+                not fit on the disk.
         """
         from hfcompress.checkpoint import INDEX, Checkpoint, header, write_shard
         from hfcompress.files import place
@@ -65,6 +68,7 @@ class QuantizeLinears:
             )
         share = require_share(model, shapes, {f"{name}.weight" for name in linears}, self.bits, why)
         print(f"{share:.1%} of the weights in {self.bits} bits, the others as they were", file=sys.stderr)
+        self.require_disk(checkpoint, linears, disk_mb)
         by_file: dict[str, list[str]] = {}
         for name, lies in checkpoint.places.items():
             by_file.setdefault(lies.file.name, []).append(name)
@@ -79,11 +83,29 @@ class QuantizeLinears:
         if len(by_file) > 1:
             write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
         write_json(out / "config.json", checkpoint.config | {"quantization_config": config(linears)})
-        for name in COPIED:
-            if (model / name).is_file():
-                shutil.copyfile(model / name, out / name)
+        copy_beside(model, out)
         load_tokenizer(model).save_pretrained(out)
         return {"matrices": len(linears), "share_of_weights": round(share, 4), "file_bytes": total}
+
+    def require_disk(self, checkpoint: "Checkpoint", linears: dict[str, Grid], disk_mb: float | None) -> None:
+        """Refuse before anything is rounded when the weights alone will take more than they may.
+
+        Raises:
+            UserError: with what they will take, and what no bits change.
+        """
+        if disk_mb is None:
+            return
+        weights = {name: checkpoint.shape(f"{name}.weight") for name in linears}
+        packed = sum(r * c * linears[name].bits_per_weight(c) / 8 for name, (r, c) in weights.items())
+        others = sum(
+            place.bytes for name, place in checkpoint.places.items() if name.removesuffix(".weight") not in linears
+        )
+        if packed + others > 1e6 * disk_mb:
+            raise UserError(
+                f"--budget.disk-mb {disk_mb:g}: {self.bits} bits make {(packed + others) / 1e6:.2f} MB, of which "
+                f"{others / 1e6:.2f} MB are no linear layers; raise it, or give fewer --*.bits or a larger "
+                "--*.group-size"
+            )
 
     def grid(self, checkpoint: "Checkpoint", module: str) -> Grid:
         return Grid(self.bits, self.group_size, self.symmetric).fitting(checkpoint.shape(f"{module}.weight")[1])

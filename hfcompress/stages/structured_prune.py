@@ -12,7 +12,7 @@ from hfcompress.shape import Shape, linear_parameters, parameters
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import Train, TrainTexts, require_teaching
+from hfcompress.training import Train, TrainTexts, require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,15 @@ class StructuredPruning(Train, ABC):
     """Threads that latency is measured with."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        found = super().unused(inputs) | unused_by_teaching(self, {"teacher": None} | inputs)
+        if self.iterations == 1:
+            found["epochs_between"] = "with --*.iterations 1"
+        if self.keep_latency is None:
+            found["threads"] = "without --*.keep-latency"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from hfcompress.click_inputs import new_config
 from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain
 from hfcompress.errors import UserError
+from hfcompress.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.tasks.clicks import Clicks
 
 
@@ -46,4 +47,13 @@ class TrainClicks(ClickTrain):
         return measured | {"table_bytes": network.table_bytes(), "rows": task.data.rows}
 
     def predict(self, *, task: Clicks) -> ClickShape:
-        return ClickShape(new_config(task.data.rows, self.dim, self.bottom, self.top, self.unknown))
+        """The shape.
+
+        Raises:
+            UserError: this machine has not the memory to train it.
+        """
+        shape = ClickShape(new_config(task.data.rows, self.dim, self.bottom, self.top, self.unknown))
+        widest = max(("dim", self.dim), ("bottom", self.bottom), ("top", max(self.top)), key=lambda pair: pair[1])
+        option = "--*.{} {}".format(*widest)
+        require_machine_memory(TRAINED_BYTES * shape.predicted()["parameters"], option)
+        return shape

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.bits_claimed import require_share
+from hfcompress.end_tokens import copy_beside
 from hfcompress.errors import UserError, require, require_numbers
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.tasks.causal_lm import CausalLM
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
 CALIBRATED = ("gptq", "awq", "autoround")
-COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "LICENSE")
+READERS = {  # option -> the algorithms that read it
+    "activation_order": ("gptq",),
+    "damping": ("gptq",),
+    "steps": ("autoround",),
+    "seed": ("autoround",),
+    "bf16": CALIBRATED,
+}
 # What a calibrated algorithm holds beside the process itself and a layer's second moments: float32 copies of the
 # layer, and of the largest second moment (GPTQ factors one in place; the others need no copy).
 LAYER_COPIES, MOMENT_COPIES = 1.0, 1.0
@@ -56,6 +63,20 @@ class WeightOnly:
     seed: int = 0
 
     training: ClassVar[bool] = False
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        found = {
+            option: f"with --*.algorithm {self.algorithm}"
+            for option, readers in READERS.items()
+            if self.algorithm not in readers
+        }
+        if inputs.get("allotment") is not None:
+            of_all = "for all matrices: the bits of each are chosen"
+            found["bits"] = f"{of_all}; give --allot.bits"
+            found["group_size"] = f"{of_all}; give --allot.group-sizes"
+            found["symmetric"] = f"{of_all}; give --allot.symmetric or --allot.no-symmetric"
+        return found
 
     def __post_init__(self) -> None:
         require_numbers(self)
@@ -428,7 +449,6 @@ def finish(model: Path, out: Path, files: list[Path], grids: dict[str, Grid]) ->
     total = sum(file.stat().st_size for file in files)
     write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
     write_json(out / SURGERY, {"format": "packed", "grids": {name: vars(grid) for name, grid in grids.items()}})
-    for name in COPIED:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, out / name)
+    shutil.copyfile(model / "config.json", out / "config.json")
+    copy_beside(model, out)
     load_tokenizer(model).save_pretrained(out)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import CheckFailed, UnknownShape, UserError
 from hfcompress.shape import Shape
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training import TrainTexts, require_teaching
+from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,13 @@ class WordTable(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        found = super().unused(inputs) | unused_by_teaching(self, inputs)
+        if self.kind == "rows":
+            found["ratio"] = "with --*.kind rows: rows are as small as their bits make them"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,7 +120,7 @@ def deliver(network: Any, table: Any, out: Path, tokenizer: Any, task: TextClass
     """model.onnx, compared with the network, its table's bytes with what the table claims.
 
     Raises:
-        RuntimeError: they differ.
+        CheckFailed: they differ.
     """
     from hfcompress import onnx_graph
     from hfcompress.ops import table_sizes
@@ -124,11 +131,17 @@ def deliver(network: Any, table: Any, out: Path, tokenizer: Any, task: TextClass
     export_with_table(network, table, out)
     distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
     if not distance <= PARITY * largest:
-        raise RuntimeError(f"the exported graph's logits differ by {distance:.2g} from the network's")
+        raise CheckFailed(
+            f"the exported graph's logits differ by {distance:.2g} from the network's; "
+            "give another kind or other bits in --curve"
+        )
     stored = table_bytes(out / "model.onnx", TABLE)
     claimed = table_sizes.table_bytes(table.description, table.rows, table.dim)
     if stored != claimed:
-        raise RuntimeError(f"the graph's table takes {stored:,} bytes, {claimed:,} were claimed")
+        raise CheckFailed(
+            f"the graph's table takes {stored:,} bytes, {claimed:,} were claimed; "
+            "give another kind or other bits in --curve"
+        )
     return {
         "table_bytes": stored,
         "ratio": 4 * table.rows * table.dim / stored,

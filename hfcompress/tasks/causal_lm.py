@@ -75,6 +75,12 @@ class CausalLM:
             if getattr(self, name) < least:
                 raise UserError(f"--task.{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
 
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`; `measured`: only where perplexity is measured this is an input."""
+        if not inputs.get("measured"):
+            return {}
+        return {"calibration_windows": "in this recipe: nothing is calibrated"}
+
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key."""
         return {

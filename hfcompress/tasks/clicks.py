@@ -5,14 +5,17 @@ import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hfcompress.errors import UserError, require_numbers
+from hfcompress.memory import require_machine_memory
 from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
 from hfcompress.tasks.splits import names_repository, told_of_dataset
 
 GENERATED = "generated"
+ID_BYTES, ROW_BYTES = 200, 48  # of an id's truth and a row's columns in the generated log, about
 IDS = ("user", "item", "category", "context")
 COLUMNS = tuple(field.name for field in fields(ClickLog))
 
@@ -59,6 +62,18 @@ class Clicks:
         for name, least in (("users", 10), ("items", 10), ("categories", 1), ("requests", 100), ("slate", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"--task.{name} {getattr(self, name)}: must be at least {least}")
+        if self.dataset == GENERATED:
+            rows = 2 * self.slate * sum(self.split_requests().values())
+            for name, size in (("users", self.users), ("items", self.items), ("categories", self.categories)):
+                require_machine_memory(ID_BYTES * size, f"--task.{name} {size}")
+            require_machine_memory(ROW_BYTES * rows, f"--task.requests {self.requests}")
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        if self.dataset == GENERATED:
+            return {}
+        of_generated = ("users", "items", "categories", "requests", "seed")
+        return dict.fromkeys(of_generated, f"with --*.dataset {self.dataset}: it is of the generated log")
 
     @property
     def world(self) -> World:
