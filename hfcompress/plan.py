@@ -12,6 +12,7 @@ from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
 from hfcompress.encoder_edits import edited
 from hfcompress.errors import UserError
+from hfcompress.guard import read_config
 from hfcompress.image_plan import compare_images
 from hfcompress.image_shape import ImageShape, is_image_model
 from hfcompress.language_shape import LanguageShape
@@ -29,6 +30,7 @@ from hfcompress.shape import (
 from hfcompress.stage import Stage, with_option
 from hfcompress.surgery import read_edits
 from hfcompress.vocabulary import tokenizer_bytes
+from hfcompress.weights import require_unquantized
 
 if TYPE_CHECKING:
     from hfcompress.stages.measure import Measure
@@ -170,6 +172,7 @@ class Plan:
                     f"that holds its config.json, or first hf download {name.partition('@')[0]} config.json"
                 )
             folder = kept or hub.pull(name)
+            require_unquantized(folder, read_config(folder))
             if is_image_model(folder / "config.json"):
                 return Planned(name, "base", ImageShape.read(folder))
             if not is_bert(folder / "config.json"):

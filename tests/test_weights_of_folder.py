@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hfcompress.checkpoint import Checkpoint, write_shard
 from hfcompress.errors import UserError
+from hfcompress.evaluation import language
 from hfcompress.evaluation.size import sizes
 from hfcompress.evaluation.torch_decoder import load as load_language
 from hfcompress.models import check_unquantized, load_classifier, load_tokenizer, save
 from hfcompress.permissions import as_umask_says, umask
+from hfcompress.plan import Plan
 from hfcompress.pooling import pooling_of, started_as
 from hfcompress.stages.adopt_language import AdoptLanguage
 from hfcompress.weights import INDEX, SINGLE, weight_files
@@ -322,3 +325,41 @@ def test_the_mode_of_a_file_that_another_folder_has_too_is_left(tmp_path: Path) 
     as_umask_says(ours)
     assert theirs.stat().st_mode & 0o777 == 0o600
     assert (ours / "own").stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_quantized_model_of_other_weights_is_refused_and_a_rounded_one_is_not(tmp_path: Path, bits: int) -> None:
+    """The other one is a model of the same shape whose weights are new."""
+    from hfcompress.ops.grid import Grid
+    from hfcompress.ops.rtn import rtn
+
+    source, other = (load_language(write_llama(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
+    rounded = load_language(tmp_path / "0")
+    ids = torch.randint(3, 300, (16, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in rounded.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(rtn(parameter, Grid(bits, 64)).dequantize())
+        wanted, *found = (model(ids).logits.argmax(-1) for model in (source, rounded, other))
+    near, far = (
+        language.Scores(*(np.array([n]) for n in (1.0, 0.0, float((said == wanted).sum()), float(ids.numel()))))
+        for said in found
+    )
+    dtypes = {f"int{bits}": 1000, "float16": 10**6, "uint8": 10}
+    language.require_kinship("packed", "lm", near, dtypes)
+    with pytest.raises(UserError, match=rf"packed has the most likely token of lm in 0\.\d\d% .*{bits}\.0 bits"):
+        language.require_kinship("packed", "lm", far, dtypes)
+
+
+def test_bits_are_those_of_the_integers_alone() -> None:
+    assert language.integer_bits({"float16": 100, "uint8": 8}) is None
+    assert language.integer_bits({"int4": 4, "int8": 8, "float32": 400}) == 6
+    assert language.integer_bits({"q8_0": 8, "f16": 3}) == 8
+
+
+def test_a_plan_refuses_a_base_that_is_quantized_already(llama: Path) -> None:
+    plan: Any = Plan()
+    assert plan.base(str(llama)).shape.vocab == 320
+    change(llama, config={"quantization_config": {"quant_method": "awq"}})
+    with pytest.raises(UserError, match=r"already quantized \(AWQ"):
+        plan.base(str(llama))

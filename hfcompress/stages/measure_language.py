@@ -66,6 +66,9 @@ class MeasureLanguage:
             | {"accuracy": accuracy(language.summary(scored[name], weights, has_reference=name != reference))}
             for name, folder in models.items()
         ]
+        for row in rows:
+            if row["name"] != reference:
+                language.require_kinship(row["name"], reference, scored[row["name"]], row["dtypes"])
         simulations = {name: folder for name, folder in models.items() if (folder / "surgery.json").is_file()}
         write_json(
             out / "measurements.json",
