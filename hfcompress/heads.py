@@ -1,6 +1,7 @@
 """A classification head and a task's labels: matched by name, and the head's rows put in the task's order."""
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
@@ -17,9 +18,10 @@ def row_of_each(made_for: list[str], labels: list[str]) -> list[int] | None:
     Names match as they are written; else without regard to case, hyphens and underscores; else by their number, where
     all are numbers or transformers' LABEL_0, LABEL_1, ...
     """
-    for key in (str, folded, number):
+    keys: tuple[Callable[[str], str | None], ...] = (str, folded, number)
+    for key in keys:
         theirs, ours = [key(name) for name in made_for], [key(name) for name in labels]
-        if None not in theirs and len(set(theirs)) == len(theirs) and sorted(theirs) == sorted(ours, key=str):
+        if None not in theirs and len(set(theirs)) == len(theirs) == len(ours) and set(theirs) == set(ours):
             return [theirs.index(name) for name in ours]
     return None
 

@@ -72,6 +72,8 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
     if labels is not None and replace_head and not edits and (rows is None or not has_head(folder, auto)):
         return torch_momentum(with_new_head(folder, auto, labels)).eval()
     if labels is not None and rows is None:
+        if not edits and not has_head(folder, auto):
+            load_whole(auto, folder)  # which names what is missing
         raise UserError(other_labels(folder, config, labels, replace_head))
     if edits:
         model = rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)

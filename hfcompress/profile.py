@@ -254,9 +254,9 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     import transformers
     from transformers import AutoModel
 
-    from hfcompress.loading import quiet_new_head
+    from hfcompress.loading import load_whole, says_what_does_not_fit
     from hfcompress.models import check_folder
-    from hfcompress.pretrained import stock_config, stock_model
+    from hfcompress.pretrained import stock_config
     from hfcompress.surgery import load, read_edits
 
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -268,15 +268,10 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
         ids = {n: torch.randint(0, rows, (batch,), generator=random) for n, rows in clicks.columns.items()}
         return clicks, ids | {"dense": torch.zeros(batch, clicks.config["features"])}
     check_folder(folder)
-    try:
-        config = stock_config(folder)
-        name = (config.architectures or [""])[0]
-        made = getattr(transformers, name, AutoModel)
-        with quiet_new_head():
-            edited = read_edits(folder)  # from_pretrained would give it new weights
-            network = load(folder) if edited else stock_model(made, folder, config, torch_dtype=torch.float32).eval()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{folder} cannot be read by transformers ({' '.join(str(error).split())[:120]})") from None
+    with says_what_does_not_fit(folder):
+        config, edited = stock_config(folder), read_edits(folder)  # from_pretrained would give edited ones new weights
+    made = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+    network = load(folder) if edited else load_whole(made, folder, new_head=made is AutoModel).eval()
     if network.main_input_name == "pixel_values":
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}

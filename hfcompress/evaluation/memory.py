@@ -67,7 +67,8 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     from transformers import AutoModelForSequenceClassification
 
     from hfcompress import models
-    from hfcompress.pretrained import stock_model, stock_tokenizer
+    from hfcompress.loading import load_whole
+    from hfcompress.pretrained import stock_tokenizer
 
     torch.set_num_threads(threads)
     bare = rss_mb()
@@ -76,7 +77,7 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     if (folder / "surgery.json").is_file():  # from_pretrained would give it new weights
         model = models.load_classifier(folder)
     else:
-        model = stock_model(AutoModelForSequenceClassification, folder).eval()
+        model = load_whole(AutoModelForSequenceClassification, folder).eval()
     load_ms = (time.perf_counter() - begun) * 1e3
     encoded: Any = tokenizer(
         TEXT * (sequence_length // 8), truncation=True, max_length=sequence_length, return_tensors="pt"
