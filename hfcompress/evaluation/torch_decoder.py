@@ -93,5 +93,6 @@ def load(folder: Path) -> "PreTrainedModel":
     if (folder / SURGERY).is_file():
         return load_simulated(folder)
     check_folder(folder)
-    model: PreTrainedModel = load_whole(AutoModelForCausalLM, folder, **attention_option(folder))
+    changes: dict[str, Any] = {**attention_option(folder)}
+    model: PreTrainedModel = load_whole(AutoModelForCausalLM, folder, **changes)
     return model.eval()

@@ -31,8 +31,9 @@ class AdoptLanguage:
         Raises:
             UserError: an architecture that is not known, or weights that cannot be read (see checkpoint.py).
         """
-        from hfcompress.checkpoint import Checkpoint, read_config, weight_files
+        from hfcompress.checkpoint import Checkpoint, weight_files
         from hfcompress.decoder_stack import require_supported
+        from hfcompress.guard import read_config
         from hfcompress.weights import unread_weights
 
         if not self.any_architecture and (model / "config.json").is_file():
