@@ -97,16 +97,13 @@ def rename(part: Path) -> Path:
 
 def parent_difference(child: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """How far the outputs moved from the parent's on the same validation inputs; None without a comparable parent."""
-    import json
-
     from hfcompress.evaluation.difference import difference
+    from hfcompress.guard import read_config
 
     parent, task = inputs.get("model"), inputs.get("task")
     if not isinstance(parent, Path) or task is None:
         return None
-    labels = [
-        json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") for folder in (parent, child)
-    ]
+    labels = [read_config(folder).get("id2label") for folder in (parent, child)]
     if labels[0] is None or labels[0] != labels[1]:
         return None
     return difference(parent, child, task.data.inputs("validation", DIFFERENCE_INPUTS), task.max_length)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress import guard
 from hfcompress.errors import UserError
 
 MODEL_TYPE = "clicks"
@@ -55,13 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder holds none.
     """
-    file = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not a model folder: it has no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
-    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+    config = guard.read_config(folder)
+    if config.get("model_type") != MODEL_TYPE:
         raise UserError(f"{folder} is not a click model")
     return config

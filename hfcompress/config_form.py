@@ -17,8 +17,8 @@ BASES_BY_LAYER = {
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
     "modernbert-decoder": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
-BASE_FIELDS = {"gpt_neox": "rotary_emb_base"}
-SHARE_FIELDS = {"gpt_neox": "rotary_pct"}
+BASE_FIELDS = {"gpt_neox": "rotary_emb_base", "gpt_neox_japanese": "rotary_emb_base"}
+SHARE_FIELDS = {"gpt_neox": "rotary_pct", "gpt_neox_japanese": "rotary_pct"}
 
 
 def normalized(config: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,20 @@ def normalized(config: dict[str, Any]) -> dict[str, Any]:
         found["dtype"] = found["dtype"].removeprefix("torch.")
     if isinstance(parameters := found.pop("rope_parameters", None), dict):
         _say_rotary(found, parameters)
+    if found.get("model_type") in ("modernbert", "modernbert-decoder") and "global_attn_every_n_layers" not in found:
+        _say_every(found)
     return found
+
+
+def _say_every(config: dict[str, Any]) -> None:
+    """Put ModernBERT's layer types, of version 5, into the number that version 4 reads."""
+    if not isinstance(kinds := config.get("layer_types"), list):
+        return
+    whole = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
+    every = whole[1] - whole[0] if len(whole) > 1 else max(len(kinds), 1)
+    if whole != list(range(0, len(kinds), every)):
+        raise UserError("its layer_types attend to all tokens at uneven distances, which transformers 4 cannot say")
+    config["global_attn_every_n_layers"] = every
 
 
 def _value(value: Any) -> Any:

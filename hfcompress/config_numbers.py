@@ -19,6 +19,7 @@ SIZES = {
     **dict.fromkeys(("vocab_size",), ROWS),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx",
                      "original_max_position_embeddings"), POSITIONS),
+    "sliding_window": (1, 2**31),
     "head_dim": (1, 2**14),
     "type_vocab_size": (0, 10**6),
     "num_channels": (1, 4096),
@@ -40,6 +41,11 @@ RANGES = {
     "depth_multiplier": (1e-3, 64.0),
     "query_pre_attn_scalar": (1e-6, 1e9),
 }
+ROPE_FIELDS = {
+    "linear": ("factor",), "dynamic": ("factor",), "yarn": ("factor",), "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}  # fmt: skip
+PIXELS = ("size", "crop_size", "height", "width", "shortest_edge", "pad_size")
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "electra")
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
@@ -67,12 +73,26 @@ def check_numbers(config: dict[str, Any], file: Path) -> None:
                     _check_size(file, place, number, *SIZES[key])
             elif key in RANGES and value is not None:
                 _check_range(file, place, value, *RANGES[key])
+        if "rope_scaling" in part:
+            _check_rope(file, f"{path}.rope_scaling" if path else "rope_scaling", part["rope_scaling"])
     kind = config.get("model_type")
     if kind in DECODERS or kind in ENCODERS:
         for key in NEEDED:
             if config.get(key) is None:
                 raise UserError(f"{file} has no {key}: a {kind} has one; fetch or make the model again")
     _check_heads(config, file)
+
+
+def check_pixels(config: dict[str, Any], file: Path) -> None:
+    """Refuse a processor's config whose images no memory holds.
+
+    Raises:
+        UserError: naming the field.
+    """
+    for path, part in objects(config):
+        for key, value in part.items():
+            if key in PIXELS and isinstance(value, int | float):
+                _check_size(file, f"{path}.{key}" if path else key, value, 1, 2**15)
 
 
 def _check_size(file: Path, place: str, value: Any, least: int, most: int) -> None:
@@ -89,6 +109,21 @@ def _check_range(file: Path, place: str, value: Any, least: float, most: float) 
         raise UserError(f"{file}: {place} is {str(value)[:40]!r}; it must be a number")
     if not least <= value <= most:
         raise UserError(f"{file}: {place} is {value:g}; it must be from {least:g} to {most:g}")
+
+
+def _check_rope(file: Path, place: str, scaling: Any) -> None:
+    if scaling is None:
+        return
+    if not isinstance(scaling, dict):
+        raise UserError(f"{file}: {place} is {str(scaling)[:40]!r}; it must be an object")
+    kind = scaling.get("rope_type") or scaling.get("type")
+    for key in ROPE_FIELDS.get(kind, ()) if isinstance(kind, str) else ():
+        if scaling.get(key) is None:
+            raise UserError(f"{file}: {place} has no {key}, which rope_type {kind} needs; add it")
+    for key, value in scaling.items():
+        if key.endswith("factor") and value is not None:
+            for number in value if isinstance(value, list) else [value]:
+                _check_range(file, f"{place}.{key}", number, 1e-6, 1e6)
 
 
 def _check_heads(config: dict[str, Any], file: Path) -> None:

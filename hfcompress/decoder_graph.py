@@ -12,16 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfcompress.decoder_kind import ARCHITECTURES, GELU, GELU_TANH, SILU, DecoderKind, kind_of
+from hfcompress.decoder_kind import (
+    ARCHITECTURES,
+    GELU,
+    GELU_TANH,
+    SILU,
+    DecoderKind,
+    architecture,
+    head_size,
+    kind_of,
+    kv_heads,
+    norm_epsilon,
+    require_positions,
+)
 from hfcompress.errors import UserError
 from hfcompress.graph_writer import MICROSOFT, GraphWriter
 from hfcompress.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
 from hfcompress.ops.packing import pack
-from hfcompress.packed import PackedModel, head_size, without_weights
+from hfcompress.packed import PackedModel, without_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MULTIPLE = 16  # of GroupQueryAttention, for heads and for the part that is turned, and of MatMulNBits' blocks
 BIAS = 5  # MatMulNBits' input of that number is the bias
 K_SCALE, V_SCALE = 12, 13  # and GroupQueryAttention's inputs of those
 
@@ -43,7 +56,7 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
     Raises:
         UserError: another architecture, or a grid that cannot be expressed.
     """
-    kind = require_supported(packed, context)
+    kind = require_config(packed.config, context)
     config, graph = packed.config, GraphWriter(folder)
     widened: list[str] = []
     for name, table in rotary_tables(packed, context).items():
@@ -51,7 +64,7 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
     lengths(graph)
     hidden = embedding(graph, packed, kind.embedding_scale, widened)
     norms = {n: norm_weight(packed, n, kind) for n in packed.plain_names() if n.endswith("norm.weight")}
-    epsilon = float(config.get("rms_norm_eps", 1e-6))
+    epsilon = norm_epsilon(config)
     residual = ""
     for index in range(int(config["num_hidden_layers"])):
         prefix = f"model.layers.{index}."
@@ -69,23 +82,29 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
     return widened
 
 
-def require_supported(packed: PackedModel, context: int) -> DecoderKind:
-    """What the config says of the decoder.
+def require_config(config: dict[str, Any], context: int) -> DecoderKind:
+    """Return what a config says of the decoder.
 
     Raises:
         UserError: what the graph does not compute.
     """
-    config = packed.config
-    named = (config.get("architectures") or ["none"])[0]
+    named = architecture(config)
     if named not in ARCHITECTURES:
-        raise UserError(f"{packed.folder} is a {named}; the ONNX decoder is written for {', '.join(ARCHITECTURES)}")
-    scaling = config.get("rope_scaling") or {}
-    short = int(config.get("original_max_position_embeddings") or config["max_position_embeddings"])
-    if (scaling.get("rope_type") or scaling.get("type")) == "longrope" and context > short:
-        raise UserError(
-            f"a context of {context}: the model (longrope) turns texts beyond {short} tokens by other frequencies, "
-            f"and a written graph has one table of them; give --budget.context {short} or less"
-        )
+        raise UserError(f"the model is a {named}; the ONNX decoder is written for {', '.join(ARCHITECTURES)}")
+    size = head_size(config)
+    sizes = {
+        "heads": size,
+        "rotary part of a head": int(size * config.get("partial_rotary_factor", 1.0)),
+        "hidden_size": int(config["hidden_size"]),
+        "intermediate_size": int(config["intermediate_size"]),
+    }
+    for what, count in sizes.items():
+        if count % MULTIPLE:
+            raise UserError(
+                f"the model's {what} of {count}: onnxruntime's operators take multiples of {MULTIPLE}; "
+                "`hfcompress run any_causal_lm` rounds its linear layers for transformers"
+            )
+    require_positions(config, context)
     return kind_of(config)
 
 
@@ -171,7 +190,7 @@ def attention(
         [f"{prefix}attended", f"present.{index}.key", f"present.{index}.value"],
         MICROSOFT,
         num_heads=int(config["num_attention_heads"]),
-        kv_num_heads=int(config.get("num_key_value_heads") or config["num_attention_heads"]),
+        kv_num_heads=kv_heads(config),
         do_rotary=1,
         local_window_size=kind.windows[index] or -1,
         softcap=kind.attention_softcap,
@@ -192,7 +211,7 @@ def norm_heads(graph: GraphWriter, packed: PackedModel, kind: DecoderKind, modul
     graph.node("Reshape", [read, apart], [f"{module}.heads"])
     graph.node(
         "SimplifiedLayerNormalization", [f"{module}.heads", f"{module}.weight"], [f"{module}.normed"],
-        epsilon=float(packed.config["rms_norm_eps"]), axis=-1, stash_type=1,
+        epsilon=norm_epsilon(packed.config), axis=-1, stash_type=1,
     )  # fmt: skip
     return graph.node("Reshape", [f"{module}.normed", joined], [module])
 
@@ -355,7 +374,6 @@ def signature(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     from onnx import TensorProto
     from onnx.helper import make_tensor_value_info as value
 
-    kv_heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     inputs = [
         value("input_ids", TensorProto.INT64, ["batch", "tokens"]),
         value("attention_mask", TensorProto.INT64, ["batch", "total"]),
@@ -363,8 +381,8 @@ def signature(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     outputs = [value("logits", TensorProto.FLOAT, ["batch", "tokens", int(config["vocab_size"])])]
     for index in range(int(config["num_hidden_layers"])):
         for part in ("key", "value"):
-            shape = ["batch", kv_heads, "past", head_size(config)]
+            shape = ["batch", kv_heads(config), "past", head_size(config)]
             inputs.append(value(f"past_key_values.{index}.{part}", TensorProto.FLOAT, shape))
-            shape = ["batch", kv_heads, "total", head_size(config)]
+            shape = ["batch", kv_heads(config), "total", head_size(config)]
             outputs.append(value(f"present.{index}.{part}", TensorProto.FLOAT, shape))
     return inputs, outputs

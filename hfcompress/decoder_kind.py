@@ -17,6 +17,13 @@ ARCHITECTURES = (
 )
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
+# What transformers' classes take where a config.json does not say it.
+HEAD_SIZES = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
+KEY_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma": 16, "gemma2": 4, "gemma3_text": 4}
+WINDOWS = {"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096, "gemma2": 4096, "gemma3_text": 4096}
+BIASES = ("llama", "qwen3", "gemma", "gemma2", "gemma3_text")  # whose classes read attention_bias
+ROPE_BASES = {"gemma3_text": 1_000_000.0}
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 SILU, GELU, GELU_TANH = "silu", "gelu", "gelu_pytorch_tanh"
 # What feeds each linear layer: those of a group read the same input.
 INPUT_GROUPS = (
@@ -121,17 +128,86 @@ def activation(config: dict[str, Any]) -> str:
 
 
 def layer_windows(config: dict[str, Any]) -> tuple[int | None, ...]:
-    """Tokens that each layer looks back at; None for all. Qwen2 names a window that it does not use."""
+    """Tokens that each layer looks back at; None for all. Qwen2 names a window that it uses only where it says so."""
     layers, model_type = int(config["num_hidden_layers"]), config["model_type"]
-    window = config.get("sliding_window")
-    if model_type in ("gemma2", "gemma3_text"):
-        window = config.get("sliding_window", 4096)
-    if not window or not config.get("use_sliding_window", True) or model_type == "gemma":
+    window = config.get("sliding_window", WINDOWS.get(model_type))
+    used = config.get("use_sliding_window", False) if model_type in ("qwen2", "qwen3") else model_type in WINDOWS
+    if window is None or not used:
         return (None,) * layers
-    if kinds := config.get("layer_types"):
+    if (kinds := config.get("layer_types")) and model_type != "phi3":  # whose class reads none
         return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
     if model_type in ("gemma2", "gemma3_text"):
         every = 2 if model_type == "gemma2" else int(config.get("sliding_window_pattern", 6))
         return tuple(int(window) if (i + 1) % every else None for i in range(layers))
     first = int(config.get("max_window_layers", 28)) if model_type in ("qwen2", "qwen3") else 0
     return tuple(int(window) if i >= first else None for i in range(layers))
+
+
+def architecture(config: dict[str, Any]) -> str:
+    """Return the class that a config names, or that transformers takes for its model type where it names none."""
+    if named := config.get("architectures"):
+        return str(named[0])
+    kind = str(config.get("model_type"))
+    return dict(zip(MODEL_TYPES, ARCHITECTURES, strict=True)).get(kind, kind)
+
+
+def head_size(config: dict[str, Any]) -> int:
+    """Return how many numbers a head has."""
+    default = HEAD_SIZES.get(config["model_type"]) if "head_dim" not in config else None
+    return int(config.get("head_dim") or default or config["hidden_size"] // config["num_attention_heads"])
+
+
+def kv_heads(config: dict[str, Any]) -> int:
+    """Return how many heads of keys and values there are."""
+    default = KEY_HEADS.get(config["model_type"]) if "num_key_value_heads" not in config else None
+    return int(config.get("num_key_value_heads") or default or config["num_attention_heads"])
+
+
+def norm_epsilon(config: dict[str, Any]) -> float:
+    """Return what a norm adds before its root."""
+    return float(config.get("rms_norm_eps", 1e-5 if config["model_type"] == "phi3" else 1e-6))
+
+
+def rope_base(config: dict[str, Any]) -> float:
+    """Return the base of the rotary frequencies (of a normalized config, see config_form.py)."""
+    return float(config.get("rope_theta", ROPE_BASES.get(config["model_type"], 10_000.0)))
+
+
+def rope_type(config: dict[str, Any]) -> str:
+    """Return how rotary frequencies are scaled, by transformers' name; `type` is the field's older name.
+
+    Raises:
+        UserError: none that transformers computes.
+    """
+    scaling = config.get("rope_scaling") or {}
+    if not isinstance(scaling, dict):
+        raise UserError(f"the config's rope_scaling is {str(scaling)[:40]!r}; it must be an object")
+    found = scaling.get("rope_type") or scaling.get("type") or "default"
+    if found not in ROPE_TYPES:
+        raise UserError(f"the config's rope_type is {found}; known are {', '.join(ROPE_TYPES)}")
+    return str(found)
+
+
+def rope_positions(config: dict[str, Any]) -> int | None:
+    """Return up to which length one table of rotary angles holds for texts of any length; None for any.
+
+    Dynamic NTK turns longer texts by other frequencies for each length, longrope by a second set.
+    """
+    kind, longest = rope_type(config), int(config["max_position_embeddings"])
+    if kind == "longrope":
+        return int(config.get("original_max_position_embeddings") or longest)
+    return longest if kind == "dynamic" else None
+
+
+def require_positions(config: dict[str, Any], context: int) -> None:
+    """Refuse a context for which one table of rotary angles does not hold.
+
+    Raises:
+        UserError: with the longest that can be given.
+    """
+    longest = rope_positions(config)
+    if longest is not None and context > longest:
+        raise UserError(
+            f"a context of {context}: the model ({rope_type(config)}) turns texts beyond {longest} tokens by other "
+            f"frequencies, and a written graph has one table of them; give --budget.context {longest} or less"
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfcompress.decoder_kind import ARCHITECTURES, kind_of
+from hfcompress.decoder_kind import ARCHITECTURES, architecture, kind_of, rope_type
 from hfcompress.errors import UserError
 from hfcompress.files import whole_file
 from hfcompress.packed import without_weights
@@ -125,18 +125,23 @@ class DecoderStack:
         return cap * (logits / cap).tanh() if cap else logits
 
 
-def require_supported(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse another architecture.
+def require_supported(model: Path | str, config: dict[str, Any]) -> None:
+    """Refuse another architecture, or rotary frequencies that are not known.
+
+    Args:
+        model: its folder, or other words for it in the message.
 
     Raises:
         UserError: naming those that are supported.
     """
-    named = (config.get("architectures") or ["none"])[0]
+    named = architecture(config)
     if named not in ARCHITECTURES:
         raise UserError(
-            f"{folder} is a {named}; layer by layer 4-bit quantization knows {', '.join(ARCHITECTURES)}; "
+            f"{model} is a {named}; layer by layer 4-bit quantization knows {', '.join(ARCHITECTURES)}; "
             "`hfcompress run any_causal_lm` rounds the linear layers of others"
         )
+    kind_of(config)
+    rope_type(config)
 
 
 def finite(checkpoint: "Checkpoint | Dequantized", name: str, rows: slice | None = None) -> "Tensor":

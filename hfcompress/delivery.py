@@ -1,6 +1,5 @@
 """export: what a run delivers, or a model's folder, as ONNX, LiteRT, or ONNX for TensorRT."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import onnx
 
 from hfcompress import hub
 from hfcompress.errors import UserError
+from hfcompress.guard import read_config
 from hfcompress.inside import inside
 from hfcompress.onnx_graph import Array, read_model
 from hfcompress.permissions import as_umask_says
@@ -118,7 +118,7 @@ def torch_model(folder: Path) -> Path:
 
 
 def model_type(folder: Path) -> str | None:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return read_config(folder).get("model_type")
 
 
 def is_image_model(folder: Path) -> bool:

@@ -21,11 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfcompress.decoder_kind import GELU_TANH, GEMMAS, SILU, kind_of
+from hfcompress.decoder_kind import (
+    GELU_TANH,
+    GEMMAS,
+    SILU,
+    architecture,
+    head_size,
+    kind_of,
+    kv_heads,
+    norm_epsilon,
+    rope_base,
+    rope_type,
+)
 from hfcompress.errors import UserError
 from hfcompress.files import whole_path
 from hfcompress.ops.grid import Grid, Quantized
-from hfcompress.packed import PackedModel, head_size
+from hfcompress.packed import PackedModel
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +94,7 @@ def write(packed: PackedModel, file: Path) -> list[Entry]:
     gguf = require_gguf()
     from hfcompress.gguf_tokenizer import add_tokenizer
 
-    require_supported(packed)
+    require_supported(packed.folder, packed.config)
     found = entries(packed)
     with whole_path(file) as part:
         writer = gguf.GGUFWriter(part, graph(packed.config))
@@ -103,44 +114,34 @@ def write(packed: PackedModel, file: Path) -> list[Entry]:
     return found
 
 
-def require_supported(packed: PackedModel) -> None:
+def require_supported(model: Path | str, config: dict[str, Any]) -> None:
     """Refuse what llama.cpp would compute otherwise.
+
+    Args:
+        model: its folder, or other words for it in the message.
 
     Raises:
         UserError: naming what.
     """
-    config = packed.config
-    named = (config.get("architectures") or ["none"])[0]
+    named = architecture(config)
     if named not in ARCHITECTURES:
-        raise UserError(f"{packed.folder} is a {named}; GGUF export knows {', '.join(ARCHITECTURES)}")
+        raise UserError(f"{model} is a {named}; GGUF export knows {', '.join(ARCHITECTURES)}")
     kind, known = kind_of(config), ROPE_TYPES.get(graph(config), ("default",))
     computed = GELU_TANH if config["model_type"] in GEMMAS else SILU
     if kind.activation != computed:
-        raise UserError(f"{packed.folder} has hidden_act {kind.activation}; llama.cpp computes {computed}")
+        raise UserError(f"{model} has hidden_act {kind.activation}; llama.cpp computes {computed}")
     if (turned := rope_type(config)) not in known:
-        raise UserError(f"{packed.folder} has rope_type {turned}; GGUF export of a {named} knows {', '.join(known)}")
+        raise UserError(f"{model} has rope_type {turned}; GGUF export of a {named} knows {', '.join(known)}")
     if kind.attention_scale not in (None, head_size(config) ** -0.5):
         raise UserError(
-            f"{packed.folder} has query_pre_attn_scalar {config['query_pre_attn_scalar']}; llama.cpp divides by the "
+            f"{model} has query_pre_attn_scalar {config['query_pre_attn_scalar']}; llama.cpp divides by the "
             f"root of the head's size, {head_size(config)}"
         )
 
 
 def graph(config: dict[str, Any]) -> str:
     """llama.cpp's name of what computes this architecture."""
-    return ARCHITECTURES[config["architectures"][0]]
-
-
-def rope_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """Of a config.json by transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters)."""
-    return {"rope_theta": config.get("rope_theta", 10000.0)} | (
-        config.get("rope_parameters") or config.get("rope_scaling") or {}
-    )
-
-
-def rope_type(config: dict[str, Any]) -> str:
-    found = rope_parameters(config)
-    return str(found.get("rope_type") or found.get("type") or "default")
+    return ARCHITECTURES[architecture(config)]
 
 
 def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
@@ -159,12 +160,12 @@ def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_head_count_kv(kv_heads(config))
     writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_rope_dimension_count(int(head * config.get("partial_rotary_factor", 1.0)))
-    writer.add_rope_freq_base(float(rope_parameters(config)["rope_theta"]))
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(rope_base(config))
+    writer.add_layer_norm_rms_eps(norm_epsilon(config))
     writer.add_vocab_size(config["vocab_size"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     kinds = [entry.type for entry in found if len(entry.shape) == 2]
@@ -258,7 +259,7 @@ def rope_order(source: str, config: dict[str, Any]) -> "torch.Tensor | None":
         return None
     heads = config["num_attention_heads"]
     if module == "k_proj":
-        heads = config.get("num_key_value_heads") or heads
+        heads = kv_heads(config)
     return torch.arange(heads * head_size(config)).view(heads, 2, -1).transpose(1, 2).flatten()
 
 
@@ -281,7 +282,7 @@ def rope_factors(packed: PackedModel) -> Array | None:
     from hfcompress.pretrained import stock_config
 
     size = head_size(packed.config)
-    plain = rope_parameters(packed.config)["rope_theta"] ** -(np.arange(0, size, 2, dtype=np.float64) / size)
+    plain = rope_base(packed.config) ** -(np.arange(0, size, 2, dtype=np.float64) / size)
     turned = LlamaRotaryEmbedding(config=stock_config(packed.folder)).inv_freq
     return (plain / turned.double().numpy()).astype(np.float32)
 

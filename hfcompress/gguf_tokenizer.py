@@ -5,13 +5,13 @@ Two kinds are known. "gpt2": byte-level BPE, which needs the merges and the name
 one whose result scores higher, so that a token's score is minus the rank of its merge.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from hfcompress.end_tokens import end_tokens
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import LARGEST_TOKENIZER, read_object
 
 # The rule that splits words, as tokenizer.json spells it -> the name under which llama.cpp knows it (llama-vocab.cpp).
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -42,7 +42,7 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
 
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json; save the model's fast tokenizer into it")
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = read_object(folder / "tokenizer.json", LARGEST_TOKENIZER)
     model = tokenizer["model"]
     if model.get("type") != "BPE":
         raise UserError(f"{folder / 'tokenizer.json'} is a {model.get('type')} tokenizer; GGUF export knows BPE")

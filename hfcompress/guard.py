@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.config_form import normalized
-from hfcompress.config_numbers import check_numbers
+from hfcompress.config_numbers import check_numbers, check_pixels
 from hfcompress.errors import UserError
 from hfcompress.foreign_files import LARGEST_INDEX, objects, read_json, read_object, refuse_pointer
 
@@ -63,7 +63,10 @@ def check_foreign(folder: Path) -> None:
         raise UserError(f"{folder / 'custom_generate'}: code of its own, which is not run; remove it")
     for name in CONFIGS:
         if (folder / name).is_file():
-            check_keys(folder / name, read_object(folder / name))
+            found = read_object(folder / name)
+            check_keys(folder / name, found)
+            if "processor" in name:
+                check_pixels(found, folder / name)
     for file in sorted(folder.glob("*.index.json")):
         check_index(file)
     _checked[folder] = signature

@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.chat import render
 from hfcompress.end_tokens import end_tokens
 from hfcompress.errors import UserError
 from hfcompress.evaluation.decoder import Decoder, open_decoder
+from hfcompress.evaluation.torch_decoder import load
 from hfcompress.generation import generate
-from hfcompress.models import language_tokenizer
-from hfcompress.packed import SURGERY, attention_option
+from hfcompress.models import language_tokenizer, load_tokenizer
+from hfcompress.packed import SURGERY
 
 try:
     import lm_eval
     from lm_eval.api.model import TemplateLM
+    from lm_eval.models.huggingface import HFLM
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -29,6 +32,7 @@ except ImportError as error:
     ) from None
 
 MAX_NEW_TOKENS = 256  # where a task does not say; HFLM's default
+MARK = "@@the-last-message-ends@@"
 
 
 class HarnessDecoder(TemplateLM):
@@ -128,21 +132,37 @@ class HarnessDecoder(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The model's own template."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )  # fmt: skip
+        return conversation(self.tokenizer, chat_history, add_generation_prompt)
+
+
+def conversation(tokenizer: Any, history: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    """Return a conversation in the model's template; without a prompt for the answer its last message goes on.
+
+    Raises:
+        UserError: see `chat.render`; the last message is not in the text.
+    """
+    if add_generation_prompt:
+        return render(tokenizer, history, add_generation_prompt=True)
+    last = str(history[-1]["content"])
+    marked = [*history[:-1], {**history[-1], "content": last + MARK}]
+    text = render(tokenizer, marked)
+    if MARK not in text:
+        raise UserError("the model's chat template leaves out the message that the answer goes on from")
+    return text[: text.rindex(MARK)]
+
+
+class StockModel(HFLM):
+    """The harness's own model of transformers, with the chat template filled as elsewhere here."""
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return conversation(self.tokenizer, chat_history, add_generation_prompt)
 
 
 def opened(folder: Path, threads: int) -> Any:
     """A model folder as the harness's model."""
     stock = not any((folder / name).is_file() for name in ("genai_config.json", SURGERY))
     if stock and not any(folder.glob("*.gguf")):
-        from lm_eval.models.huggingface import HFLM
-
-        return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, **attention_option(folder))
+        return StockModel(pretrained=load(folder), tokenizer=load_tokenizer(folder), device="cpu", batch_size=1)
     tokenizer = language_tokenizer(folder)
     return HarnessDecoder(open_decoder(folder, threads), tokenizer, end_tokens(folder, tokenizer))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.guard import check_foreign, check_index
 from hfcompress.inside import relative
 from hfcompress.lock import LOCK
 from hfcompress.record import read_json
@@ -184,6 +185,7 @@ def fetch(name: str, files: list[str] | None = None) -> Path:
 
     folder = Path(name).expanduser()
     if folder.is_dir():
+        check_foreign(folder)
         return folder
     repository, _, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or repository.count("/") != 1:
@@ -202,6 +204,7 @@ def fetch(name: str, files: list[str] | None = None) -> Path:
             if constants.HF_HUB_OFFLINE:
                 raise UserError(f"{name}: the cache has no {file} of it, and HF_HUB_OFFLINE is set: unset it")
             raise UserError(f"{name}: the repository has no {file}; only safetensors and ONNX models are read")
+    check_foreign(found)
     return found
 
 
@@ -216,8 +219,7 @@ def parts(folder: Path, files: list[str] | None) -> list[str]:
     if files is None and pushed:
         return [str(relative(place, str(report))) for place in pushed]
     if index.is_file() and not (folder / "model.safetensors").is_file():
-        named = set(read_json(index, "weight_map")["weight_map"].values())
-        return ["config.json", *sorted(str(relative(name, str(index))) for name in named)]
+        return ["config.json", *sorted(set(check_index(index).values()))]
     has_weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.onnx", "*.gguf"))
     return ["config.json", *([] if has_weights else ["model.safetensors"])]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError
+from hfcompress.guard import read_config
 from hfcompress.image_layers import DEFAULTS, Layers, layers_of_config, narrowed, resized, with_defaults
 from hfcompress.layer_costs import Layer
 from hfcompress.surgery import SURGERY, Edit, read_edits
@@ -120,7 +121,7 @@ class ImageShape:
                 "folder of safetensors that it was made from"
             )
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = read_config(folder)
             height, width = image_size(folder)
         except FileNotFoundError as error:
             name = Path(error.filename).name
@@ -276,18 +277,21 @@ def macs(layers: list[Layer]) -> int:
 
 
 def is_image_model(file: Path) -> bool:
-    """Whether a config.json is of an image classifier; of a damaged one nothing is said."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if "vocab_size" in config:  # before transformers is imported, and torch with it
-            return False
-        if config.get("model_type") in DEFAULTS:
-            return True
-        from hfcompress.models import is_vision
+    """Whether a config.json is of an image classifier; a missing one is not.
 
-        return is_vision(config.get("model_type"))
-    except (OSError, ValueError, AttributeError, TypeError):
+    Raises:
+        UserError: see `guard.read_config`.
+    """
+    if not file.is_file():
         return False
+    config = read_config(file.parent)
+    if "vocab_size" in config:  # before transformers is imported, and torch with it
+        return False
+    if config.get("model_type") in DEFAULTS:
+        return True
+    from hfcompress.models import is_vision
+
+    return is_vision(config.get("model_type"))
 
 
 def is_known(config: dict[str, Any], edits: Sequence[Edit]) -> bool:

@@ -1,12 +1,12 @@
 """The shape of a causal LM as plain numbers: what `plan` predicts from, with no weights and no torch."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hfcompress.decoder_kind import GEMMAS, MODEL_TYPES, layer_windows
+from hfcompress.decoder_kind import BIASES, GEMMAS, MODEL_TYPES, head_size, kv_heads, layer_windows
 from hfcompress.errors import UnknownShape, UserError
+from hfcompress.guard import check_type, read_config
 
 NOT_SHIPPED = ("record.json", "model.safetensors.index.json", "README.md")
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
@@ -41,6 +41,9 @@ class LanguageShape:
     resident_bits: float | None = None
     kv_bits: float = 16
     tokenizer_bytes: int | None = None
+    config: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    """The config.json it was read from, in config_form.py's form, for what a format has to know beside sizes."""
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LanguageShape":
@@ -55,8 +58,7 @@ class LanguageShape:
             raise UnknownShape(f"a {kind} is no model whose shape is known; known are {', '.join(MODEL_TYPES)}")
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-            kv_heads = int(config.get("num_key_value_heads") or heads)
-            head_dim = int(config.get("head_dim") or (256 if kind in GEMMAS else hidden // heads))
+            groups, head_dim = kv_heads(config), head_size(config)
             intermediate = int(config["intermediate_size"])
             windows = set(layer_windows(config))
             return cls(
@@ -64,15 +66,16 @@ class LanguageShape:
                 hidden=hidden,
                 intermediate=intermediate,
                 heads=heads,
-                kv_heads=kv_heads,
+                kv_heads=groups,
                 head_dim=head_dim,
                 vocab=int(config["vocab_size"]),
                 tied=bool(config.get("tie_word_embeddings", kind in GEMMAS)),
                 context=int(config["max_position_embeddings"]),
-                layer_plain=layer_plain(config, hidden, heads * head_dim, kv_heads * head_dim, intermediate, head_dim),
+                layer_plain=layer_plain(config, hidden, heads * head_dim, groups * head_dim, intermediate, head_dim),
                 sliding_window=windows.pop() if len(windows) == 1 else None,
                 fused=kind == "phi3",
                 weight_bits=32 if str(config.get("dtype") or config.get("torch_dtype")).endswith("float32") else 16,
+                config=config,
             )
         except KeyError as error:
             raise UserError(f"the config has no {error.args[0]}: a {kind} has one") from None
@@ -84,16 +87,14 @@ class LanguageShape:
         Raises:
             UserError: no config.json, a damaged one, or see `from_config`.
         """
-        file = folder / "config.json"
-        try:
-            found = cls.from_config(json.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UserError(f"{file}: no such file; give the folder of a model") from None
-        except ValueError as error:
-            raise UserError(f"{file} is damaged ({error}); fetch or make the model again") from None
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder / 'config.json'}: no such file; give the folder of a model")
+        config = read_config(folder)
+        check_type(folder, config)
         beside = [entry for entry in folder.glob("*") if entry.suffix in (".json", ".txt", ".model", ".jinja")]
         size = sum(entry.stat().st_size for entry in beside if entry.name not in NOT_SHIPPED and entry.is_file())
-        return replace(found, tokenizer_bytes=size if (folder / "tokenizer.json").is_file() else None)
+        kept = size if (folder / "tokenizer.json").is_file() else None
+        return replace(cls.from_config(config), folder=folder, tokenizer_bytes=kept)
 
     def layer_linears(self) -> list[tuple[str, int, int]]:
         """The matrices of one layer: name in it, rows (outputs), columns (inputs)."""
@@ -158,9 +159,9 @@ def layer_plain(config: dict[str, Any], hidden: int, queries: int, keys: int, in
         found += 2 * hidden
     if config["model_type"] == "qwen2":
         found += queries + 2 * keys
-    elif config.get("attention_bias"):
+    elif config["model_type"] in BIASES and config.get("attention_bias"):
         found += queries + 2 * keys + hidden
-    if config.get("mlp_bias"):
+    if config["model_type"] == "llama" and config.get("mlp_bias"):
         found += 2 * intermediate + hidden
     if config["model_type"] in ("qwen3", "gemma3_text"):
         found += 2 * head_dim

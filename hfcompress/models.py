@@ -10,7 +10,7 @@ from hfcompress.heads import put_in_order, row_of_each, side_by_side
 from hfcompress.heads import some as some_labels
 from hfcompress.loading import empty_model, load_whole, says_what_does_not_fit
 from hfcompress.permissions import as_umask_says
-from hfcompress.pretrained import stock_config, stock_image_processor, stock_tokenizer
+from hfcompress.pretrained import require_room, stock_config, stock_image_processor, stock_tokenizer
 from hfcompress.weights import require_plain_tensors, require_unquantized, stored_tensors
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
             load_whole(auto, folder)  # which names what is missing
         raise UserError(other_labels(folder, config, labels, replace_head))
     if edits:
+        with says_what_does_not_fit(folder):
+            require_room(auto, folder, config)
         model = rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)
     else:
         model = load_whole(auto, folder)

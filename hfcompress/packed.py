@@ -6,14 +6,14 @@ asymmetric grid, `m.zeros` (packed alike); what is not on a grid is stored under
 grid of each. Module names are the stock model's (`model.layers.0.self_attn.q_proj`, `model.embed_tokens`, `lm_head`).
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.checkpoint import Checkpoint
-from hfcompress.decoder_kind import attention_softcap
+from hfcompress.decoder_kind import attention_softcap, head_size
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import read_object
 from hfcompress.guard import read_config
 from hfcompress.ops.grid import Grid, Quantized
 from hfcompress.ops.packing import pack, unpack
@@ -38,7 +38,7 @@ class PackedModel:
             raise UserError(f"{folder} is not a packed model: it has no {SURGERY}")
         self.checkpoint = Checkpoint(folder)
         self.config = self.checkpoint.config
-        surgery = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
+        surgery = read_object(folder / SURGERY)
         self.grids = {name: Grid(**grid) for name, grid in surgery["grids"].items()}
 
     @property
@@ -102,10 +102,6 @@ class Dequantized:
         if module in self.packed.grids:
             return self.packed.quantized(module, rows).dequantize()
         return self.packed.checkpoint.read(name, rows)
-
-
-def head_size(config: dict[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def packed_tensors(module: str, quantized: Quantized) -> "dict[str, Tensor]":

@@ -1,7 +1,6 @@
 """Size, memory and latency of every model of a recipe, predicted from shapes before any weight is touched."""
 
 import dataclasses
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
 from hfcompress.encoder_edits import edited
 from hfcompress.errors import UserError
-from hfcompress.guard import read_config
+from hfcompress.guard import check_type, read_config
 from hfcompress.image_plan import compare_images
 from hfcompress.image_shape import ImageShape, is_image_model
 from hfcompress.language_shape import LanguageShape
@@ -247,7 +246,7 @@ class Plan:
         self.rows = [
             {"name": model.name, "stage": model.stage, "format": "language"}
             | language_plan.prediction(model.shape, on, measure.context)
-            | {"shape": dataclasses.asdict(model.shape)}
+            | {"shape": dataclasses.asdict(replace(model.shape, config=None, folder=None))}
             for model in models
         ]
         self.verdicts = predicted_verdicts(budget, candidate.name, self.predictions[candidate.name])
@@ -301,15 +300,14 @@ def require_kind(base: Planned, task: Any) -> None:
 
 
 def is_bert(file: Path) -> bool:
-    """Whether a config.json is of an encoder; a damaged one is left to `read_shape`, which says so."""
+    """Whether a config.json is of an encoder; a missing one is left to `read_shape`, which says so."""
     from hfcompress.decoder_kind import MODEL_TYPES
 
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        generates = any(name.endswith(("CausalLM", "LMHeadModel")) for name in found.get("architectures") or [])
-        return found.get("model_type") not in MODEL_TYPES and not generates
-    except (OSError, ValueError, AttributeError):
+    if not file.is_file():
         return True
+    found = read_config(file.parent)
+    generates = any(name.endswith(("CausalLM", "LMHeadModel")) for name in found.get("architectures") or [])
+    return found.get("model_type") not in MODEL_TYPES and not generates
 
 
 def require_positions(models: tuple[Planned, ...], sequence_length: int) -> None:
@@ -332,11 +330,12 @@ def read_shape(file: Path) -> Shape:
     Raises:
         UserError: there is no such file, it is damaged, or it lacks a field that a BERT's has.
     """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give the folder of a model")
+    config = read_config(file.parent)
+    check_type(file.parent, config)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
         return Shape.from_config(config, len(config.get("id2label", {})) or 2)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; give the folder of a model") from None
     except KeyError as error:
         raise UserError(
             f"{file} has no {error.args[0]}: what can be planned are models of BERT's shape, causal LMs and image "

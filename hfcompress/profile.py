@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfcompress.errors import UserError
+from hfcompress.guard import read_config
 from hfcompress.report.console import threads_in_words
 
 if TYPE_CHECKING:
@@ -251,15 +252,13 @@ class ModuleClock:
 def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Module, dict[str, torch.Tensor]]":
     """The network in fp32 and a request for it: tokens, an image, or rows of a click log."""
     import torch
-    import transformers
-    from transformers import AutoModel
 
     from hfcompress.loading import load_whole, says_what_does_not_fit
     from hfcompress.models import check_folder
-    from hfcompress.pretrained import stock_config
+    from hfcompress.pretrained import stock_class, stock_config
     from hfcompress.surgery import load, read_edits
 
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    kind = read_config(folder).get("model_type")
     random = torch.Generator().manual_seed(0)
     if kind == "clicks":
         from hfcompress.click_model import load_click_model
@@ -270,8 +269,8 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     check_folder(folder)
     with says_what_does_not_fit(folder):
         config, edited = stock_config(folder), read_edits(folder)  # from_pretrained would give edited ones new weights
-    made = getattr(transformers, (config.architectures or [""])[0], AutoModel)
-    network = load(folder) if edited else load_whole(made, folder, new_head=made is AutoModel).eval()
+    made = stock_class(config)
+    network = load(folder) if edited else load_whole(made, folder, new_head=made.__name__ == "AutoModel").eval()
     if network.main_input_name == "pixel_values":
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}

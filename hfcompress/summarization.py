@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.chat import around, template_of
 from hfcompress.errors import UserError
 from hfcompress.evaluation.decoder import Decoder
 from hfcompress.evaluation.summaries import sentence_ends, word_ends
@@ -190,23 +191,13 @@ class Frame:
         """What the tokenizer's chat template puts around a request, or a plain frame where it has none.
 
         Raises:
-            UserError: the template leaves the request out.
+            UserError: see `chat.around`.
         """
-        if not tokenizer.chat_template:
+        if template_of(tokenizer) is None:
             begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
             return cls([*begin, *plain_ids(tokenizer, PLAIN[0])], plain_ids(tokenizer, PLAIN[1]))
-        filled = tokenizer.apply_chat_template(
-            [{"role": "user", "content": INSTRUCTION + MARK}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # for templates that know it: the answer is to be the summary alone
-        )
-        head, found, tail = filled.partition(MARK)
-        if not found:
-            raise UserError(
-                "the model's chat template leaves out what the user says; mend chat_template in its "
-                "tokenizer_config.json, or remove it"
-            )
+        # Thinking is for templates that know it: the answer is to be the summary alone.
+        head, tail = around(tokenizer, INSTRUCTION + MARK, MARK, add_generation_prompt=True, enable_thinking=False)
         return cls(plain_ids(tokenizer, head), plain_ids(tokenizer, tail))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import read_object
 from hfcompress.weights import weight_files
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def read_edits(folder: Path) -> list[Edit]:
     if not file.is_file():
         return []
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_object(file)
         if "grids" in found:
             raise UserError(f"{folder} is a packed causal LM: use the formats that its run delivers")
         return list(found["edits"])

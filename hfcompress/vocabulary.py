@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import LARGEST_TOKENIZER, read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,7 +26,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
             f"{folder} has no tokenizer.json; save it with a fast tokenizer: "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content = read_object(path, LARGEST_TOKENIZER)
     if content["model"].get("type", "WordPiece") != "WordPiece" or not isinstance(content["model"]["vocab"], dict):
         raise UserError(
             f"{path} is a {content['model'].get('type')} tokenizer; only WordPiece vocabularies (BERT's) can "
@@ -143,7 +144,7 @@ def write_tokenizer(source: Path, out: Path, tokenizer: dict[str, Any]) -> None:
         (out / special.name).write_bytes(special.read_bytes())
     path = source / "tokenizer_config.json"
     config: dict[str, Any] = (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tokenizer_class": "BertTokenizer"}
+        read_object(path) if path.is_file() else {"tokenizer_class": "BertTokenizer"}
     )
     if "added_tokens_decoder" in config:
         entries = config["added_tokens_decoder"].values()

@@ -32,7 +32,7 @@ ALLOWED = {
         "surgery",
         "weights",
     },
-    "tasks": {"tasks", "errors", "lines", "memory"},
+    "tasks": {"tasks", "errors", "foreign_files", "lines", "memory"},
     "report": {"report", "errors", "files"},
     "record": {"errors", "files"},
     "files": {"errors", "permissions"},
@@ -96,6 +96,46 @@ def test_help_does_not_import_torch(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip().endswith("False"), done.stderr
+
+
+def readers(source: str) -> set[str]:
+    """What a file calls that reads a folder by transformers' rules, or reads its configs without the guard."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("from_pretrained", "from_json_file", "get_config_dict"):
+                found.add(f"{ast.unparse(node.func.value)}.{node.func.attr}")
+            told = ast.unparse(node)
+            if node.func.attr == "loads" and re.search(r"(config|tokenizer|index)\.json'", told):
+                found.add(told)
+    return found
+
+
+def test_only_one_file_reads_foreign_folders_by_transformers() -> None:
+    """pretrained.py, after the guard; Optimum reads what a stage here wrote."""
+    allowed = {"hfcompress/pretrained.py": None, "hfcompress/stages/onnx.py": {"ORTQuantizer.from_pretrained"}}
+    root = PACKAGE.parent
+    for file in (*PACKAGE.rglob("*.py"), *(root / "recipes").glob("*.py")):
+        name = file.relative_to(root).as_posix()
+        if allowed.get(name, set()) is not None:
+            found = readers(file.read_text(encoding="utf-8"))
+            assert found <= (allowed.get(name) or set()), f"{name} calls {found}: see hfcompress/pretrained.py"
+
+
+def test_every_call_of_transformers_is_without_remote_code() -> None:
+    source = (PACKAGE / "pretrained.py").read_text(encoding="utf-8")
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    readers = [call for call in calls if getattr(call.func, "attr", "") == "from_pretrained"]
+    assert len(readers) >= 4
+    for call in readers:
+        given = {ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg is None}
+        assert given & {"CLOSED", "options"}, ast.unparse(call)
+
+
+def test_a_second_reader_is_seen() -> None:
+    assert readers("def f(x):\n    return AutoConfig.from_pretrained(x)") == {"AutoConfig.from_pretrained"}
+    assert readers("json.loads((x / 'config.json').read_text())")
+    assert not readers('"""AutoModel.from_pretrained(name)"""')
 
 
 def test_only_the_command_line_knows_tyro() -> None:

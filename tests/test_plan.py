@@ -373,7 +373,8 @@ def test_a_hub_base_of_unknown_shape_is_refused_with_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no such file"), ("{", "is damaged"), ('{"n_layers": 6}', "has no num_hidden_layers")],
+    [(None, "no such file"), ("{", "is damaged"), ('{"n_layers": 6}', "has no model_type"),
+     ('{"model_type": "distilbert", "n_layers": 6}', "has no num_hidden_layers")],
 )
 def test_a_base_that_is_no_bert_is_refused_in_one_line(content: str | None, words: str, tmp_path: Path) -> None:
     if content is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import recipes
 from hfcompress.errors import MOST_THREADS, UserError
+from hfcompress.guard import read_config
 from hfcompress.inside import inside
 from hfcompress.record import read_json
 
@@ -73,7 +74,7 @@ def tokens_read(folder: Path) -> int:
     details = folder.parent / "details.json"
     if details.is_file():
         return int(read_json(details, "max_length")["max_length"])
-    return int(read_json(folder / "config.json").get("max_position_embeddings", 512))
+    return int(read_config(folder).get("max_position_embeddings") or 512)
 
 
 def refuse_images(*folders: Path) -> None:

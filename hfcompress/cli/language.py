@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import INTERRUPTED, candidate_of, quiet, require_counts
 from hfcompress.errors import UserError
-from hfcompress.record import read_json
+from hfcompress.guard import read_config
 
 if TYPE_CHECKING:
     from hfcompress.generation import Stats
@@ -103,7 +103,7 @@ def refuse_classifiers(folder: Path, model: str) -> None:
 
     config = folder / "config.json"
     images = is_image_model(config)
-    found = read_json(config) if config.is_file() else {}
+    found = read_config(folder) if config.is_file() else {}
     names = found.get("architectures") or []
     if found.get("model_type") == "clicks":
         raise UserError(f"{model} predicts clicks, and is no language model that could summarize")

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.guard import check_foreign
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +38,7 @@ def open_decoder(folder: Path, threads: int) -> Decoder:
     Raises:
         UserError: the folder holds no causal LM that can be run, or its runtime is not installed.
     """
+    check_foreign(folder)
     if (folder / "genai_config.json").is_file():
         from hfcompress.evaluation.onnx_decoder import OnnxDecoder
 

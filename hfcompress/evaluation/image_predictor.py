@@ -1,6 +1,5 @@
 """ImagePredictor: logits of an image classifier's folder, whatever its format."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +28,14 @@ class ImagePredictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.models import check_config, load_image_processor
+        from hfcompress.guard import read_config
+        from hfcompress.models import load_image_processor
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
-        check_config(folder)
+        config = read_config(folder)
         self.processor = load_image_processor(folder)
-        self.labels = label_names(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
+        self.labels = label_names(config, folder)
         self.session: Any = None
         self.network: Any = None
         if (folder / "model.onnx").is_file():

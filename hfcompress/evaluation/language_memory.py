@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hfcompress.guard import read_config
+
 ANSWER = 16  # tokens of the context that are generated
 
 
@@ -39,7 +41,7 @@ def serve(folder: Path, context: int, threads: int) -> dict[str, Any]:
     decoder = open_decoder(folder, threads)
     load_ms = (time.perf_counter() - begun) * 1e3
     loaded = rss_mb(now=True)
-    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    vocabulary = read_config(folder)["vocab_size"]
     context = min(context, decoder.context)
     prompt = [3 + (i * 7919) % (vocabulary - 3) for i in range(context - ANSWER)]
     token = int(decoder.append(prompt)[-1].argmax())

@@ -149,10 +149,11 @@ def image_size(folder: Path) -> tuple[int, int]:
         UserError: it is damaged, or does not say them.
     """
     from hfcompress.errors import UserError
+    from hfcompress.foreign_files import read_object
 
     file = folder / "preprocessor_config.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_object(file)
         size: Any = found["crop_size"] if found.get("do_center_crop") else found["size"]
         size = {"shortest_edge": size} if isinstance(size, int) else size
         return int(size.get("height", size.get("shortest_edge"))), int(size.get("width", size.get("shortest_edge")))
@@ -162,7 +163,9 @@ def image_size(folder: Path) -> tuple[int, int]:
 
 def server_of(folder: Path) -> Any:
     """Which of the functions above serves a folder."""
-    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clicks":
+    from hfcompress.guard import read_config
+
+    if read_config(folder).get("model_type") == "clicks":
         return serve_clicks
     if (folder / "preprocessor_config.json").is_file():
         return serve_images

@@ -1,12 +1,13 @@
 """A decoder written for onnxruntime-genai, run by plain onnxruntime; its cache is one buffer, used in place."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import read_object
+from hfcompress.guard import check_foreign
 
 Array = np.ndarray[Any, Any]
 CHUNK = 64  # tokens of a prompt read at once: more take more room for logits and activations, and no less time
@@ -23,8 +24,9 @@ class OnnxDecoder:
     def __init__(self, folder: Path, threads: int, context: int | None = None) -> None:
         import onnxruntime
 
+        check_foreign(folder)
         try:
-            settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+            settings = read_object(folder / "genai_config.json")["model"]
             longest, decoder = int(settings["context_length"]), settings["decoder"]
             heads, size = int(decoder["num_key_value_heads"]), int(decoder["head_size"])
         except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,5 @@
 """Predictor: logits of a classifier folder, whatever its format."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +35,13 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.models import check_config, load_tokenizer
+        from hfcompress.guard import read_config
+        from hfcompress.models import load_tokenizer
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
-        check_config(folder)
+        config = read_config(folder)
         self.tokenizer = load_tokenizer(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         made_for = config.get("architectures") or ["ForSequenceClassification"]
         if not any(name.endswith("ForSequenceClassification") for name in made_for):
             raise UserError(f"{folder} is a {made_for[0]}, which labels no texts; give a sequence classifier")
@@ -142,10 +141,10 @@ def open_predictor(folder: Path, threads: int | None = None) -> Any:
     """What can be asked for labels: a `Predictor` of texts, or what config.json says the folder is."""
     from hfcompress.evaluation.click_predictor import ClickPredictor
     from hfcompress.evaluation.image_predictor import ImagePredictor
-    from hfcompress.models import check_config, is_vision
+    from hfcompress.guard import read_config
+    from hfcompress.models import is_vision
 
-    check_config(folder)
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    kind = read_config(folder).get("model_type")
     if kind == "clicks":
         return ClickPredictor(folder, threads)
     return (ImagePredictor if is_vision(kind) else Predictor)(folder, threads)

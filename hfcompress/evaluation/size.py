@@ -6,6 +6,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from hfcompress.foreign_files import read_object
+from hfcompress.guard import read_config
 from hfcompress.weights import header, unread_weights, weight_files
 
 NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
@@ -97,10 +99,9 @@ def embedding_bytes(folder: Path) -> int:
 def packed_bits(folder: Path) -> dict[str, int]:
     """Module -> bits of its packed integers, for a packed model (packed.py) or one in compressed-tensors' format."""
     if (folder / "surgery.json").is_file():
-        grids = json.loads((folder / "surgery.json").read_text(encoding="utf-8")).get("grids", {})
+        grids = read_object(folder / "surgery.json").get("grids", {})
         return {name: grid["bits"] for name, grid in grids.items()}
-    config = folder / "config.json"
-    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    found = read_config(folder) if (folder / "config.json").is_file() else {}
     groups = found.get("quantization_config", {}).get("config_groups", {})
     return {name: group["weights"]["num_bits"] for group in groups.values() for name in group["targets"]}
 

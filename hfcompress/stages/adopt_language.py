@@ -52,12 +52,15 @@ class AdoptLanguage:
         """The same shape.
 
         Raises:
-            UserError: it is another kind of model's.
+            UserError: it is another kind of model's, or of an architecture that is not known.
         """
+        from hfcompress.decoder_stack import require_supported
         from hfcompress.language_shape import LanguageShape
 
         if not isinstance(model, LanguageShape):
             raise UserError("--base: it is no causal LM, and this recipe takes one")
+        if model.config is not None and not self.any_architecture:
+            require_supported("the base model", model.config)
         return model
 
 

@@ -99,19 +99,18 @@ def read_texts(file: Path) -> list[str]:
 def load_any(folder: Path) -> "PreTrainedModel":
     """A classifier as it is, any other model without its head (a language model's head has the vocabulary's size)."""
     import torch
-    import transformers
     from transformers import AutoModel
 
     from hfcompress.loading import load_whole
     from hfcompress.models import check_unquantized
-    from hfcompress.pretrained import stock_config
+    from hfcompress.pretrained import stock_class, stock_config
     from hfcompress.surgery import read_edits
 
     check_unquantized(folder)
     if read_edits(folder):
         raise UserError(f"{folder} was cut or factored before (surgery.json): trim the model that it was made of")
-    name = (stock_config(folder).architectures or [""])[0]
-    kind = getattr(transformers, name, AutoModel) if name.endswith("ForSequenceClassification") else AutoModel
+    named = stock_class(stock_config(folder))
+    kind = named if named.__name__.endswith("ForSequenceClassification") else AutoModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a pooler that the folder does not have is the same in every run
         network: PreTrainedModel = load_whole(kind, folder, new_head=kind is AutoModel)

@@ -91,9 +91,13 @@ class ExportGenai:
         """The shape with the cache's and the matrices' bits in memory.
 
         Raises:
-            UserError: onnxruntime has no operator for its sizes.
+            UserError: onnxruntime has no operator for its sizes, or the graph does not compute what the config says.
         """
         require_sizes(model)
+        if model.config is not None:
+            from hfcompress.decoder_graph import require_config
+
+            require_config(model.config, min(self.context, model.context))
         return replace(model, kv_bits=self.kv_bits, resident_bits=resident_bits(model.weight_bits))
 
 
@@ -104,7 +108,7 @@ def genai_config(packed: "PackedModel", context: int, ends: list[int]) -> dict[s
         ends: the tokens that end an answer, as onnxruntime-genai's own builder takes them from generation_config.json
             too: its runtime stops at these alone.
     """
-    from hfcompress.packed import head_size
+    from hfcompress.decoder_kind import head_size, kv_heads
 
     config = packed.config
     pad = config.get("pad_token_id")
@@ -123,7 +127,7 @@ def genai_config(packed: "PackedModel", context: int, ends: list[int]) -> dict[s
                 "head_size": head_size(config),
                 "num_attention_heads": config["num_attention_heads"],
                 "num_hidden_layers": config["num_hidden_layers"],
-                "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+                "num_key_value_heads": kv_heads(config),
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",

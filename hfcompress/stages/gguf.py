@@ -56,6 +56,15 @@ class ExportGguf:
         }
 
     def predict(self, model: "LanguageShape") -> "LanguageShape":
+        """The shape in llama.cpp's blocks.
+
+        Raises:
+            UserError: llama.cpp does not compute what the config says.
+        """
+        if model.config is not None:
+            from hfcompress.gguf import require_supported
+
+            require_supported("the model", model.config)
         return replace(model, weight_bits=Q4_0 if model.weight_bits <= Q4_0 else Q8_0)
 
 

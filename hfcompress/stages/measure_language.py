@@ -1,6 +1,5 @@
 """measure_language: all causal LMs of a run side by side: perplexity, KL, agreement, latency, memory, size."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import require, require_numbers, require_threads
+from hfcompress.guard import read_config
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class MeasureLanguage:
     def _prompt(self, folder: Path, tokens: int) -> list[int]:
         import numpy as np
 
-        vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+        vocabulary = read_config(folder)["vocab_size"]
         return [int(i) for i in np.random.default_rng(self.seed).integers(3, vocabulary, tokens)]
 
     def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:

@@ -92,11 +92,20 @@ class MeasureSummaries:
     def predict(self, *, task: Summarization, **inputs: Any) -> None:
         """No model is made, so that there is no shape; documents of this machine are read, and refused, already here.
 
+        So is a chat template that cannot be filled: what is quantized has its base's.
+
         Raises:
-            UserError: see `Summarization.data`.
+            UserError: see `Summarization.data`, and `Frame.of`.
         """
+        from hfcompress.models import language_tokenizer
+        from hfcompress.summarization import Frame
+
         if not task.on_hub:
             _ = task.data
+        planned = inputs.get("models") or {}
+        for folder in {getattr(getattr(model, "shape", None), "folder", None) for model in planned.values()}:
+            if folder is not None:
+                Frame.of(language_tokenizer(folder))
 
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""

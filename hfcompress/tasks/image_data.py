@@ -3,9 +3,11 @@
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import refuse_pointer
 
 if TYPE_CHECKING:
     import torch
@@ -67,11 +69,14 @@ def decode(stored: dict[str, Any] | None) -> "Image":
 
     Raises:
         ValueError: it holds no whole image.
+        UserError: it is a Git LFS pointer.
     """
     from PIL import Image, UnidentifiedImageError
 
     if stored is None or (stored["bytes"] is None and not stored["path"]):
         raise ValueError("there is none")
+    if stored["bytes"] is None:
+        refuse_pointer(Path(stored["path"]))
     try:
         with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]) as image:
             return image.convert("RGB")

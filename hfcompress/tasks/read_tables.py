@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import refuse_pointer
 from hfcompress.lines import BYTE_ORDER_MARK, other_encoding, split_lines
 from hfcompress.tasks.cells import as_text, plain_types, spelled, whole_characters
 from hfcompress.tasks.find_splits import kind_of, say
@@ -26,7 +27,6 @@ from hfcompress.tasks.find_splits import kind_of, say
 if TYPE_CHECKING:
     from datasets import Dataset
 
-POINTER = b"version https://git-lfs.github.com/spec/"
 DELIMITERS = (",", ";", "\t", "|")
 Columns = dict[str, list[Any]]
 
@@ -118,8 +118,7 @@ def check_content(file: Path, content: bytes) -> None:
     """Raise UserError for files that are empty, pointers of Git LFS, or UTF-16."""
     if not content.strip():
         raise UserError(f"{file} is empty; the split needs rows")
-    if content.startswith(POINTER):
-        raise UserError(f"{file} is a pointer of Git LFS, not the file itself: run git lfs pull in its folder")
+    refuse_pointer(file)
     if kind := other_encoding(content):
         raise UserError(f"{file} is {kind} text; save it as UTF-8, for instance with iconv -f {kind} -t UTF-8")
 
