@@ -13,19 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.decoder_kind import (
-    ARCHITECTURES,
     GELU,
     GELU_TANH,
     SILU,
     DecoderKind,
-    architecture,
     head_size,
-    kind_of,
     kv_heads,
     norm_epsilon,
-    require_positions,
+    require_graph,
 )
-from hfcompress.errors import UserError
 from hfcompress.graph_writer import MICROSOFT, GraphWriter
 from hfcompress.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
 from hfcompress.ops.packing import pack
@@ -34,7 +30,6 @@ from hfcompress.packed import PackedModel, without_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-MULTIPLE = 16  # of GroupQueryAttention, for heads and for the part that is turned, and of MatMulNBits' blocks
 BIAS = 5  # MatMulNBits' input of that number is the bias
 K_SCALE, V_SCALE = 12, 13  # and GroupQueryAttention's inputs of those
 
@@ -56,7 +51,7 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
     Raises:
         UserError: another architecture, or a grid that cannot be expressed.
     """
-    kind = require_config(packed.config, context)
+    kind = require_graph(packed.config, context)
     config, graph = packed.config, GraphWriter(folder)
     widened: list[str] = []
     for name, table in rotary_tables(packed, context).items():
@@ -80,32 +75,6 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
     head(graph, packed, normed, accuracy_level, widened, kind.logit_softcap)
     graph.save(*signature(config))
     return widened
-
-
-def require_config(config: dict[str, Any], context: int) -> DecoderKind:
-    """Return what a config says of the decoder.
-
-    Raises:
-        UserError: what the graph does not compute.
-    """
-    named = architecture(config)
-    if named not in ARCHITECTURES:
-        raise UserError(f"the model is a {named}; the ONNX decoder is written for {', '.join(ARCHITECTURES)}")
-    size = head_size(config)
-    sizes = {
-        "heads": size,
-        "rotary part of a head": int(size * config.get("partial_rotary_factor", 1.0)),
-        "hidden_size": int(config["hidden_size"]),
-        "intermediate_size": int(config["intermediate_size"]),
-    }
-    for what, count in sizes.items():
-        if count % MULTIPLE:
-            raise UserError(
-                f"the model's {what} of {count}: onnxruntime's operators take multiples of {MULTIPLE}; "
-                "`hfcompress run any_causal_lm` rounds its linear layers for transformers"
-            )
-    require_positions(config, context)
-    return kind_of(config)
 
 
 def norm_weight(packed: PackedModel, name: str, kind: DecoderKind) -> Array:

@@ -1,6 +1,7 @@
 """Where the decoders that are known here differ from Llama: read from a config.json, with no weights and no torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError
@@ -23,6 +24,7 @@ KEY_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma": 16, "gemma2": 4, "
 WINDOWS = {"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096, "gemma2": 4096, "gemma3_text": 4096}
 BIASES = ("llama", "qwen3", "gemma", "gemma2", "gemma3_text")  # whose classes read attention_bias
 ROPE_BASES = {"gemma3_text": 1_000_000.0}
+MULTIPLE = 16  # of GroupQueryAttention, for the part of a head that is turned (matmul_nbits.py: other sizes)
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 SILU, GELU, GELU_TANH = "silu", "gelu", "gelu_pytorch_tanh"
 # What feeds each linear layer: those of a group read the same input.
@@ -153,24 +155,24 @@ def architecture(config: dict[str, Any]) -> str:
 
 def head_size(config: dict[str, Any]) -> int:
     """Return how many numbers a head has."""
-    default = HEAD_SIZES.get(config["model_type"]) if "head_dim" not in config else None
+    default = HEAD_SIZES.get(config.get("model_type", "")) if "head_dim" not in config else None
     return int(config.get("head_dim") or default or config["hidden_size"] // config["num_attention_heads"])
 
 
 def kv_heads(config: dict[str, Any]) -> int:
     """Return how many heads of keys and values there are."""
-    default = KEY_HEADS.get(config["model_type"]) if "num_key_value_heads" not in config else None
+    default = KEY_HEADS.get(config.get("model_type", "")) if "num_key_value_heads" not in config else None
     return int(config.get("num_key_value_heads") or default or config["num_attention_heads"])
 
 
 def norm_epsilon(config: dict[str, Any]) -> float:
     """Return what a norm adds before its root."""
-    return float(config.get("rms_norm_eps", 1e-5 if config["model_type"] == "phi3" else 1e-6))
+    return float(config.get("rms_norm_eps", 1e-5 if config.get("model_type", "") == "phi3" else 1e-6))
 
 
 def rope_base(config: dict[str, Any]) -> float:
     """Return the base of the rotary frequencies (of a normalized config, see config_form.py)."""
-    return float(config.get("rope_theta", ROPE_BASES.get(config["model_type"], 10_000.0)))
+    return float(config.get("rope_theta", ROPE_BASES.get(config.get("model_type", ""), 10_000.0)))
 
 
 def rope_type(config: dict[str, Any]) -> str:
@@ -211,3 +213,41 @@ def require_positions(config: dict[str, Any], context: int) -> None:
             f"a context of {context}: the model ({rope_type(config)}) turns texts beyond {longest} tokens by other "
             f"frequencies, and a written graph has one table of them; give --budget.context {longest} or less"
         )
+
+
+def require_supported(model: Path | str, config: dict[str, Any]) -> None:
+    """Refuse another architecture, or rotary frequencies that are not known.
+
+    Args:
+        model: its folder, or other words for it in the message.
+
+    Raises:
+        UserError: naming those that are supported.
+    """
+    named = architecture(config)
+    if named not in ARCHITECTURES:
+        raise UserError(
+            f"{model} is a {named}; layer by layer 4-bit quantization knows {', '.join(ARCHITECTURES)}; "
+            "`hfcompress run any_causal_lm` rounds the linear layers of others"
+        )
+    kind_of(config)
+    rope_type(config)
+
+
+def require_graph(config: dict[str, Any], context: int) -> DecoderKind:
+    """Return what a config says of the decoder.
+
+    Raises:
+        UserError: what the graph does not compute.
+    """
+    named = architecture(config)
+    if named not in ARCHITECTURES:
+        raise UserError(f"the model is a {named}; the ONNX decoder is written for {', '.join(ARCHITECTURES)}")
+    turned = int(head_size(config) * config.get("partial_rotary_factor", 1.0))
+    if turned % MULTIPLE:
+        raise UserError(
+            f"the model turns {turned} numbers of a head, and onnxruntime's attention takes multiples of {MULTIPLE}; "
+            "quantize this model for transformers alone: hfcompress run any_causal_lm"
+        )
+    require_positions(config, context)
+    return kind_of(config)

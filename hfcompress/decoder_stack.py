@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfcompress.decoder_kind import ARCHITECTURES, architecture, kind_of, rope_type
+from hfcompress.decoder_kind import kind_of, require_supported
 from hfcompress.errors import UserError
 from hfcompress.files import whole_file
 from hfcompress.packed import without_weights
@@ -123,25 +123,6 @@ class DecoderStack:
         """What the model makes of lm_head's products."""
         cap = self.kind.logit_softcap
         return cap * (logits / cap).tanh() if cap else logits
-
-
-def require_supported(model: Path | str, config: dict[str, Any]) -> None:
-    """Refuse another architecture, or rotary frequencies that are not known.
-
-    Args:
-        model: its folder, or other words for it in the message.
-
-    Raises:
-        UserError: naming those that are supported.
-    """
-    named = architecture(config)
-    if named not in ARCHITECTURES:
-        raise UserError(
-            f"{model} is a {named}; layer by layer 4-bit quantization knows {', '.join(ARCHITECTURES)}; "
-            "`hfcompress run any_causal_lm` rounds the linear layers of others"
-        )
-    kind_of(config)
-    rope_type(config)
 
 
 def finite(checkpoint: "Checkpoint | Dequantized", name: str, rows: slice | None = None) -> "Tensor":

@@ -230,7 +230,8 @@ def test_metadata(tied: Path, tmp_path: Path):
 def test_sliding_window_limits_the_context(tmp_path: Path):
     source = tiny(tmp_path / "mistral")
     config = json.loads((source / "config.json").read_text()) | {"sliding_window": 64}
-    (source / "config.json").write_text(json.dumps(config | {"architectures": ["MistralForCausalLM"]}))
+    config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    (source / "config.json").write_text(json.dumps(config))
     export.write(PackedModel(pack(source, tmp_path / "packed", Grid())), tmp_path / "model.gguf")
     assert field(tmp_path / "model.gguf", "llama.context_length") == 64
 

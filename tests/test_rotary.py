@@ -10,8 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from hfcompress.checkpoint import Checkpoint
-from hfcompress.decoder_graph import require_config
-from hfcompress.decoder_kind import layer_windows, rope_type
+from hfcompress.decoder_kind import layer_windows, require_graph, rope_type
 from hfcompress.decoder_stack import DecoderStack
 from hfcompress.errors import UserError
 from hfcompress.evaluation.onnx_decoder import OnnxDecoder
@@ -88,8 +87,7 @@ def planned(model: Path) -> LanguageShape:
         ({"rope_scaling": {"rope_type": "never", "factor": 2.0}}, "rope_type is never; known are default, linear"),
         ({"rope_scaling": [4.0]}, "rope_scaling is '[4.0]'; it must be an object"),
         ({"rope_scaling": {"type": "dynamic"}}, "rope_scaling has no factor, which rope_type dynamic needs"),
-        ({"head_dim": 100}, "heads of 100: onnxruntime's operators take multiples of 16"),
-        ({"intermediate_size": 100}, "intermediate_size of 100: onnxruntime's operators take multiples of 16"),
+        ({"partial_rotary_factor": 0.5}, "the model turns 8 numbers of a head, and onnxruntime's attention takes"),
         ({"hidden_act": "relu"}, "activation is relu"),
     ],
 )
@@ -106,9 +104,9 @@ def test_one_table_of_angles_holds_up_to_the_positions_of_dynamic_ntk(tmp_path: 
     model = write_llama(tmp_path / "model", **KINDS["dynamic"])
     config = planned(model).config
     assert config is not None
-    require_config(config, 128)
+    require_graph(config, 128)
     with pytest.raises(UserError, match=r"context of 129: the model \(dynamic\) .*give --budget.context 128 or less"):
-        require_config(config, 129)
+        require_graph(config, 129)
 
 
 def test_gguf_of_a_scaling_that_llama_cpp_reads_otherwise_is_refused_by_the_plan(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class AdoptLanguage:
             UserError: an architecture that is not known, or weights that cannot be read (see checkpoint.py).
         """
         from hfcompress.checkpoint import Checkpoint, weight_files
-        from hfcompress.decoder_stack import require_supported
+        from hfcompress.decoder_kind import require_supported
         from hfcompress.guard import read_config
         from hfcompress.weights import unread_weights
 
@@ -54,7 +54,7 @@ class AdoptLanguage:
         Raises:
             UserError: it is another kind of model's, or of an architecture that is not known.
         """
-        from hfcompress.decoder_stack import require_supported
+        from hfcompress.decoder_kind import require_supported
         from hfcompress.language_shape import LanguageShape
 
         if not isinstance(model, LanguageShape):

@@ -95,9 +95,9 @@ class ExportGenai:
         """
         require_sizes(model)
         if model.config is not None:
-            from hfcompress.decoder_graph import require_config
+            from hfcompress.decoder_kind import require_graph
 
-            require_config(model.config, min(self.context, model.context))
+            require_graph(model.config, min(self.context, model.context))
         return replace(model, kv_bits=self.kv_bits, resident_bits=resident_bits(model.weight_bits))
 
 
