@@ -187,7 +187,7 @@ class Run:
             scale=self.scale,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=environment(),
-            notes=list(notes),
+            notes=[*notes, *getattr(task.data, "notes", ())],  # and what was done to the data
             budget_kind=type(budget).__name__,
             budget=plain(budget),
             candidate=candidate.name,

@@ -161,7 +161,7 @@ def full(folder: Path) -> dict[str, Any]:
     """
     return {
         "base": "google-bert/bert-large-uncased",
-        "task": TextClassification(dataset="coastalcph/lex_glue", config="ledgar"),
+        "task": TextClassification(dataset="coastalcph/lex_glue", config="ledgar", overlap="drop"),
         "budget": Budget(disk_mb=150, drop={"accuracy": 0.005}),
         "trim_vocabulary": False,
         "finetune": Finetune(num_train_epochs=3, learning_rate=2e-5),

@@ -8,6 +8,7 @@ import pytest
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.clicks import ClickData, Clicks, read_logs, write_logs
 from hfcompress.tasks.hold_out import families, sample
 from hfcompress.tasks.overlap import Keys, near_duplicates
 from hfcompress.tasks.summarization import Summarization
@@ -98,6 +99,18 @@ def test_summarized_documents_are_held_apart(tmp_path: Path) -> None:
         (tmp_path / f"{split}.jsonl").write_text(json.dumps({"document": "a", "summary": split}) + "\n")
     with pytest.raises(UserError, match=r"--documents\.overlap drop"):
         _ = Summarization(str(tmp_path)).data
+
+
+def test_a_click_log_is_not_its_own_test(tmp_path: Path) -> None:
+    logs = Clicks(users=20, items=20, categories=3, requests=100).data.logs
+    write_logs(ClickData({s: logs[s] for s in ("train", "validation", "test")}, ""), tmp_path / "good")
+    assert set(read_logs(tmp_path / "good").logs) == {"train", "validation", "test"}
+    write_logs(ClickData(logs | {"test": logs["train"]}, ""), tmp_path / "same")
+    with pytest.raises(UserError, match="train and test are the same rows; split the log by time"):
+        read_logs(tmp_path / "same")
+    write_logs(ClickData(logs | {"test": logs["test"].rows(slice(0))}, ""), tmp_path / "empty")
+    with pytest.raises(UserError, match=r"test\.parquet has no rows"):
+        read_logs(tmp_path / "empty")
 
 
 LONG = (

@@ -128,6 +128,21 @@ def test_a_file_that_the_hub_fails_to_give_once_is_asked_for_again(hub: Hub, mod
 
 
 @pytest.mark.slow
+def test_text_files_of_the_hub_are_read_as_text(hub: Hub, tmp_path: Path) -> None:  # noqa: F811
+    for split, name in (("train", "train"), ("test", "held_out"), ("validation", "dev")):
+        lines = [f"{split} {i},{('01', 'None')[i % 2]}\n" for i in range(6)]
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n"
+    for split, name in (("train", "train"), ("test", "held_out"), ("dev", "dev")):
+        card += f"  - split: {split}\n    path: {name}.csv\n"
+    put(hub, "datasets/org/codes", tmp_path, **{"README.md": f"{card}---\n".encode()})
+    code = COUNT.replace("print(len(", "print((").replace('.data.texts("train")))', ".data.labels))")
+    assert asked(hub, code, "org/codes").stdout.strip() == "['01', 'None']"
+    offline = refused(asked(hub, code, "org/codes", HF_HUB_OFFLINE="1"))
+    assert "no test split" in offline, "the card that says it is not asked without network"
+
+
+@pytest.mark.slow
 def test_data_is_read_at_its_revision_and_offline_never_at_another(hub: Hub, data: str) -> None:  # noqa: F811
     assert asked(hub, COUNT, data).stdout.strip() == "240"
     assert "is not in the cache" in refused(asked(hub, COUNT, f"{data}@short", HF_HUB_OFFLINE="1"))

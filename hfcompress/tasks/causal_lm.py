@@ -39,6 +39,8 @@ class LanguageData:
     texts: dict[str, list[str]]
     groups: dict[str, list[str]]
     fingerprint: str
+    notes: tuple[str, ...] = ()
+    """What a reader of the report must know of the data: rows left out, near-duplicates across splits."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,11 @@ class CausalLM:
                 raise UserError(f"--task.dataset {self.dataset}: the {split} split holds no text")
             if empty := len(rows) - len(kept[split]):
                 say(f"--task.dataset {self.dataset}: {empty} of {len(rows)} rows of {split} hold no text: left out")
-        kept = documents_apart(self.dataset, kept, group_column is not None, self.overlap, "--task")
+        kept, notes = documents_apart(self.dataset, kept, group_column is not None, self.overlap, "--task")
         found = {split: [text for text, _ in rows] for split, rows in kept.items()}
         named = {split: [group for _, group in rows] for split, rows in kept.items()}
         digest = hashlib.sha256(repr([sorted(found.items()), sorted(named.items())]).encode()).hexdigest()
-        return LanguageData(found, named, digest)
+        return LanguageData(found, named, digest, notes)
 
     def calibration(self, tokenizer: "PreTrainedTokenizerBase") -> Array:
         """Windows of training text, int64 [calibration_windows, window], evenly spread over the joined texts.

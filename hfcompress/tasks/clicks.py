@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from hfcompress.errors import UserError, require_numbers
 from hfcompress.memory import require_machine_memory
 from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
-from hfcompress.tasks.splits import names_repository, told_of_dataset
+from hfcompress.tasks.hub_data import told_of_dataset
+from hfcompress.tasks.splits import names_repository
 
 GENERATED = "generated"
 ID_BYTES, ROW_BYTES = 200, 48  # of an id's truth and a row's columns in the generated log, about
@@ -145,6 +147,10 @@ def read_logs(folder: Path) -> ClickData:
             logs[split] = read_log(file)
         elif split != "live":
             raise UserError(f"--task.dataset {folder}: has no {file.name}; see hfcompress run ctr_embeddings --help")
+    hashes = {split: hash_of({"": log}, "") for split, log in logs.items()}
+    for one, other in combinations(logs, 2):
+        if hashes[one] == hashes[other]:
+            raise UserError(f"--task.dataset {folder}: {one} and {other} are the same rows; split the log by time")
     return ClickData(logs, hash_of(logs, ""))
 
 
@@ -158,6 +164,8 @@ def read_log(file: Path) -> ClickLog:
         raise UserError(f"{file} is not a parquet file that can be read ({error}); write it again") from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise UserError(f"{file} has no column {missing[0]}; it needs {', '.join(COLUMNS)}")
+    if not table.num_rows:
+        raise UserError(f"{file} has no rows; every split needs some")
     columns = {name: table.column(name).to_numpy() for name in COLUMNS}
     for name in ("request", *IDS):
         if columns[name].dtype.kind not in "iu" or columns[name].min() < 0:

@@ -11,8 +11,8 @@ Row = tuple[str, str]  # text, group
 
 def documents_apart(
     dataset: str, splits: dict[str, list[Row]], grouped: bool, overlap: Overlap, option: str
-) -> dict[str, list[Row]]:
-    """Return the rows of each split, with no group or longer text in two of them.
+) -> tuple[dict[str, list[Row]], tuple[str, ...]]:
+    """Return the rows of each split, with no group or longer text in two of them, and sentences about both.
 
     Args:
         dataset: its name, for messages.
@@ -42,4 +42,4 @@ def documents_apart(
         notes += near_duplicates({split: Keys([keys[split].texts[i] for i in kept[split]], None) for split in keys})
     for note in notes:
         say(f"{option}.dataset {dataset}: {note}")
-    return {split: [splits[split][i] for i in kept[split]] for split in SPLITS if split in splits}
+    return {split: [splits[split][i] for i in kept[split]] for split in SPLITS if split in splits}, tuple(notes)

@@ -107,7 +107,7 @@ def find_files(folder: Path, pattern: str | None, option: str = "--task") -> Fou
             loose.append(file)
         else:
             sources.setdefault(split, {}).setdefault(source_of(folder, file), []).append(file)
-    for split, files in sources.items():
+    for split, files in ((split, sources[split]) for split in SPLITS if split in sources):
         if len(files) > 1:
             raise UserError(
                 f"{option}.dataset {folder}: {listed(sorted(files))} could all be {split}; choose with "

@@ -1,7 +1,5 @@
 """Splits of a data set: from a file, a folder or the Hub."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +19,11 @@ from hfcompress.tasks.find_splits import (
     split_of,
 )
 from hfcompress.tasks.hold_out import ALL
-from hfcompress.tasks.read_tables import first_line, read_table
+from hfcompress.tasks.hub_data import read_hub
+from hfcompress.tasks.read_tables import read_table
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
 EMBEDDED = "licence-review"
 SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")  # columns that may say the split of every row
@@ -72,7 +71,7 @@ def read_splits(
         return _read_one(dataset, [place], option, needed)
     if dataset.startswith((".", "/", "~")) or dataset.count("/") != 1 or kind_of(place):
         raise UserError(f"{option}.dataset {dataset}: no such folder or file; give one, or a Hub id (org/name)")
-    return _read_hub(dataset, config, option, needed)
+    return read_hub(dataset, config, option, needed)
 
 
 def _read_folder(
@@ -140,81 +139,3 @@ def _read_one(dataset: str, files: list[Path], option: str, needed: tuple[str, .
                     if split in said
                 }
     return {"test" if needed == ("test",) else ALL: rows}
-
-
-def _read_hub(dataset: str, config: str | None, option: str, needed: tuple[str, ...]) -> "dict[str, Dataset]":
-    from datasets import load_dataset
-
-    repository, _, revision = dataset.partition("@")
-    with told_of_dataset(dataset, option):
-        commit = commit_of(repository, revision) if revision else None
-        loaded: DatasetDict = load_dataset(repository, config, revision=commit)
-    # Without the Hub, datasets takes whatever revision it has, and says so in a warning only.
-    if commit and not all(commit in file["filename"] for rows in loaded.values() for file in rows.cache_files):
-        raise UserError(
-            f"{option}.dataset {dataset}: the cache holds another revision of it, and the Hub is not there"
-        )
-    found: dict[str, list[str]] = {}
-    for name in loaded:
-        if split := split_of(str(name)):
-            found.setdefault(split, []).append(str(name))
-    for split, names in found.items():
-        if len(names) > 1:
-            raise UserError(
-                f"{option}.dataset {dataset}: its splits {listed(names)} could all be {split}; download it and choose "
-                f"with {option}.data-files"
-            )
-    for split in needed:
-        if split not in found:
-            raise UserError(f"{option}.dataset {dataset}: no {split} split, only {listed(list(map(str, loaded)))}")
-    if unused := [str(name) for name in loaded if split_of(str(name)) is None]:
-        say(f"{option}.dataset {dataset}: splits that are not used: {listed(unused)}")
-    return {split: loaded[found[split][0]] for split in SPLITS if split in found}
-
-
-def commit_of(repository: str, revision: str) -> str:
-    """The commit that a data set's revision means: on the Hub, or as the cache last knew it.
-
-    Its card is fetched, which is how the client's cache learns what a revision means, for a later run without network.
-    """
-    from huggingface_hub import snapshot_download
-
-    card = ["README.md", ".gitattributes"]
-    return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=card)).name
-
-
-@contextmanager
-def told_of_dataset(dataset: str, option: str = "--task") -> Iterator[None]:
-    """Why a data set cannot be had from the Hub, as one line.
-
-    Raises:
-        UserError: in place of the clients' exceptions.
-    """
-    import requests
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except RevisionNotFoundError:
-        raise UserError(f"{option}.dataset {dataset}: no such revision; see its page for those it has") from None
-    except LocalEntryNotFoundError:
-        why = "HF_HUB_OFFLINE is set: unset it" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached: try again"
-        raise UserError(f"{option}.dataset {dataset}: this revision is not in the cache, and {why}") from None
-    except (
-        ConnectionError,
-        OfflineModeIsEnabled,
-        requests.RequestException,
-        HfHubHTTPError,
-        OSError,
-        ValueError,
-    ) as error:
-        raise UserError(
-            f"{option}.dataset {dataset}: cannot be had from the Hub ({first_line(error)}); check the name "
-            "and the network, or give a file or folder of parquet, json or csv files"
-        ) from error
