@@ -377,19 +377,19 @@ def test_an_answer_does_not_change_when_its_text_is_cut(exported: Path) -> None:
     assert serving.answer(predictor, text, LENGTH)["label"] == predictor.labels[int(whole[0].argmax())]
 
 
-def hang(*arguments: Any) -> None:
+PARENT = """
+import time
+from hfcompress import serving
+
+def hang(model, max_length, threads, asked, told, loaded):
     serving.end_with_the_parent()
+    loaded.set()
     time.sleep(3600)
 
-
-PARENT = """
-import sys, time
-from tests import test_shadow_limits
-from hfcompress import serving
-serving.work = test_shadow_limits.hang
 if __name__ == "__main__":
+    serving.work = hang
     other = serving.Shadow(None, 8)
-    print(other.process.pid, other.wait_until_loaded(0.1), flush=True)
+    print(other.process.pid, other.wait_until_loaded(), flush=True)
     time.sleep(3600)
 """
 
@@ -403,10 +403,9 @@ def test_the_new_models_process_ends_with_its_parent_however_that_ends(tmp_path:
     ) as parent:
         assert parent.stdout is not None
         child, loaded = parent.stdout.readline().split()
-        assert loaded == "False"
-        time.sleep(2)  # until the child has come as far as its work
         parent.send_signal(number)
         parent.wait()
+    assert loaded == "True"
     assert gone(int(child))
 
 
