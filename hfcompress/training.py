@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hfcompress.errors import UserError, require, require_numbers
+from hfcompress.reporters import require_reporter
 
 if TYPE_CHECKING:
     import torch
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
 
 BARRIER = timedelta(hours=12)
 SEEDS = 2**32  # that numpy takes
-REPORTERS = {  # of the Trainer's callbacks (transformers.integrations), and the packages of which it wants one
-    "azure_ml": ("azureml",),
-    "clearml": ("clearml",),
-    "codecarbon": ("codecarbon",),
-    "comet_ml": ("comet_ml",),
-    "dagshub": ("dagshub",),
-    "dvclive": ("dvclive",),
-    "flyte": ("flytekit",),
-    "mlflow": ("mlflow",),
-    "neptune": ("neptune",),
-    "swanlab": ("swanlab",),
-    "tensorboard": ("tensorboard", "tensorboardX"),
-    "trackio": ("trackio",),
-    "wandb": ("wandb",),
-}
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
 
 
@@ -85,20 +70,6 @@ class Train:
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`; subclasses add theirs."""
         return {"num_train_epochs": f"with --*.max-steps {self.max_steps}"} if self.max_steps > 0 else {}
-
-
-def require_reporter(name: str) -> None:
-    """Refuse what the Trainer does not report to, and what is not installed; nothing of it is imported.
-
-    Raises:
-        UserError: naming those that there are, or the package.
-    """
-    if name in ("none", "all"):
-        return
-    if name not in REPORTERS:
-        raise UserError(f"--*.report-to {name}: choose from none, all, {', '.join(REPORTERS)}")
-    if not any(find_spec(package) for package in REPORTERS[name]):
-        raise UserError(f"--*.report-to {name}: pip install {REPORTERS[name][0]}, or leave the option out")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ ALLOWED = {
     "inside": set(),
     "shape": set(),
     "stage": {"record", "files", "shape"},
-    "training": {"errors"},
+    "training": {"errors", "reporters"},
+    "reporters": {"errors"},
     "budget": {"errors", "evaluation"},
 }
 LEAVES = {"errors", "escaping", "inside"}  # import nothing but each other, and may be imported from everywhere

@@ -14,6 +14,7 @@ from hfcompress.evaluation.summaries import sentence_ends, sentences
 from hfcompress.language_plan import beside_matrices, disk_bytes
 from hfcompress.language_shape import LanguageShape
 from hfcompress.ops.grid import Grid
+from hfcompress.reporters import REPORTERS
 from hfcompress.stages.allot import ALLOTMENT, Allot, onnx_file_bytes
 from hfcompress.stages.calibrate import Calibrate
 from hfcompress.stages.genai import ExportGenai
@@ -23,7 +24,7 @@ from hfcompress.stages.train_clicks import TrainClicks
 from hfcompress.stages.weight_only import WeightOnly
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.clicks import Clicks
-from hfcompress.training import REPORTERS, Train
+from hfcompress.training import Train
 from tests.language_models import write_llama, write_task
 
 
@@ -156,7 +157,7 @@ def test_sentences_are_what_they_were(text: str, found: list[str]) -> None:
 def test_reporters_are_named_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^--\*\.report-to bogus: choose from none, all, azure_ml, .*wandb$"):
         Train(report_to="bogus")
-    monkeypatch.setattr("hfcompress.training.find_spec", lambda name: None)
+    monkeypatch.setattr("hfcompress.reporters.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^--\*\.report-to wandb: pip install wandb, or leave the option out$"):
         Train(report_to="wandb")
     Train(report_to="none")
