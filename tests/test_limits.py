@@ -18,12 +18,14 @@ from hfcompress.reporters import REPORTERS
 from hfcompress.stages.allot import ALLOTMENT, Allot, onnx_file_bytes
 from hfcompress.stages.calibrate import Calibrate
 from hfcompress.stages.genai import ExportGenai
+from hfcompress.stages.onnx import ExportOnnx
 from hfcompress.stages.pretrain import Pretrain
 from hfcompress.stages.quantize_linears import QuantizeLinears
 from hfcompress.stages.train_clicks import TrainClicks
 from hfcompress.stages.weight_only import WeightOnly
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import Train
 from tests.language_models import write_llama, write_task
 
@@ -191,6 +193,25 @@ def test_the_machines_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
         memory.require_machine_memory(2e9, "--x 1")
 
 
-def test_a_failed_self_check_is_a_line_for_the_user() -> None:
-    assert issubclass(CheckFailed, UserError)
-    assert issubclass(CheckFailed, RuntimeError)
+@pytest.mark.parametrize(
+    ("distance", "largest", "holds"), [(5e-4, 10.0, True), (5e-4, 1.0, False), (5e-3, 10.0, False)]
+)
+def test_an_export_is_held_against_its_largest_logit_and_fails_in_a_line(
+    distance: float,
+    largest: float,
+    holds: bool,
+    tiny_model: Path,
+    tiny_task: TextClassification,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large weights have large logits, and float32 sums of another order differ by a share of them."""
+    monkeypatch.setattr("hfcompress.onnx_graph.export", lambda network, out: None)
+    monkeypatch.setattr("hfcompress.onnx_graph.parity", lambda *arguments: (distance, largest))
+    if holds:
+        assert ExportOnnx()(tmp_path, model=tiny_model, task=tiny_task)["largest_logit_difference"] == distance
+        return
+    with pytest.raises(CheckFailed, match=r"differ by 0\.\d+ .*of the largest, .*: give another model$") as failed:
+        ExportOnnx()(tmp_path, model=tiny_model, task=tiny_task)
+    assert isinstance(failed.value, UserError)
+    assert "\n" not in str(failed.value)
