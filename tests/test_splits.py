@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow
 import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
@@ -12,6 +13,7 @@ from hfcompress.errors import UserError
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.find_splits import split_of
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.tasks.read_tables import read_table
 from hfcompress.tasks.text_classification import TextClassification
 
 Sizes = dict[str, int]
@@ -203,6 +205,30 @@ def test_a_class_that_train_would_lack_stays_in_train(tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text(json.dumps(rows), encoding="utf-8")
     data = TextClassification(dataset=str(tmp_path / "all.json")).data
     assert Counter(data.label_ids("train"))[data.labels.index("rare 0")] == 1
+
+
+def test_a_file_in_a_folder_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path, data__reviews=200)
+    monkeypatch.chdir(tmp_path)
+    task = TextClassification(dataset="data/reviews.jsonl")
+    assert not task.on_hub
+    assert sum(len(task.data.label_ids(split)) for split in task.data.splits) == 200
+    with pytest.raises(UserError, match=r"--task\.dataset: it is empty"):
+        _ = TextClassification(dataset="").data
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    folder(tmp_path, train=20, test=8)
+    (tmp_path / "dev.csv").symlink_to(tmp_path / "gone.csv")
+    assert "dev.csv is a link to nothing" in refusal(tmp_path)
+
+
+def test_both_forms_of_arrow_are_read(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": ["a", "b"], "label": ["x", "y"]})
+    for name, writer in (("a.arrow", pyarrow.ipc.new_file), ("b.arrow", pyarrow.ipc.new_stream)):
+        with writer(tmp_path / name, table.schema) as out:
+            out.write_table(table)
+        assert read_table([tmp_path / name]).to_dict() == table.to_pydict()
 
 
 def test_a_file_that_is_not_read_is_refused(tmp_path: Path) -> None:

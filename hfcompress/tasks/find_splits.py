@@ -153,7 +153,10 @@ def files_in(folder: Path, pattern: str | None, option: str) -> list[Path]:
         places = [folder, folder / "data"]
         places += [below for place in places for below in folders_in(place) if split_of(below.name)]
         files = [file for place in places if place.is_dir() for file in sorted(place.iterdir())]
-    return [file for file in files if file.is_file() and not hidden(file) and file.name not in ABOUT_DATA]
+    files = [file for file in files if not hidden(file) and file.name not in ABOUT_DATA]
+    if dangling := next((file for file in files if kind_of(file) and not file.exists()), None):
+        raise UserError(f"{option}.dataset {folder}: {dangling.name} is a link to nothing; fetch its file")
+    return [file for file in files if file.is_file()]
 
 
 def hidden(path: Path) -> bool:

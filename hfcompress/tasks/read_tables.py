@@ -74,12 +74,15 @@ def read_columns(file: Path, kind: str) -> "Dataset":
     from datasets import Dataset
 
     try:
-        check_content(file, file.open("rb").read(1024))
+        with file.open("rb") as stream:
+            head = stream.read(1024)
+        check_content(file, head)
         if kind == "parquet":
             table = pyarrow.parquet.ParquetFile(file).read()
         else:
             with pyarrow.memory_map(str(file)) as source:
-                table = pyarrow.ipc.open_stream(source).read_all()
+                of_file = head.startswith(b"ARROW1")  # with an index at its end; `datasets` writes streams
+                table = (pyarrow.ipc.open_file if of_file else pyarrow.ipc.open_stream)(source).read_all()
         if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
             raise UserError(f"{file} has two columns called {twice[0]}; rename one")
         for number, field in enumerate(table.schema):

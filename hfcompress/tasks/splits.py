@@ -30,8 +30,8 @@ SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")  # columns that 
 
 
 def names_repository(dataset: str) -> bool:
-    """Whether it is a Hub id, org/name or org/name@revision, and no folder here."""
-    return dataset.count("/") == 1 and dataset[0] not in "./~" and not Path(dataset).is_dir()
+    """Whether it is a Hub id, org/name or org/name@revision, and no folder or file here."""
+    return dataset.count("/") == 1 and dataset[0] not in "./~" and not Path(dataset).exists()
 
 
 def read_splits(
@@ -57,6 +57,8 @@ def read_splits(
         UserError: it is not there or cannot be read, a needed split is not there, or an option has no meaning for it.
     """
     place = Path(dataset).expanduser()
+    if not dataset.strip():
+        raise UserError(f"{option}.dataset: it is empty; give a file, a folder or a Hub id (org/name)")
     if data_files and not place.is_dir():
         raise UserError(f"{option}.data-files {data_files}: {dataset} is no folder; leave the option out")
     if dataset == EMBEDDED:
