@@ -36,7 +36,7 @@ def started_as(folder: Path, wanted: Pooling) -> Pooling:
     """Return cls or mean: what fine-tuning a base starts from where its recipe wants `wanted`.
 
     The mean is for a base that says that it was made for the mean; for another one the last layer would be given up
-    for nothing. One line on stderr says so where the folder names another mode.
+    for nothing. One line on stderr says so where the recipe wants the mean, and which other mode a folder names.
     """
     said = pooling_of(folder)
     if wanted == "mean" and said == "mean":
@@ -44,4 +44,6 @@ def started_as(folder: Path, wanted: Pooling) -> Pooling:
     if said not in (None, "cls", "mean") or (wanted == "mean" and said == "cls"):
         why = "it was trained" if said == "cls" else "fine-tuning starts from [CLS] or from the mean alone"
         print(f"{folder.name} pools by {said} (1_Pooling): its [CLS] is used, {why}", file=sys.stderr)
+    elif wanted == "mean" and said is None:
+        print(f"{folder.name} has no 1_Pooling that says mean: fine-tuning starts from its [CLS]", file=sys.stderr)
     return "cls"

@@ -297,8 +297,9 @@ def test_what_1_pooling_says_is_read(
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 64} | said))
     assert pooling_of(tmp_path) == mode
     assert started_as(tmp_path, "mean") == start
+    assert (capsys.readouterr().err.count("\n") == 1) == (mode != "mean")
     assert started_as(tmp_path, "cls") == "cls"
-    assert bool(capsys.readouterr().err) == (mode not in ("mean", None))
+    assert bool(capsys.readouterr().err) == (mode not in ("cls", "mean", None))
 
 
 def test_files_have_the_mode_that_the_umask_says(classifier: Path, tmp_path: Path) -> None:
