@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from hfcompress.click_inputs import LABELS
 from hfcompress.click_shape import tower_layers
 from hfcompress.embedding_graph import MICROSOFT, Lookup, StoredTable, known_ids, look_up
+from hfcompress.unsigned_weights import store_unsigned
 
 OPSET, IR_VERSION = 18, 8
 
@@ -26,8 +27,8 @@ def write_click_graph(
         config: of the model's config.json.
         tables: by column.
         towers: weight [out, in] and bias [out] of every layer, as LAYER.weight and LAYER.bias; of int8 towers the
-            weight is int8, and LAYER.weight_scale [out], LAYER.input_scale and LAYER.input_zero_point (uint8) stand
-            beside it.
+            weight is int8 (and stored as uint8), and LAYER.weight_scale [out], LAYER.input_scale and
+            LAYER.input_zero_point (uint8) stand beside it.
     """
     onnx.save(click_graph(config, tables, towers), str(path))
 
@@ -49,7 +50,9 @@ def click_graph(config: dict[str, Any], tables: dict[str, StoredTable], towers: 
     tensors += graph.tensors + [numpy_helper.from_array(array, name) for name, array in towers.items()]
     made = helper.make_graph(nodes + graph.nodes, "clicks", inputs, outputs, tensors)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION)
+    model = helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION)
+    store_unsigned(model)
+    return model
 
 
 def add_towers(graph: Lookup, config: dict[str, Any], towers: dict[str, Array], vectors: str) -> None:

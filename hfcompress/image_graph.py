@@ -131,7 +131,7 @@ class Writer:
         if not self.integer:
             weight = (bound * self.random.standard_normal(shape)).astype(np.float32)
             return graph.value(f"{name}_w", weight), graph.value(f"{name}_b", np.zeros(outputs, np.float32))
-        codes = self.random.integers(-127, 128, shape).astype(np.int8)
+        codes = self.random.integers(1, 256, shape).astype(np.uint8)
         step = np.full(outputs, bound / 64, np.float32)
         dequantized = []
         for part, array, scale in (
@@ -141,7 +141,7 @@ class Writer:
             inputs = [
                 graph.value(f"{name}_{part}", array),
                 graph.value(f"{name}_{part}_scale", scale),
-                graph.value(f"{name}_{part}_zero", np.zeros(outputs, array.dtype)),
+                graph.value(f"{name}_{part}_zero", np.full(outputs, 128 * (part == "w"), array.dtype)),
             ]
             dequantized.append(graph.add("DequantizeLinear", inputs, f"{name}_{part}_dq", axis=0))
         return dequantized[0], dequantized[1]

@@ -14,6 +14,7 @@ from onnx import helper
 from hfcompress import onnx_graph
 from hfcompress.errors import CheckFailed
 from hfcompress.onnx_graph import OPSET, Array
+from hfcompress.unsigned_weights import store_unsigned
 
 PARITY = 1e-4  # of the largest logit
 FLOAT_KERNELS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -85,7 +86,7 @@ def export_fake_quantized(
             example = torch.from_numpy(noise(2, size))
             model = onnx_graph.without_weights(ImageLogits(network.eval()).eval(), (example,), ("pixel_values",), axes)
     raw = path.with_name("unoptimized.onnx")
-    onnx_graph.write_graph(model, network, ("pixel_values",), raw, integers, scales)
+    onnx_graph.write_graph(model, network, ("pixel_values",), raw, integers, scales, signed=True)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(path)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -94,6 +95,7 @@ def export_fake_quantized(
     raw.unlink()
     model = onnx.load(str(path))
     quantize_gemm_biases(model)
+    store_unsigned(model)  # last: onnxruntime makes int32 biases beside int8 weights alone
     onnx.save(model, str(path))
 
 

@@ -268,13 +268,19 @@ class Reader:
         return Parameters(weight, np.broadcast_to(scale, (len(weight),)), bias)
 
     def dequantized(self, node: NodeProto, index: int) -> tuple[Array, Array]:
-        """Integers and scale of a constant behind a DequantizeLinear."""
+        """Integers, counted from their zero point, and scale of a constant behind a DequantizeLinear."""
         producer = self.producers.get(node.input[index])
         if producer is None or producer.op_type != "DequantizeLinear" or producer.input[0] not in self.constants:
             raise UserError(
                 f"{self.file}: the weights of {node.op_type} ({node.name or node.output[0]}) are not int8 constants"
             )
-        return self.constants[producer.input[0]], np.asarray(self.constants[producer.input[1]], np.float32)
+        integers = self.constants[producer.input[0]]
+        zero_points = self.constants[producer.input[2]] if len(producer.input) > 2 else np.zeros((), integers.dtype)
+        if np.any(zero_points):  # a microcontroller stores what unsigned_weights.py raised as int8 again
+            axis = next((attribute.i for attribute in producer.attribute if attribute.name == "axis"), 1)
+            shape = [-1 if place == axis and zero_points.size > 1 else 1 for place in range(integers.ndim)]
+            integers = (integers.astype(np.int32) - zero_points.reshape(shape).astype(np.int32)).astype(np.int8)
+        return integers, np.asarray(self.constants[producer.input[1]], np.float32)
 
 
 def window_settings(node: NodeProto, file: str) -> dict[str, Any]:

@@ -195,14 +195,14 @@ def linear(graph: Graph, name: str, read: str, inputs: int, outputs: int, intege
 
 
 def product(graph: Graph, name: str, read: str, inputs: int, outputs: int, integer: bool) -> str:
-    """[.., inputs] times a weight: int8 with a scale for each output, or float."""
+    """[.., inputs] times a weight: 8 bits with a scale for each output, or float."""
     if integer:
         weight = graph.add(
             "DequantizeLinear",
             [
-                graph.value(f"{name}_int8", np.full((inputs, outputs), 3, np.int8)),
+                graph.value(f"{name}_uint8", np.full((inputs, outputs), 131, np.uint8)),
                 graph.value(f"{name}_scale", np.full(outputs, 0.01, np.float32)),
-                graph.value(f"{name}_zero", np.zeros(outputs, np.int8)),
+                graph.value(f"{name}_zero", np.full(outputs, 128, np.uint8)),
             ],
             f"{name}_weight",
             axis=1,

@@ -14,6 +14,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hfcompress.errors import UserError
+from hfcompress.unsigned_weights import store_unsigned
 
 Array = np.ndarray[Any, Any]
 
@@ -104,15 +105,18 @@ def export(
     integers: dict[str, Array] | None = None,
     scales: dict[str, Array] | None = None,
     rewrite: Callable[[ModelProto], None] | None = None,
+    *,
+    signed: bool = False,
 ) -> None:
-    """Write model.onnx for a classifier; with `integers`, weights that are fake-quantized become int8 for good.
+    """Write model.onnx for a classifier; with `integers`, weights that are fake-quantized become 8 bits for good.
 
     Args:
         network: a BERT-like classifier in fp32 on the CPU.
         integers, scales: by parameter name, the int8 rows of fake-quantized weights and their scales.
         rewrite: changes the traced graph before the weights that it still reads are added.
+        signed: store weights as int8, as TensorRT takes them; else as uint8 (see unsigned_weights.py).
     """
-    write_graph(trace(network), network, INPUTS, out / "model.onnx", integers, scales, rewrite)
+    write_graph(trace(network), network, INPUTS, out / "model.onnx", integers, scales, rewrite, signed=signed)
 
 
 def write_graph(
@@ -123,12 +127,14 @@ def write_graph(
     integers: dict[str, Array] | None = None,
     scales: dict[str, Array] | None = None,
     rewrite: Callable[[ModelProto], None] | None = None,
+    *,
+    signed: bool = False,
 ) -> None:
     """Give a graph that `without_weights` made of the module around `network` its weights, and write it.
 
     Args:
         names: of the graph's inputs.
-        integers, scales, rewrite: as of `export`.
+        integers, scales, rewrite, signed: as of `export`.
     """
     state = {f"network.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
     parameters = {entry.name for entry in model.graph.input} - set(names)
@@ -141,6 +147,8 @@ def write_graph(
         )
         fold_casts(model)
         merge_equal_quantizers(model)
+        if not signed:
+            store_unsigned(model)
     if rewrite is not None:
         rewrite(model)
     transposed = fold_transposes(model, parameters)

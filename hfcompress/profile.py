@@ -116,7 +116,7 @@ def group_of(name: str) -> str:
     """
     if name.startswith("("):
         return name
-    name = re.sub(r"_(int8|scale|zero_point|dequantized|rows|row_scales|float)$", "", name.removeprefix("fused "))
+    name = re.sub(r"_(u?int8|scale|zero_point|dequantized|rows|row_scales|float)$", "", name.removeprefix("fused "))
     parts = [part for part in re.split(r"[./]", name) if part]
     parts = [part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]  # a scope names itself twice
     parts = parts[1:] if parts[:1] == ["network"] else parts  # what the export wraps a model in

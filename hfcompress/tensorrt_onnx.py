@@ -11,6 +11,7 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from hfcompress.onnx_graph import Array, add_initializers, constant_values, drop_unused, readers_of, replace_input
+from hfcompress.unsigned_weights import store_unsigned
 
 if TYPE_CHECKING:
     from onnxruntime.quantization import CalibrationDataReader
@@ -58,6 +59,7 @@ def static_qdq(
 
     Args:
         pixel_values: calibration batches; for a histogram the activations of one at a time are in memory.
+        symmetric: int8 weights and activations, for TensorRT; else both are stored as uint8 (unsigned_weights.py).
         calibration: minmax, or by a histogram of each tensor: percentile (99.999) or entropy.
         extra_options, settings: more of `quantize_static`'s.
     """
@@ -86,6 +88,8 @@ def static_qdq(
             **settings,
         )
         found = onnx.load(str(quantized))
+    if not symmetric:
+        store_unsigned(found)
     del found.graph.value_info[:]  # 2% of a MobileNetV2's file: whoever reads the shapes in between infers them anew
     return found
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import hfcompress
 from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.size import sizes
+from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.stages.factorize import FactorizeImages
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.new_images import NewResNet
@@ -49,7 +49,7 @@ def require_integers(folder: Path, factored: Path, kernels: dict[str, int]) -> N
     assert kernels["QGemm"] + kernels.get("QLinearMatMul", 0) == layers[nn.Linear]
     assert not {"Conv", "FusedConv", "Gemm", "MatMul"} & set(kernels)
     dtypes = sizes(folder)["dtypes"]
-    assert dtypes["int8"] > dtypes["float32"], "scales alone are left in float"
+    assert integer_bytes(dtypes) > dtypes["float32"], "scales alone are left in float"
     assert (logits(folder).argmax(1) == logits(factored).argmax(1)).mean() >= 0.9
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from transformers import DynamicCache
 
 from hfcompress import decoder_graph
 from hfcompress.decoder_cache import cache_scales
@@ -76,8 +78,6 @@ def test_groups_of_any_size_are_expressed(tmp_path: Path, group_size: int) -> No
 
 def test_two_bits_get_blocks_that_have_a_kernel(tmp_path: Path) -> None:
     """onnxruntime computes 2 bits in blocks of 256 without one, 250 times as slowly."""
-    import onnx
-
     packed, folder = export(tmp_path, Grid(2, 256), hidden_size=256)
     wanted = simulated(packed, IDS)
     assert np.abs(OnnxDecoder(folder, 1).append(IDS, all_logits=True) - wanted).max() < 2e-3 * np.abs(wanted).max()
@@ -106,18 +106,42 @@ def test_tokens_one_by_one_and_after_a_rewind_give_the_same(tmp_path: Path) -> N
         decoder.append([3] * 100)
 
 
+class RoundedCache(DynamicCache):
+    """Keys and values as an int8 cache holds them, with the scales that model.onnx in `folder` has."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        tensors = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph.initializer
+        scales = [tensor for tensor in tensors if tensor.name.endswith((".key.scale", ".value.scale"))]
+        self.scales = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in scales}
+
+    def update(self, keys: Any, values: Any, layer: int, *rest: Any, **more: Any) -> Any:
+        return self.rounded(keys, f"{layer}.key"), self.rounded(values, f"{layer}.value")
+
+    def rounded(self, x: torch.Tensor, part: str) -> torch.Tensor:
+        scale = torch.tensor(self.scales[f"past_key_values.{part}.scale"]).view(1, x.shape[1], 1, -1)
+        return (x / scale).round().clamp(-128, 127) * scale
+
+
 @pytest.mark.parametrize("changes", [{}, {"kind": "Mistral", "sliding_window": 16}])
-def test_an_int8_cache_says_nearly_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
-    packed, onnx = export(tmp_path, Grid(8, 32), kv_cache="int8", **changes)
-    decoder = OnnxDecoder(onnx, 1)
+def test_an_int8_cache_says_what_rounded_keys_and_values_do_and_nearly_the_same(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    packed, folder = export(tmp_path, Grid(8, 32), kv_cache="int8", **changes)
+    decoder = OnnxDecoder(folder, 1)
     assert {cache.dtype for cache in decoder.caches.values()} == {np.dtype(np.int8)}
     ids = task(tmp_path).calibration(load_tokenizer(packed))[9:11].flatten().tolist()  # windows that set no scale
-    wanted = simulated(packed, ids)
+    exact = simulated(packed, ids)
+    with torch.inference_mode():
+        network = load_simulated(packed)
+        wanted = network(torch.tensor([ids]), past_key_values=RoundedCache(folder), use_cache=True).logits[0].numpy()
     found = decoder.append(ids, all_logits=True)
-    assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
+    assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
+    assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+    assert np.sqrt(np.mean((found - exact) ** 2)) < 0.01 * np.abs(exact).max()
     decoder.rewind(10)
     single = np.concatenate([decoder.append([token]) for token in ids[10:]])
-    assert np.abs(single - wanted[10:]).max() < 0.03 * np.abs(wanted).max()
+    assert np.abs(single - wanted[10:]).max() < 2e-3 * np.abs(wanted).max()
 
 
 def test_the_scales_of_an_int8_cache_are_the_channels_largest_values(tmp_path: Path) -> None:

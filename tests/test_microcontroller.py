@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from hfcompress import microcontroller
 from hfcompress.arena_interpreter import run
 from hfcompress.budget import ImageBudget, verdicts
 from hfcompress.errors import UserError
+from hfcompress.evaluation.predictor import onnx_session
 from hfcompress.integer_graph import IntegerGraph, Operation, read_onnx
 from hfcompress.mobilenet_graph import mobilenet_graph
 from hfcompress.patch_inference import cuts, fitting_patches, input_region, patched, smallest_patches
@@ -48,8 +48,7 @@ def graph(model: Path) -> IntegerGraph:
 
 
 def by_onnxruntime(model: Path, pixel_values: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    return session.run(None, {"pixel_values": pixel_values[None]})[0][0]
+    return onnx_session(model, 1).run(None, {"pixel_values": pixel_values[None]})[0][0]
 
 
 def test_a_residual_keeps_its_input_alive(residual: IntegerGraph) -> None:
@@ -76,8 +75,8 @@ def test_a_depthwise_convolution_in_place_needs_one_more_channel() -> None:
 
 
 def test_flash_is_weights_biases_and_scales(model: Path, graph: IntegerGraph) -> None:
-    weights = [t for t in onnx.load(str(model)).graph.initializer if t.data_type == onnx.TensorProto.INT8]
-    kernels = [t for t in weights if t.name.endswith("quantized") and len(t.dims) in (2, 4)]
+    weights = [t for t in onnx.load(str(model)).graph.initializer if t.data_type == onnx.TensorProto.UINT8]
+    kernels = [t for t in weights if t.name.endswith("quantized_uint8") and len(t.dims) in (2, 4)]
     channels = sum(t.dims[0] for t in kernels)
     assert graph.flash == sum(int(np.prod(t.dims)) for t in kernels) + 8 * channels
 

@@ -11,7 +11,7 @@ import torch
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.size import sizes
+from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.image_onnx import require_integer_kernels, require_parity
 from hfcompress.models import load_classifier
 from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images, calibration_rows, require_int8_weights
@@ -92,7 +92,7 @@ def test_the_int8_graph_runs_in_integer_kernels_from_int8_weights(
     assert kernels["QLinearGlobalAveragePool"] == 1
     dtypes = sizes(folder)["dtypes"]
     weights = sum(p.numel() for p in load_classifier(model).parameters() if p.ndim > 1)
-    assert weights <= dtypes["int8"] < 1.1 * weights
+    assert weights <= integer_bytes(dtypes) < 1.1 * weights
     assert dtypes["float32"] < 0.05 * 4 * weights, "scales alone"
     images = TASK.data.images("test")[:20]
     fp32, int8 = (ImagePredictor(place).logits(images) for place in (exported[0], folder))

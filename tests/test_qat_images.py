@@ -11,7 +11,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.size import sizes
+from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.image_onnx import export_images, require_integer_kernels
 from hfcompress.models import load_classifier
 from hfcompress.ops.fake_quant import FakeQuantConv2d, fake_quant_rows, integer_rows, row_scales
@@ -63,7 +63,7 @@ def test_every_layer_runs_in_integer_kernels_and_answers_like_the_teacher(
     assert kernels["QLinearGlobalAveragePool"] == 1
     assert not {"Conv", "Gemm", "Clip", "Pad"} & set(kernels)
     dtypes = sizes(out)["dtypes"]
-    assert dtypes["int8"] > 5 * dtypes["float32"], "scales alone are left in float"
+    assert integer_bytes(dtypes) > 5 * dtypes["float32"], "scales alone are left in float"
     images = image_task.data.images("test")
     labels = np.array(image_task.data.label_ids("test"))
     int8, whole = ImagePredictor(out, 1).logits(images), ImagePredictor(image_classifier[0], 1).logits(images)
@@ -125,7 +125,7 @@ def test_weights_of_another_layer_fail_the_stage(
     def broken(network: Any, out: Path, size: tuple[int, int]) -> int:
         count = write_int8(network, out, size)
         model = onnx.load(str(out / "model.onnx"))
-        weights = [t for t in model.graph.initializer if t.name.endswith("weight_int8") and t.dims[0] == 10]
+        weights = [t for t in model.graph.initializer if t.name.endswith("weight_uint8") and t.dims[0] == 10]
         for tensor in weights:
             array = onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(array, 1, axis=0), tensor.name))

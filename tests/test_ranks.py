@@ -114,5 +114,6 @@ def test_every_training_stage_is_the_same_on_two_processes(tmp_path: Path, tiny_
     graphs = [onnx.load(next((tmp_path / n).glob("int8-*/model.onnx"))) for n in ("two", "one")]
     for left, right in zip(*(graph.graph.initializer for graph in graphs), strict=True):
         a, b = (numpy_helper.to_array(tensor).astype(np.float64) for tensor in (left, right))
-        step = 1 if left.data_type == onnx.TensorProto.INT8 else 1e-4  # a value on the edge of two levels
+        integer = left.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+        step = 1 if integer else 1e-4  # a value on the edge of two levels
         assert np.abs(a - b).max(initial=0) <= step, left.name

@@ -84,6 +84,11 @@ def shipped_files(folder: Path) -> list[Path]:
     ]
 
 
+def integer_bytes(dtypes: dict[str, int]) -> int:
+    """Bytes of 8-bit integers among bytes by type: int8, and uint8 with zero points of 128."""
+    return dtypes.get("int8", 0) + dtypes.get("uint8", 0)
+
+
 def embedding_bytes(folder: Path) -> int:
     """What an encoder's embeddings take: tables, scales, their LayerNorm, and the projection of factorized ones."""
     named: list[tuple[str, tuple[int, str, int, bool]]] = []

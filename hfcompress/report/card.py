@@ -136,10 +136,15 @@ def render_card(
         task="text-classification",
         library="transformers" if stock else "optimum",
         metrics=["accuracy", "f1"],
-        tags=sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}),
+        tags=format_tags(candidate),
         counts=dict.fromkeys(CLASSIFIED, details["n"]),
     )
     return f"---\n{head}\n---\n{body}"
+
+
+def format_tags(row: dict[str, Any]) -> list[str]:
+    """The Hub's tags of a model's format and of its 8-bit weights, which are stored as int8 or as uint8."""
+    return ["int8"] * (integer_bytes(row["dtypes"]) > 0) + ["onnx"] * (row["format"] == "onnx")
 
 
 def use(repository: str, places: dict[str, str], candidate: str) -> str:

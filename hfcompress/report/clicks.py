@@ -137,7 +137,7 @@ def clicks_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import EVIDENCE, against, metadata, noise, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, format_tags, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     rollout, threads = details.get("rollout"), candidate["latency_ms"]["threads"]
@@ -149,7 +149,7 @@ def clicks_card(
             task="tabular-classification",
             library="onnx",
             metrics=["auc"],
-            tags=[*sorted({"onnx", "int8"} & {candidate["format"], *candidate["dtypes"]}), "recommendation"],
+            tags=[*format_tags(candidate), "recommendation"],
             counts=dict.fromkeys(("auc", "log_loss", "ece", "conversion_auc"), details["n"])
             | {"ctr": details["requests"]},
         ),

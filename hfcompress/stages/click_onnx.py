@@ -33,10 +33,12 @@ class ExportClicks:
         from hfcompress.click_training import logits_of
         from hfcompress.evaluation.click_predictor import ClickPredictor
         from hfcompress.onnx_graph import integer_kernels
+        from hfcompress.saturation import require_exact
 
         network = load_click_model(model)
         write_config(network.config, out)
         export_clicks(network, out)
+        require_exact(out / "model.onnx")
         log = task.data.logs["validation"].rows(slice(0, COMPARED))
         expected, found = logits_of(network, log), ClickPredictor(out, 1).judge(log)
         difference, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())

@@ -96,6 +96,9 @@ def quantize(model: Path, out: Path, config: Any, ranges: Any) -> None:
     """Run Optimum's quantizer in a scratch folder and keep model.onnx with its companions."""
     from optimum.onnxruntime import ORTQuantizer
 
+    from hfcompress.saturation import require_exact
+    from hfcompress.unsigned_weights import store_file_unsigned
+
     scratch = out / "work" / "quantized"
     quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
     quantizer.quantize(
@@ -103,6 +106,8 @@ def quantize(model: Path, out: Path, config: Any, ranges: Any) -> None:
     )
     for file in scratch.glob("model*.onnx*"):
         shutil.move(file, out / file.name.replace("_quantized", ""))
+    store_file_unsigned(out / "model.onnx")
+    require_exact(out / "model.onnx")
     copy_companions(model, out)
 
 

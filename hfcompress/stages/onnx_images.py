@@ -73,6 +73,7 @@ class StaticInt8Images:
 
         from hfcompress.image_onnx import require_integer_kernels
         from hfcompress.models import load_image_processor
+        from hfcompress.saturation import require_exact
         from hfcompress.stages.onnx import copy_companions
         from hfcompress.tensorrt_onnx import static_qdq
 
@@ -86,6 +87,7 @@ class StaticInt8Images:
         )
         require_int8_weights(found)
         onnx.save(found, str(out / "model.onnx"))
+        require_exact(out / "model.onnx")
         copy_companions(model, out)
         return {
             "kernels": require_integer_kernels(out / "model.onnx"),
@@ -130,7 +132,7 @@ def batches(task: ImageClassification, processor: Any, rows: list[int]) -> "Iter
 
 
 def require_int8_weights(model: "ModelProto") -> None:
-    """Every weight of a convolution or matrix product is stored as int8, and no matrix is stored in float beside it.
+    """Every weight of a convolution or matrix product is stored in 8 bits, and no matrix is stored in float beside it.
 
     Raises:
         CheckFailed: one is not.
@@ -143,7 +145,7 @@ def require_int8_weights(model: "ModelProto") -> None:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
             dequantize = producers.get(node.input[1])
             stored = tensors.get(dequantize.input[0]) if dequantize is not None else None
-            if stored is None or stored.data_type != TensorProto.INT8:
+            if stored is None or stored.data_type not in (TensorProto.INT8, TensorProto.UINT8):
                 raise CheckFailed(
                     f"the weight of {node.name} is not stored as int8; "
                     "give another --static.calibration, or another --base"

@@ -81,7 +81,9 @@ class QAT(TrainTexts):
         )
         if not PartialState().is_main_process:
             return {}
-        return progress.as_dict() | deliver(network.cpu(), model, out, tokenizer, task)
+        return progress.as_dict() | deliver(
+            network.cpu(), model, out, tokenizer, task, signed=self.target == "tensorrt"
+        )
 
     def predict(self, model: Shape, *, teacher: Shape, task: TextClassification) -> Shape:
         self._check()
@@ -143,14 +145,21 @@ def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset") -> No
 
 
 def deliver(
-    network: "PreTrainedModel", source: Path, out: Path, tokenizer: Any, task: TextClassification
+    network: "PreTrainedModel",
+    source: Path,
+    out: Path,
+    tokenizer: Any,
+    task: TextClassification,
+    *,
+    signed: bool = False,
 ) -> dict[str, Any]:
     """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
     from hfcompress import onnx_graph
-    from hfcompress.evaluation.size import sizes
+    from hfcompress.evaluation.size import integer_bytes, sizes
+    from hfcompress.saturation import require_exact, saturating_layers
     from hfcompress.stages.onnx import PARITY_TEXTS, copy_companions
 
-    weights = write_int8(network, out)
+    weights = write_int8(network, out, signed=signed)
     copy_companions(source, out)
     batch = onnx_graph.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
     distance, largest = onnx_graph.parity(network, out / "model.onnx", batch)
@@ -159,6 +168,8 @@ def deliver(
             f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
             "lower --*.learning-rate or train for longer: a weight or activation is far larger than the rest"
         )
+    if not signed:
+        require_exact(out / "model.onnx")
     linears = len(places(network).encoder_linears(network))  # the pooler's one vector runs in float
     kernels = onnx_graph.integer_kernels(out / "model.onnx")
     if kernels < linears:
@@ -168,15 +179,20 @@ def deliver(
         )
     dtypes = sizes(out)["dtypes"]
     elements = sum(w.numel() for w in weights)
-    if dtypes.get("int8", 0) < elements or dtypes.get("float32", 0) > elements:
+    if integer_bytes(dtypes) < elements or dtypes.get("float32", 0) > elements:
         raise CheckFailed(
             f"the file claims int8 and holds {dtypes}; "
             "give --*.bits 8 and a model whose layers do not share weights"
         )
-    return {"integer_linears": kernels, "linears": linears, "largest_logit_difference": distance}
+    return {
+        "integer_linears": kernels,
+        "linears": linears,
+        "largest_logit_difference": distance,
+        "saturating_layers": len(saturating_layers(out / "model.onnx")),
+    }
 
 
-def write_int8(network: "PreTrainedModel", out: Path) -> "list[torch.Tensor]":
+def write_int8(network: "PreTrainedModel", out: Path, *, signed: bool = False) -> "list[torch.Tensor]":
     """model.onnx of a fake-quantized network, its weights as integers; returns the weights that became such."""
     from hfcompress import onnx_graph
     from hfcompress.ops.fake_quant import FakeQuantEmbedding, FakeQuantLinear, integer_rows, row_scales
@@ -191,5 +207,6 @@ def write_int8(network: "PreTrainedModel", out: Path) -> "list[torch.Tensor]":
         out,
         integers={name: integer_rows(w).numpy() for name, w in weights.items()},
         scales={name: row_scales(w).numpy() for name, w in weights.items()},
+        signed=signed,
     )
     return list(weights.values())

@@ -183,8 +183,9 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
     import torch
 
     from hfcompress.evaluation.predictor import onnx_session
-    from hfcompress.evaluation.size import sizes
+    from hfcompress.evaluation.size import integer_bytes, sizes
     from hfcompress.image_onnx import require_integer_kernels
+    from hfcompress.saturation import require_exact
     from hfcompress.tasks.image_data import pixel_values
 
     pixels = pixel_values(processor, task.data.inputs("validation", PARITY_IMAGES))
@@ -200,9 +201,10 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
             f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
             "lower --*.learning-rate or train for longer: a weight or activation is far larger than the rest"
         )
+    require_exact(out / "model.onnx")
     kernels = require_integer_kernels(out / "model.onnx")
     dtypes = sizes(out)["dtypes"]
-    if dtypes.get("int8", 0) < weights or dtypes.get("float32", 0) > weights:
+    if integer_bytes(dtypes) < weights or dtypes.get("float32", 0) > weights:
         raise CheckFailed(
             f"the file claims int8 and holds {dtypes}; "
             "give a model whose layers do not share weights"
