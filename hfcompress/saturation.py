@@ -241,8 +241,9 @@ def taps(images: Array, groups: int, settings: dict[str, Any], middle: int) -> A
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
     axes = tuple(range(2, 2 + len(kernel)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
-    windows = windows[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))]
-    windows = windows[(..., *(slice(None, None, dilation) for dilation in dilations))]
+    for axis, (stride, dilation) in enumerate(zip(strides, dilations, strict=True)):
+        places = np.arange(0, windows.shape[2 + axis], stride)
+        windows = windows.take(places, 2 + axis).take(np.arange(0, reach[axis], dilation), 2 + len(kernel) + axis)
     batch, channels, *_ = windows.shape
     positions = windows.reshape(batch, groups, channels // groups, -1, int(np.prod(kernel)))
     return positions.transpose(1, 0, 3, 4, 2).reshape(groups, -1, int(np.prod(kernel)) * (channels // groups))

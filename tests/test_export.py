@@ -54,7 +54,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_t
         qat.prepare(network, symmetric=target == "tensorrt", learned=False)
         tokenizer = load_tokenizer(tiny_model)
         qat.calibrate(network, tokenizer, tiny_task.data.encode(tokenizer, 32, "train"))
-        qat.write_int8(network, out)
+        qat.write_int8(network, out, signed=target == "tensorrt")
         copy_companions(tiny_model, out)
         return out
 

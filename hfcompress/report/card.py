@@ -144,7 +144,8 @@ def render_card(
 
 def format_tags(row: dict[str, Any]) -> list[str]:
     """The Hub's tags of a model's format and of its 8-bit weights, which are stored as int8 or as uint8."""
-    return ["int8"] * (integer_bytes(row["dtypes"]) > 0) + ["onnx"] * (row["format"] == "onnx")
+    integer = bool({"int8", "uint8"} & set(row["dtypes"]))
+    return ["int8"] * integer + ["onnx"] * (row["format"] == "onnx")
 
 
 def use(repository: str, places: dict[str, str], candidate: str) -> str:
