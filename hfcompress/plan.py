@@ -171,7 +171,8 @@ class Plan:
                     f"that holds its config.json, or first hf download {name.partition('@')[0]} config.json"
                 )
             folder = kept or hub.pull(name)
-            require_unquantized(folder, read_config(folder))
+            if (folder / "config.json").is_file():
+                require_unquantized(folder, read_config(folder))
             if is_image_model(folder / "config.json"):
                 return Planned(name, "base", ImageShape.read(folder))
             if not is_bert(folder / "config.json"):
