@@ -13,6 +13,7 @@ from onnx import helper
 
 from hfcompress import onnx_graph
 from hfcompress.errors import CheckFailed
+from hfcompress.image_input import channels_of
 from hfcompress.onnx_graph import OPSET, Array
 from hfcompress.unsigned_weights import store_unsigned
 
@@ -36,11 +37,12 @@ def export_images(network: Any, out: Path, size: tuple[int, int]) -> float:
 
     Returns: the largest difference of logits between torch and onnxruntime, on noise.
     """
+    channels = channels_of(network.config.to_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that the trace makes constant
         torch.onnx.export(
             ImageLogits(network.eval()).eval(),
-            (torch.from_numpy(noise(2, size)),),
+            (torch.from_numpy(noise(2, size, channels)),),
             str(out / "model.onnx"),
             input_names=["pixel_values"],
             output_names=["logits"],
@@ -48,7 +50,7 @@ def export_images(network: Any, out: Path, size: tuple[int, int]) -> float:
             dynamo=False,
             dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
         )
-    return require_parity(network, out / "model.onnx", noise(3, size))
+    return require_parity(network, out / "model.onnx", noise(3, size, channels))
 
 
 def require_parity(network: Any, path: Path, pixel_values: Array) -> float:
@@ -135,5 +137,5 @@ def require_integer_kernels(path: Path) -> dict[str, int]:
     return dict(sorted(kernels.items()))
 
 
-def noise(count: int, size: tuple[int, int]) -> Array:
-    return np.random.default_rng(0).standard_normal((count, 3, *size)).astype(np.float32)
+def noise(count: int, size: tuple[int, int], channels: int = 3) -> Array:
+    return np.random.default_rng(0).standard_normal((count, channels, *size)).astype(np.float32)

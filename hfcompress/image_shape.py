@@ -9,6 +9,7 @@ from typing import Any
 
 from hfcompress.errors import UserError
 from hfcompress.guard import read_config
+from hfcompress.image_input import channels_of
 from hfcompress.image_layers import DEFAULTS, Layers, layers_of_config, narrowed, resized, with_defaults
 from hfcompress.layer_costs import Layer
 from hfcompress.surgery import SURGERY, Edit, read_edits
@@ -128,6 +129,11 @@ class ImageShape:
             raise UserError(f"{folder} has no {name}: an image model is planned from both its configs") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"a config of {folder} is damaged ({error}); fetch or make the model again") from None
+        if (channels := channels_of(config)) != 3:
+            raise UserError(
+                f"{folder} takes {channels} channel(s), and the images of a recipe have 3 (RGB); give a model of "
+                "those (predict, profile and export take this one)"
+            )
         edits = tuple(read_edits(folder))
         return cls(config, (int(height), int(width)), "surgery" if edits else "transformers", edits=edits)
 

@@ -5,12 +5,16 @@ cuts at a lone carriage return. Everything that reads one text per line uses the
 """
 
 import codecs
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from hfcompress.errors import UserError
 
+# What some reader takes for the end of a cell or of a line.
+BREAKS = re.compile(r"[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
 BYTE_ORDER_MARK = "\ufeff"
 OTHER_MARKS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # first: the mark of UTF-16 begins that of UTF-32
@@ -63,3 +67,13 @@ def read_lines(source: "Path | IO[bytes]", name: str = "") -> Iterator[str]:
 def other_encoding(content: bytes) -> str | None:
     """Return UTF-16 or UTF-32 where the content begins with a byte order mark of one, else None."""
     return next((kind for kind, marks in OTHER_MARKS.items() if content.startswith(marks)), None)
+
+
+def as_column(text: str) -> str:
+    """Return a text as one cell of a tab-separated line: a space for every tab and for every kind of line break."""
+    return BREAKS.sub(" ", text)
+
+
+def json_line(value: Any) -> str:
+    """Return a value as JSON in one line, also for a reader that cuts lines where `str.splitlines` does."""
+    return BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -274,14 +274,27 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     if network.main_input_name == "pixel_values":
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}
-    if network.main_input_name == "input_features":  # of sound: mel bands, two frames a position
-        frames = 2 * config.max_source_positions
-        begun = {"decoder_input_ids": torch.full((batch, 1), config.decoder_start_token_id or 0)}
-        return network, {"input_features": torch.zeros(batch, config.num_mel_bins, frames), **begun}
-    request = {"input_ids": torch.randint(0, config.vocab_size, (batch, length), generator=random)}
+    return network, token_request(network, batch, length, random)
+
+
+def token_request(network: Any, batch: int, length: int, random: "torch.Generator") -> "dict[str, torch.Tensor]":
+    """Random ordinary tokens with one end token, or the spectrum of a sound; for a decoder beside, its first token."""
+    import torch
+
+    config, end = network.config, network.config.eos_token_id
+    rows = config.get_text_config().vocab_size
+    ids = torch.randint(0, rows, (batch, length), generator=random)
+    for special in (config.pad_token_id, end):
+        ids[ids == special] = rows // 2
+    if isinstance(end, int) and end < rows:
+        ids[:, -1] = end  # where some classifiers read the class, of every text once
+    request = {"input_ids": ids}
+    if network.main_input_name == "input_features":
+        frames = 2 * config.max_source_positions  # of sound: mel bands, two frames a position
+        request = {"input_features": torch.zeros(batch, config.num_mel_bins, frames)}
     if config.is_encoder_decoder:
-        request["decoder_input_ids"] = request["input_ids"][:, :1]
-    return network, request
+        request["decoder_input_ids"] = torch.full((batch, 1), config.decoder_start_token_id or 0)
+    return request
 
 
 def pixels_read(folder: Path, config: Any) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.escaping import one_line
 from hfcompress.evaluation.traffic import LONGEST_NAME, Event, Writer, outcome_problem, whole
+from hfcompress.lines import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
     from hfcompress.evaluation.predictor import Answers
@@ -31,11 +32,14 @@ LAST_WAIT = 30.0  # seconds that the shadowed model gets at the end for what sti
 
 
 def requests(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Each line is a request: a JSON object with `input` (and id, user, group, outcome), or the text itself."""
-    for line in lines:
-        text = line.decode("utf-8", errors="replace").strip()
-        if not text:
-            continue
+    """Each line is a request: a JSON object with `input` (and id, user, group, outcome), or the text itself.
+
+    A blank line is a request, too: whoever counts lines finds an answer for each.
+    """
+    for number, line in enumerate(lines):
+        text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
+        if number == 0:
+            text = text.removeprefix(BYTE_ORDER_MARK)
         try:
             entry = json.loads(text)
         except (ValueError, RecursionError):
@@ -78,15 +82,12 @@ def request_of(entry: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def answer(predictor: "Answers", text: str, max_length: int) -> dict[str, Any]:
-    """The label of one text and its probability."""
-    from scipy.special import softmax
-
+    """The label of one text and its score (see `scores.answer_of`)."""
     from hfcompress.evaluation.cutting import beginning
+    from hfcompress.evaluation.scores import answer_of
 
     text = beginning(getattr(predictor, "tokenizer", None), text, max_length)
-    probabilities = softmax(predictor.logits([text], max_length)[0].astype("float64"))
-    best = int(probabilities.argmax())
-    return {"label": predictor.labels[best], "score": round(float(probabilities[best]), 6)}
+    return answer_of(predictor, predictor.logits([text], max_length)[0])
 
 
 def event_of(request: dict[str, Any], arm: str, answered: dict[str, Any]) -> Event:

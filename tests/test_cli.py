@@ -236,15 +236,15 @@ def test_predict_answers_from_text_file_and_standard_input(smoke: Path, tmp_path
     (tmp_path / "texts.txt").write_text("the river and the ocean\n\nof iron\n")
     by_file = hfcompress("predict", smoke, tmp_path / "texts.txt", "--format", "json")
     answers = [json.loads(line) for line in by_file.stdout.splitlines()]
-    assert [answer["text"] for answer in answers] == ["the river and the ocean", "of iron"]
+    assert [answer["text"] for answer in answers] == ["the river and the ocean", "", "of iron"]
     assert answers[0]["label"] == label
     by_input = hfcompress("predict", smoke, "--format", "json", stdin="of iron\n")
-    assert json.loads(by_input.stdout) == answers[1]
+    assert json.loads(by_input.stdout) == answers[2]
 
 
 def test_predict_refuses_what_it_cannot_read(smoke: Path, tmp_path: Path) -> None:
     assert "is not UTF-8" in refused("predict", smoke, stdin=b"caf\xe9\n")
-    assert "holds no text" in refused("predict", smoke, stdin="\n")
+    assert "holds no text" in refused("predict", smoke, stdin="")
     assert "no such file" in refused("predict", smoke, tmp_path / "nowhere.txt")
     assert "folder of a finished run" in refused("predict", tmp_path, "--text", "a")
 

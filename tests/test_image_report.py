@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from hfcompress.cli.results import check, predict, push
+from hfcompress.cli.predicting import predict
+from hfcompress.cli.results import check, push
 from hfcompress.cli.traffic import record, replay, shadow
 from hfcompress.errors import UserError
 from hfcompress.evaluation import memory

@@ -18,8 +18,9 @@ from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
 from hfcompress.cli.language import summarize
+from hfcompress.cli.predicting import predict
 from hfcompress.cli.profiling import profile
-from hfcompress.cli.results import check, env, predict, push, report, verify
+from hfcompress.cli.results import check, env, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
 from hfcompress.errors import UserError

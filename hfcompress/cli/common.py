@@ -1,26 +1,22 @@
-"""What the verbs share: exit codes, the recipe or the model a name stands for, the texts of a file."""
+"""What the verbs share: exit codes, the recipe or the model a name stands for."""
 
 import ast
 import difflib
 import importlib
 import logging
 import os
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import recipes
 from hfcompress.errors import MOST_THREADS, UserError
 from hfcompress.guard import read_config
 from hfcompress.inside import inside
 from hfcompress.record import read_json
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 FAILED, WRONG_INPUT, KEEP_GOING, DEFECT, INTERRUPTED, NO_READER = 1, 2, 3, 70, 130, 141
 
@@ -70,11 +66,20 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
 
 
 def tokens_read(folder: Path) -> int:
-    """What the run around a model measured it with; of a model from elsewhere, all that it has positions for."""
+    """What the run around a model measured it with; of a model from elsewhere, what tokenizer and positions allow.
+
+    Clicks and images have no tokens.
+    """
+    from hfcompress.evaluation.text_inputs import text_limit
+    from hfcompress.image_shape import is_image_model
+
     details = folder.parent / "details.json"
     if details.is_file():
         return int(read_json(details, "max_length")["max_length"])
-    return int(read_config(folder).get("max_position_embeddings") or 512)
+    config = folder / "config.json"
+    if read_config(folder).get("model_type") == "clicks" or is_image_model(config):
+        return 1
+    return text_limit(folder)
 
 
 def refuse_images(*folders: Path) -> None:
@@ -91,46 +96,6 @@ def refuse_images(*folders: Path) -> None:
                 f"{folder.name} labels images, and requests are recorded as text; hfcompress predict --image labels "
                 "images, hfcompress check holds a run against its budget"
             )
-
-
-def read_images(paths: Sequence[Path]) -> "list[Image]":
-    """The images of files, in RGB.
-
-    Raises:
-        UserError: a file is not there, or holds no whole image.
-    """
-    from hfcompress.tasks.image_data import decode
-
-    found = []
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"--image {path}: no such file; give image files, or their paths one a line")
-        try:
-            found.append(decode({"bytes": None, "path": str(path)}))
-        except ValueError as error:
-            raise UserError(f"--image {path}: is no whole image ({error}); leave it out or mend it") from None
-    return found
-
-
-def read_lines(file: Path | None) -> list[str]:
-    """One text a line; empty lines are left out.
-
-    Raises:
-        UserError: no such file, not UTF-8, or no text at all.
-    """
-    try:
-        content = sys.stdin.buffer.read() if file is None else file.read_bytes()
-        lines = [line for line in content.decode("utf-8").splitlines() if line.strip()]
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f'{file}: no such file; give one text a line, or --text "..."') from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file or 'standard input'} is not UTF-8 (byte {error.start}); convert it, for instance with "
-            "iconv -t UTF-8 (an image is given with --image)"
-        ) from None
-    if not lines:
-        raise UserError(f"{file or 'standard input'} holds no text")
-    return lines
 
 
 def found_recipes() -> dict[str, str]:

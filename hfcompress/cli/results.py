@@ -1,15 +1,14 @@
-"""report, check, predict, push, verify and env: what one does with a finished run."""
+"""report, check, push, verify and env: what one does with a finished run."""
 
 import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import FAILED, candidate_of, load_recipe, quiet, read_images, read_lines
-from hfcompress.errors import UserError
+from hfcompress.cli.common import FAILED, load_recipe, quiet
 from hfcompress.escaping import one_line
 from hfcompress.inside import inside
 from hfcompress.record import read_json, write_json
@@ -55,48 +54,6 @@ def check(run: Positional[Path]) -> int:
         print(one_line(f"hfcompress: {run}: {said}; hfcompress report {run} writes it again"), file=sys.stderr)
         return FAILED
     return 0 if found["ok"] else FAILED
-
-
-def predict(
-    run: Positional[str],
-    file: Positional[Path | None] = None,
-    text: str | None = None,
-    image: tuple[Path, ...] = (),
-    format: Literal["text", "json"] = "text",
-) -> int:
-    """Label texts or images with the run's compressed model.
-
-    Args:
-        run: the folder of a run, or the name of a model that was pushed: org/name or org/name@revision.
-        file: a file with one text a line, or one image's path; standard input when nothing else is given.
-        text: one text.
-        image: image files.
-        format: text (label, score, text or path with tabs between) or json (one object a line).
-    """
-    import numpy as np
-
-    from hfcompress.evaluation.predictor import open_predictor
-    from hfcompress.image_shape import is_image_model
-
-    if sum(given is not None for given in (text, file, image or None)) > 1:
-        raise UserError("give one of --text, --image and a file")
-    lines = [str(path) for path in image] or ([text] if text is not None else read_lines(file))
-    with candidate_of(run) as (folder, max_length):
-        images = is_image_model(folder / "config.json")
-        if text is not None and images:
-            raise UserError(f"--text: {run} labels images; give --image FILE")
-        if image and not images:
-            raise UserError(f"--image: {run} does not label images; give --text, or texts one a line")
-        inputs: Any = read_images([Path(line) for line in lines]) if images else lines
-        predictor = open_predictor(folder)
-        logits = predictor.logits(inputs, max_length=max_length)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-    for line, row in zip(lines, probabilities, strict=True):
-        label, score = predictor.labels[int(row.argmax())], float(row.max())
-        answer = {"label": label, "score": round(score, 6), "image" if images else "text": line}
-        print(json.dumps(answer, ensure_ascii=False) if format == "json" else f"{label}\t{score:.4f}\t{line}")
-    return 0
 
 
 def push(

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, refuse_images
 from hfcompress.errors import UserError
 from hfcompress.escaping import terminal
+from hfcompress.lines import json_line
 
 if TYPE_CHECKING:
     from hfcompress.evaluation.traffic import Writer
@@ -51,7 +52,7 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
         say_if_torn(writer)
         try:
             for event in recorded(predictor, bounded_lines(sys.stdin.buffer), writer, arm, max_length):
-                print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
+                print(json_line({"id": event.id, **(event.answer or {})}), flush=True)
                 count += 1
         except OSError as error:
             if not disk_is_full(error):
@@ -80,15 +81,16 @@ def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path]
     from hfcompress.evaluation import traffic as recorded
     from hfcompress.evaluation.predictor import open_predictor
 
-    with candidate_of(old) as (one, max_length), candidate_of(new) as (other, _):
+    with candidate_of(old) as (one, max_length), candidate_of(new) as (other, its_length):
         refuse_images(one, other)
         found = recorded.read(traffic)
         models = open_predictor(one), open_predictor(other)
-        replayed = replays.answered(*models, found.events, max_length)
+        lengths = max_length, its_length
+        replayed = replays.answered(*models, found.events, *lengths)
         result = {
             "changes": replays.changes(replayed),
             "against_truth": replays.against_truth(replayed),
-            "latency_ms": replays.timed(*models, replayed.events, max_length),
+            "latency_ms": replays.timed(*models, replayed.events, *lengths),
             "broken_lines": found.broken,
         }
     if metric is not None:
@@ -126,14 +128,14 @@ def shadow(
 
     if serve is not None and not 0 < serve < 65536:
         raise UserError(f"--serve {serve}: a port is a number from 1 to 65535")
-    with candidate_of(old) as (one, max_length), candidate_of(new) as (two, _):
+    with candidate_of(old) as (one, max_length), candidate_of(new) as (two, its_length):
         refuse_images(one, two)
         predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
         say_if_torn(writer)
         if page is not None:  # one that cannot be written is refused before the first request
             page.write_text(serving.page(state), encoding="utf-8")
         with ended_by_signals():
-            other = serving.Shadow(two, max_length)
+            other = serving.Shadow(two, its_length)
             test = serving.ShadowTest(predictor, other, writer, max_length, state)
             try:
                 if not other.wait_until_loaded():
@@ -144,7 +146,7 @@ def shadow(
                     shadow_server.serve(test, serve)
                     return 0
                 for event in serving.answered(test, bounded_lines(sys.stdin.buffer)):
-                    print(json.dumps({"id": event.id, **(event.answer or {})}, ensure_ascii=False), flush=True)
+                    print(json_line({"id": event.id, **(event.answer or {})}), flush=True)
                     if page is not None and state.answered % PAGE_EVERY == 0:
                         page.write_text(serving.page(state), encoding="utf-8")
             finally:

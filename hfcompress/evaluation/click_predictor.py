@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.scores import Function
 
 Array = np.ndarray[Any, Any]
 FIELDS = ("user", "item", "category", "context", "price", "time")
@@ -21,6 +22,7 @@ class ClickPredictor:
     """
 
     labels = ("no click", "click")
+    function: Function = "softmax"
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         from hfcompress.click_inputs import read_config

@@ -1,14 +1,16 @@
 """ImagePredictor: logits of an image classifier's folder, whatever its format."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import label_names, numbers, onnx_session
+from hfcompress.evaluation.predictor import label_names, numbers, onnx_session, require_labels
+from hfcompress.evaluation.scores import Function, score_function
+from hfcompress.image_input import channels_of, pixel_values
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,14 +30,18 @@ class ImagePredictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.guard import read_config
+        from hfcompress.evaluation.text_inputs import full_config
         from hfcompress.models import load_image_processor
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
-        config = read_config(folder)
+        config = full_config(folder)
         self.processor = load_image_processor(folder)
+        self.channels = channels_of(config)
+        if self.channels not in (1, 3):
+            raise UserError(f"{folder} takes images of {self.channels} channels; images have 1 (gray) or 3 (RGB) here")
         self.labels = label_names(config, folder)
+        self.function: Function = score_function(config, len(self.labels))
         self.session: Any = None
         self.network: Any = None
         if (folder / "model.onnx").is_file():
@@ -48,7 +54,7 @@ class ImagePredictor:
             self.network = load_classifier(folder)
 
     def run(self, pixel_values: Array) -> Array:
-        """Logits [batch, classes] of float32 [batch, 3, height, width]."""
+        """Logits [batch, classes] of float32 [batch, channels, height, width]."""
         if self.session is not None:
             return np.asarray(self.session.run(["logits"], {"pixel_values": pixel_values})[0])
         import torch
@@ -61,18 +67,40 @@ class ImagePredictor:
         finally:
             torch.set_num_threads(before)
 
-    def logits(self, images: "Sequence[Image]", max_length: int = 0, batch_size: int = 32) -> Array:
-        """Logits [images, classes] of RGB images, in the order given (`max_length` is what other predictors need)."""
-        if not len(images):
+    def logits(self, images: "Iterable[Image]", max_length: int = 0, batch_size: int = 32) -> Array:
+        """Logits [images, classes] in the order given (`max_length` is what other predictors need).
+
+        Each image is processed when it is asked for, so that of many photographs one is held as it was decoded.
+
+        Raises:
+            UserError: there are no images, the model cannot be asked one, or it answers with nan.
+        """
+        parts = [self._ask(batch) for batch in same_shapes(map(self.processed, images), batch_size)]
+        if not parts:
             raise UserError("there is no image to label")
-        parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        return numbers(np.concatenate([self.run(self.pixels(part)) for part in parts]), self.folder)
+        return numbers(np.concatenate(parts), self.folder)
+
+    def _ask(self, batch: list[Array]) -> Array:
+        """Logits [batch, classes] of arrays [channels, height, width].
+
+        Raises:
+            UserError: the runtime refuses them, or answers with other than a number for each label.
+        """
+        try:
+            logits = self.run(np.stack(batch))
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.folder} cannot label an image ({reason}); make the model again") from error
+        require_labels(logits, self.labels, self.folder)
+        return logits
+
+    def processed(self, image: "Image") -> Array:
+        """float32 [channels, height, width], by the model's own processor."""
+        return np.asarray(self.pixels([image])[0])
 
     def pixels(self, images: "Sequence[Image]") -> Array:
-        """float32 [images, 3, height, width], by the model's own processor."""
-        # Of a very small image the processor would take the height for the channels.
-        found = self.processor(list(images), return_tensors="np", input_data_format="channels_last")
-        return np.asarray(found["pixel_values"], dtype=np.float32)
+        """float32 [images, channels, height, width], by the model's own processor."""
+        return np.asarray(pixel_values(self.processor, images, self.channels))
 
     def request(self, batch: int = 1) -> Array:
         """A batch of noise in the size that the processor makes, for timing."""
@@ -80,3 +108,15 @@ class ImagePredictor:
 
         shape = self.pixels([Image.new("RGB", (64, 64))]).shape[1:]
         return np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+
+
+def same_shapes(arrays: Iterable[Array], size: int) -> Iterator[list[Array]]:
+    """Batches of at most `size` arrays of one shape, in order."""
+    batch: list[Array] = []
+    for array in arrays:
+        if batch and (len(batch) == size or array.shape != batch[0].shape):
+            yield batch
+            batch = []
+        batch.append(array)
+    if batch:
+        yield batch

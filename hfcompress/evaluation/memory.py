@@ -42,11 +42,11 @@ def rss_mb(now: bool = False) -> float:
 
 def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, float]:
     """Load and run with onnxruntime and the tokenizers library alone."""
-    import numpy as np
     import onnxruntime  # noqa: F401  (imported before `bare` is read, as it belongs to the bare runtime)
     from tokenizers import Tokenizer
 
-    from hfcompress.evaluation.predictor import onnx_session
+    from hfcompress.evaluation.predictor import array_type, onnx_session
+    from hfcompress.evaluation.text_inputs import complete
 
     bare = rss_mb()
     begun = time.perf_counter()
@@ -56,8 +56,10 @@ def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, fl
     load_ms = (time.perf_counter() - begun) * 1e3
     encoded = tokenizer.encode(TEXT * (sequence_length // 8))
     arrays = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+    inputs = {entry.name: array_type(entry.type) for entry in session.get_inputs()}
+    request = complete({name: [values] for name, values in arrays.items()}, inputs)
     for _ in range(3):
-        session.run(None, {i.name: np.array([arrays[i.name]], dtype=np.int64) for i in session.get_inputs()})
+        session.run(None, {name: request[name].astype(kind, copy=False) for name, kind in inputs.items()})
     return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
 
 
@@ -67,6 +69,7 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     from transformers import AutoModelForSequenceClassification
 
     from hfcompress import models
+    from hfcompress.evaluation.text_inputs import inputs_of
     from hfcompress.loading import load_whole
     from hfcompress.pretrained import stock_tokenizer
 
@@ -82,9 +85,10 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     encoded: Any = tokenizer(
         TEXT * (sequence_length // 8), truncation=True, max_length=sequence_length, return_tensors="pt"
     )
+    taken = inputs_of(model)
     with torch.inference_mode():
         for _ in range(3):
-            model(**encoded)
+            model(**{name: values for name, values in encoded.items() if name in taken})
     return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
 
 
@@ -117,6 +121,8 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     """Load and run an image classifier: with onnxruntime alone where the folder holds a graph."""
     import numpy as np
 
+    from hfcompress.image_input import channels_of
+
     is_onnx = (folder / "model.onnx").is_file()
     if is_onnx:
         import onnxruntime  # noqa: F401  (part of the bare runtime)
@@ -132,7 +138,8 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     begun = time.perf_counter()
     model: Any = onnx_session(folder / "model.onnx", threads) if is_onnx else load_classifier(folder)
     load_ms = (time.perf_counter() - begun) * 1e3
-    pixels = np.zeros((batch, 3, *image_size(folder)), dtype=np.float32)
+    channels = channels_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    pixels = np.zeros((batch, channels, *image_size(folder)), dtype=np.float32)
     for _ in range(3):
         if is_onnx:
             model.run(None, {"pixel_values": pixels})

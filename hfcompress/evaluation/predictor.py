@@ -1,16 +1,21 @@
 """Predictor: logits of a classifier folder, whatever its format."""
 
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.scores import Function, score_function
 
 Array = np.ndarray[Any, Any]
-DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own, which it leaves out of config.json
+DEFAULT_LABELS = 2  # of a config.json that names none: transformers leaves out its own names for them
+# Their ranges are found on a whole batch: what stands beside a text would change its answer.
+RANGES_OF_A_BATCH = (b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"DynamicQuantizeLSTM")
 
 
 class Answers(Protocol):
@@ -18,6 +23,10 @@ class Answers(Protocol):
 
     @property
     def labels(self) -> Sequence[str]: ...
+    @property
+    def function(self) -> Function:
+        """What turns logits into scores (see evaluation/scores.py)."""
+        ...
     def logits(self, texts: list[str], max_length: int) -> Array:
         """[texts, labels]."""
         ...
@@ -35,34 +44,42 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.guard import read_config
+        from hfcompress.evaluation import text_inputs
         from hfcompress.models import load_tokenizer
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
-        config = read_config(folder)
+        config = text_inputs.full_config(folder)
         self.tokenizer = load_tokenizer(folder)
         made_for = config.get("architectures") or ["ForSequenceClassification"]
         if not any(name.endswith("ForSequenceClassification") for name in made_for):
             raise UserError(f"{folder} is a {made_for[0]}, which labels no texts; give a sequence classifier")
         self.labels = label_names(config, folder)
-        self.positions: int = config["max_position_embeddings"]
+        self.function: Function = score_function(config, len(self.labels))
+        self.positions = text_inputs.usable_positions(config)
+        self.rows: int | None = config.get("vocab_size")
         self.session: Any = None
         self.network: Any = None
         if (folder / "model.onnx").is_file():
             self.runtime = "onnxruntime"
             self.session = onnx_session(folder / "model.onnx", self.threads)
-            self.inputs = [entry.name for entry in self.session.get_inputs()]
+            self.inputs = {entry.name: array_type(entry.type) for entry in self.session.get_inputs()}
+            self.output = output_name(self.session, folder)
+            self.alone = has_ranges_of_a_batch(folder / "model.onnx")
         else:
             from hfcompress.models import load_classifier
 
             self.runtime = "torch"
             self.network = load_classifier(folder)
+            names = text_inputs.inputs_of(self.network) & {"input_ids", "attention_mask", "token_type_ids"}
+            self.inputs = dict.fromkeys(sorted(names), np.int64)
+            self.alone = config.get("pad_token_id") is None  # decoders then refuse more than one text
 
     def run(self, batch: dict[str, Array]) -> Array:
-        """Logits [batch, classes] of padded int64 arrays [batch, tokens]."""
+        """Logits [batch, classes] of int64 arrays [batch, tokens], named as the model's inputs are."""
         if self.session is not None:
-            return np.asarray(self.session.run(["logits"], {name: batch[name] for name in self.inputs})[0])
+            feed = {name: batch[name].astype(kind, copy=False) for name, kind in self.inputs.items()}
+            return np.asarray(self.session.run([self.output], feed)[0])
         import torch
 
         before = torch.get_num_threads()
@@ -75,27 +92,58 @@ class Predictor:
             torch.set_num_threads(before)
 
     def logits(self, texts: list[str], max_length: int, batch_size: int = 32) -> Array:
-        """Logits [texts, classes] in the order given; batched by length, so that little is padded.
+        """Logits [texts, classes] in the order given.
+
+        Only texts of equally many tokens share a batch: nothing is padded, and a text's answer is the one that it
+        gets alone, whatever side the tokenizer pads on and whether or not the model has a padding token.
+
+        Args:
+            max_length: tokens that a text is cut to; never more than the model has positions for.
 
         Raises:
-            UserError: there are no texts, or the model answers with nan.
+            UserError: there are no texts, the model cannot be asked one, or it answers with nan.
         """
         if not texts:
             raise UserError("there is no text to label")
-        encoded = self.tokenizer(texts, truncation=True, max_length=max_length)
-        order = sorted(range(len(texts)), key=lambda i: len(encoded["input_ids"][i]))
-        result: Array | None = None
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            padded = self.tokenizer.pad(
-                {name: [values[i] for i in rows] for name, values in encoded.items()}, return_tensors="np"
-            )
-            logits = self.run({name: np.asarray(array, dtype=np.int64) for name, array in padded.items()})
-            if result is None:
-                result = np.empty((len(texts), logits.shape[1]), dtype=np.float32)
-            result[rows] = logits
-        assert result is not None
+        length = min(max_length, self.positions or max_length)
+        encoded = dict(self.tokenizer(texts, truncation=True, max_length=length))
+        self._give_empty_texts_a_token(encoded)
+        result = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        for rows in batches([len(ids) for ids in encoded["input_ids"]], 1 if self.alone else batch_size):
+            result[rows] = self._ask({name: [values[i] for i in rows] for name, values in encoded.items()})
         return numbers(result, self.folder)
+
+    def _give_empty_texts_a_token(self, encoded: dict[str, list[list[int]]]) -> None:
+        """Put one token into texts that have none, as an empty line has without [CLS]: the model's end or start.
+
+        Raises:
+            UserError: the tokenizer has neither.
+        """
+        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        token = next((token for token in known if token is not None), None)
+        for row in [row for row, ids in enumerate(encoded["input_ids"]) if not ids]:
+            if token is None:
+                raise UserError(f"an empty text has no token for {self.folder.name} to read; leave such texts out")
+            for name, values in encoded.items():
+                values[row] = [token if name == "input_ids" else int(name == "attention_mask")]
+
+    def _ask(self, encoded: dict[str, list[list[int]]]) -> Array:
+        """Logits [texts, classes] of texts of equally many tokens.
+
+        Raises:
+            UserError: the runtime refuses them, or answers with other than a number for each label.
+        """
+        from hfcompress.evaluation.text_inputs import complete
+
+        try:
+            logits = self.run(complete(encoded, self.inputs))
+        except UserError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.folder} cannot label a text ({reason}); fetch or make the model again") from error
+        require_labels(logits, self.labels, self.folder)
+        return logits
 
     def request(self, sequence_length: int, batch: int = 1) -> dict[str, Array]:
         """A batch of full length, for timing: ordinary word pieces, no padding.
@@ -103,27 +151,81 @@ class Predictor:
         Raises:
             UserError: the model has fewer positions than that.
         """
-        if sequence_length > self.positions:
+        from hfcompress.evaluation.text_inputs import complete, full_request
+
+        if self.positions is not None and sequence_length > self.positions:
             raise UserError(
                 f"--measure.sequence-length {sequence_length}: {self.folder.name} has {self.positions} "
                 "positions; give no more than that"
             )
-        pieces = len(self.tokenizer)
-        ids = np.random.default_rng(0).integers(pieces // 2, pieces, (batch, sequence_length))
-        return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        return complete(full_request(self.tokenizer, sequence_length, batch, self.rows), self.inputs)
 
 
-def label_names(config: dict[str, Any], folder: Path) -> list[str]:
-    """What config.json calls the labels, by their numbers.
+def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices of equal lengths, at most `size` at a time, the shortest first."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for _, same in groupby(order, key=lengths.__getitem__):
+        rows = list(same)
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def array_type(kind: str) -> Any:
+    """The numpy type of a graph's integer input."""
+    return {"tensor(int32)": np.int32}.get(kind, np.int64)
+
+
+def output_name(session: Any, folder: Path) -> str:
+    """The graph's output that holds the logits.
 
     Raises:
-        UserError: its id2label has no number for each.
+        UserError: it cannot be told.
     """
-    names = config.get("id2label", DEFAULT_LABELS)
+    names = [entry.name for entry in session.get_outputs()]
+    if "logits" not in names and len(names) > 1:
+        raise UserError(f"{folder / 'model.onnx'} has the outputs {', '.join(names)}, and none is called logits")
+    return "logits" if "logits" in names else str(names[0])
+
+
+def has_ranges_of_a_batch(file: Path) -> bool:
+    """Whether a graph finds the ranges of its int8 activations while it runs, over all texts of a batch."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(name) >= 0 for name in RANGES_OF_A_BATCH)
+
+
+def label_names(config: Mapping[str, Any], folder: Path) -> list[str]:
+    """What config.json calls the labels, by their numbers: LABEL_0, LABEL_1, ... where it only says how many.
+
+    Raises:
+        UserError: its id2label does not number the labels from 0 on.
+    """
+    names = config.get("id2label")
+    if not names:
+        return [f"LABEL_{i}" for i in range(config.get("num_labels") or DEFAULT_LABELS)]
     try:
-        return [names[key] for key in sorted(names, key=int)]
-    except (ValueError, TypeError):
+        known = {int(key): name for key, name in names.items()}
+    except (ValueError, TypeError, AttributeError):
         raise UserError(f"{folder / 'config.json'}: its id2label does not give a name to each number") from None
+    missing = next((i for i in range(len(known)) if i not in known), None)
+    if missing is not None:
+        raise UserError(
+            f"{folder / 'config.json'}: its id2label has {len(known)} names and none for {missing}; number them from 0"
+        )
+    return [str(known[i]) for i in range(len(known))]
+
+
+def require_labels(logits: Array, labels: Sequence[str], folder: Path) -> None:
+    """Refuse logits of another count than there are labels.
+
+    Raises:
+        UserError: with both counts.
+    """
+    if logits.shape[1:] != (len(labels),):
+        raise UserError(
+            f"{folder} answers with {logits.shape[-1]} numbers, and its config.json names {len(labels)} labels; "
+            "give id2label a name for each"
+        )
 
 
 def numbers(logits: Array, folder: Path) -> Array:

@@ -37,19 +37,30 @@ class Replayed:
         return [event.group if event.group is not None else event.unit for event in self.events]
 
 
-def answered(old: "Answers", new: "Answers", events: list[Event], max_length: int) -> Replayed:
+def answered(
+    old: "Answers", new: "Answers", events: list[Event], max_length: int, new_max_length: int | None = None
+) -> Replayed:
     """Ask both models everything that has an input.
 
+    Args:
+        max_length: tokens that the old model reads; new_max_length: the new one, where it is not the same.
+
     Raises:
-        UserError: no event has an input, or the models have other labels.
+        UserError: no event has an input, the models have other labels, or there is one label, or one name for two.
     """
-    events = [event for event in events if event.input]
+    events = [event for event in events if event.input is not None]
     if not events:
         raise UserError("no event has an input to replay")
     if old.labels != new.labels:
         raise UserError(f"the models answer different labels: {', '.join(old.labels)}; {', '.join(new.labels)}")
+    if len(set(old.labels)) < max(2, len(old.labels)):
+        raise UserError(
+            f"the models answer with {len(old.labels)} numbers under {len(set(old.labels))} name(s) "
+            f"({', '.join(old.labels)}): replay compares labels, so give classifiers of two or more"
+        )
     texts = [str(event.input) for event in events]
-    answers = (model.logits(texts, max_length).argmax(axis=1) for model in (old, new))
+    lengths = (max_length, new_max_length or max_length)
+    answers = (m.logits(texts, length).argmax(axis=1) for m, length in zip((old, new), lengths, strict=True))
     return Replayed(events, list(old.labels), *answers)
 
 
@@ -132,13 +143,15 @@ def would_have_been(replayed: Replayed, metric: str) -> dict[str, Any]:
     return found
 
 
-def timed(old: "Answers", new: "Answers", events: list[Event], max_length: int) -> dict[str, Any]:
+def timed(
+    old: "Answers", new: "Answers", events: list[Event], max_length: int, new_max_length: int | None = None
+) -> dict[str, Any]:
     """Milliseconds a recorded request, one at a time and in turn; p50, p95 and p99 of the same requests for both."""
-    texts = [str(event.input) for event in events if event.input][:TIMED]
+    texts = [str(event.input) for event in events if event.input is not None][:TIMED]
     times: dict[str, list[float]] = {"old": [], "new": []}
-    models = (("old", old), ("new", new))
+    models = (("old", old, max_length), ("new", new, new_max_length or max_length))
     for text in texts:
-        calls: dict[str, Any] = {name: partial(model.logits, [text], max_length) for name, model in models}
+        calls: dict[str, Any] = {name: partial(model.logits, [text], length) for name, model, length in models}
         for name, found in latency.interleaved(calls, ROUNDS).items():
             times[name] += found
     return {name: latency.percentiles(found) | {"requests": len(texts)} for name, found in times.items()}

@@ -1,13 +1,12 @@
 """Images as a model is trained and asked: decoded, checked, processed, and varied while training."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
-from hfcompress.foreign_files import refuse_pointer
+from hfcompress.image_input import decode as decode
+from hfcompress.image_input import pixel_values as pixel_values
 
 if TYPE_CHECKING:
     import torch
@@ -64,26 +63,6 @@ class Images(Sequence["Image"]):
         return (decode(row["image"]) for row in self.rows)
 
 
-def decode(stored: dict[str, Any] | None) -> "Image":
-    """The image that a data set's row holds (bytes or a path), in RGB whatever its mode.
-
-    Raises:
-        ValueError: it holds no whole image.
-        UserError: it is a Git LFS pointer.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if stored is None or (stored["bytes"] is None and not stored["path"]):
-        raise ValueError("there is none")
-    if stored["bytes"] is None:
-        refuse_pointer(Path(stored["path"]))
-    try:
-        with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-
-
 class Examples:
     """What the Trainer reads: pixel_values float32 [3, height, width], labels and index, an image a row."""
 
@@ -107,14 +86,6 @@ class Examples:
         if self.augment is not None:
             pixels = self.augment(pixels)
         return {"pixel_values": pixels, "labels": self.labels[index], "index": index}
-
-
-def pixel_values(processor: "BaseImageProcessor", images: "Sequence[Image]") -> Any:
-    """float32 [images, 3, height, width] of RGB images, of which a processor takes small ones for [channels, ...]."""
-    import numpy as np
-
-    found = processor(list(images), return_tensors="np", input_data_format="channels_last")
-    return np.asarray(found["pixel_values"], dtype=np.float32)
 
 
 @dataclass(frozen=True)
