@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.image_processing_utils import BaseImageProcessor
 
+WRITERS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # ends of the names of classes that write text
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is not a model, or whose weights are a pickle or cut short.
@@ -178,11 +179,27 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         UserError: there is none that can be read.
     """
     try:
-        return stock_tokenizer(folder)
+        tokenizer = stock_tokenizer(folder)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises a bare Exception, transformers five kinds
         raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
+    pad_where_positions_count(tokenizer, folder)
+    return tokenizer
+
+
+def pad_where_positions_count(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Make an encoder's tokenizer pad on the right: padding on the left would move a text to other positions.
+
+    A decoder's is left as it is (it writes on at the right end), and so is that of a model whose positions are
+    relative, which may read the class at the last token.
+    """
+    from hfcompress.evaluation.text_inputs import usable_positions
+
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    writes = any(name.endswith(WRITERS) for name in config.get("architectures") or [])
+    if config and not writes and usable_positions(config) is not None:
+        tokenizer.padding_side = "right"
 
 
 def load_image_processor(folder: Path) -> "BaseImageProcessor":

@@ -11,6 +11,7 @@ from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
 from hfcompress.encoder_edits import edited
 from hfcompress.errors import UserError
+from hfcompress.evaluation.text_inputs import LONGEST, usable_positions
 from hfcompress.guard import check_type, read_config
 from hfcompress.image_plan import compare_images
 from hfcompress.image_shape import ImageShape, is_image_model
@@ -178,6 +179,7 @@ class Plan:
             if not is_bert(folder / "config.json"):
                 return Planned(name, "base", LanguageShape.read(folder))
             shape = edited(read_shape(folder / "config.json"), read_edits(folder))
+            shape = replace(shape, positions=usable_positions(read_config(folder)) or LONGEST)
             if (folder / "tokenizer.json").is_file():
                 shape = replace(shape, tokenizer_folder=folder, tokenizer_bytes=saved_tokenizer_bytes(folder))
         return Planned(name, "base", shape)
@@ -188,6 +190,7 @@ class Plan:
         for value in inputs.values():
             if isinstance(value, Planned) and value.stage == "base":
                 require_kind(value, inputs.get("task"))
+                require_length(value, inputs.get("task"))
         shapes = {key: value.shape if isinstance(value, Planned) else value for key, value in inputs.items()}
         try:
             shape = stage.predict(**shapes)
@@ -300,6 +303,19 @@ def require_kind(base: Planned, task: Any) -> None:
         raise UserError(f"--base {base.name}: it is {found}, and this recipe takes {wanted[1]}")
 
 
+def require_length(base: Planned, task: Any) -> None:
+    """Refuse texts that are cut to more tokens than a base or a teacher has positions for.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    length = getattr(task, "max_length", 0)
+    if isinstance(base.shape, Shape) and length > base.shape.longest_text:
+        raise UserError(
+            f"--task.max-length {length}: {base.name} has {base.shape.longest_text} positions; give no more than that"
+        )
+
+
 def is_bert(file: Path) -> bool:
     """Whether a config.json is of an encoder; a missing one is left to `read_shape`, which says so."""
     from hfcompress.decoder_kind import MODEL_TYPES
@@ -318,10 +334,10 @@ def require_positions(models: tuple[Planned, ...], sequence_length: int) -> None
         UserError: a model has fewer positions.
     """
     for model in models:
-        if sequence_length > model.shape.max_position_embeddings:
+        if sequence_length > model.shape.longest_text:
             raise UserError(
                 f"--measure.sequence-length {sequence_length}: {model.name} has "
-                f"{model.shape.max_position_embeddings} positions; give no more than that"
+                f"{model.shape.longest_text} positions; give no more than that"
             )
 
 

@@ -35,6 +35,8 @@ class Shape:
     tokenizer_folder: Path | None = None
     embedding_size: int | None = None
     """Of factorized embeddings; None: the hidden size, and no projection."""
+    positions: int | None = None
+    """Tokens that a text may have; None: as many as the position table has rows."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any], num_labels: int) -> "Shape":
@@ -50,6 +52,11 @@ class Shape:
             num_labels=num_labels,
             embedding_size=config.get("embedding_size"),
         )
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens that a text may have."""
+        return self.max_position_embeddings if self.positions is None else self.positions
 
     def with_(self, **changes: Any) -> "Shape":
         return replace(self, **changes)

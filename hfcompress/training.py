@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     ParameterGroups = Callable[[PreTrainedModel], list[dict[str, Any]]]
 
 BARRIER = timedelta(hours=12)
+PADDING_UNIT = 8
 SEEDS = 2**32  # that numpy takes
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
 
@@ -209,12 +210,16 @@ def train(
         validation, best_metric = None, None
     if tokenizer is None and isinstance(options, TrainTexts):
         options = replace(options, group_by_length=False)
+    if tokenizer is None:
+        require_pairs(model, options)
     odd = tokenizer is None and leaves_one(len(train_data), options)
     arguments = training_arguments(work, options, len(train_data) - odd, best_metric)
     trainer = _trainer_class()(
         model=model,
         args=arguments,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8) if tokenizer else default_data_collator,
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_unit(model))
+        if tokenizer
+        else default_data_collator,
         train_dataset=train_data,
         eval_dataset=validation,
         compute_metrics=compute_metrics,
@@ -236,6 +241,25 @@ def train(
     progress = _progress(trainer, result, options, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     refuse_nan(result.training_loss, progress.steps, options.learning_rate)  # the mean, with steps that no log shows
     return progress
+
+
+def padding_unit(model: "PreTrainedModel") -> int | None:
+    """Tokens whose multiple a batch's length is, for faster kernels; None where a text could outgrow its positions."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    return PADDING_UNIT if positions % PADDING_UNIT == 0 else None
+
+
+def require_pairs(model: "PreTrainedModel", options: Train) -> None:
+    """Refuse batches of one image where batch norms are trained: they need two values of each channel.
+
+    Raises:
+        UserError: the batch size is 1.
+    """
+    from torch import nn
+
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    if options.per_device_train_batch_size == 1 and any(isinstance(module, norms) for module in model.modules()):
+        raise UserError("--*.per-device-train-batch-size 1: batch norms are trained on two images at least; give 2")
 
 
 def leaves_one(examples: int, options: Train) -> bool:

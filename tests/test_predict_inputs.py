@@ -235,3 +235,63 @@ def test_a_token_beyond_the_embeddings_is_one_line(tmp_path: Path) -> None:
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="cannot label a text"):
         Predictor(folder, 1).logits(["an unseen-word"], 32)
+
+
+@pytest.mark.parametrize("option", ["--base", "--teacher"])
+def test_plan_refuses_texts_longer_than_the_positions(option: str, tmp_path: Path) -> None:
+    from hfcompress.cli import dispatch
+
+    folder = str(classifier(tmp_path / "roberta", "roberta"))
+    for verb in (["plan", "legal_bert"], ["run", "legal_bert", "--run-dir", str(tmp_path / "run")]):
+        with pytest.raises(UserError, match=r"^--task\.max-length 66: .*roberta has 65 positions"):
+            dispatch([*verb, option, folder, "--task.max-length", "66"])
+    with pytest.raises(UserError, match=r"^--measure\.sequence-length 66: .* has 65 positions"):
+        dispatch(["plan", "legal_bert", option, folder, "--task.max-length", "65", "--measure.sequence-length", "66"])
+
+
+def test_a_tokenizer_pads_where_the_models_positions_allow_it(tmp_path: Path) -> None:
+    from hfcompress.models import load_tokenizer
+
+    sides = {kind: load_tokenizer(classifier(tmp_path / kind, kind, side="left")).padding_side
+             for kind in ("bert", "roberta", "gpt2", "xlnet", "deberta-v2")}  # fmt: skip
+    assert sides == {"bert": "right", "roberta": "right", "gpt2": "right", "xlnet": "left", "deberta-v2": "left"}
+    writer = tmp_path / "bert"
+    config = json.loads((writer / "config.json").read_text()) | {"architectures": ["BertLMHeadModel"]}
+    (writer / "config.json").write_text(json.dumps(config))
+    assert load_tokenizer(writer).padding_side == "left", "it writes on at the right end"
+
+
+def test_a_batch_is_not_padded_beyond_the_positions() -> None:
+    from types import SimpleNamespace
+
+    from hfcompress.training import padding_unit
+
+    def unit(**fields: int) -> int | None:
+        network: Any = SimpleNamespace(config=SimpleNamespace(**fields))
+        return padding_unit(network)
+
+    assert unit(max_position_embeddings=512) == 8
+    assert unit(max_position_embeddings=60) is None, "60 tokens would be 64"
+    assert unit() == 8
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta", "gpt2", "xlnet"])
+def test_profile_times_a_request_that_the_model_takes(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hfcompress.cli import dispatch
+
+    folder = str(classifier(tmp_path / kind, kind))
+    assert dispatch(["profile", folder, "--runs", "1"]) == 0
+    tokens = {"xlnet": 128, "roberta": 65}.get(kind, 64)
+    assert f"batch 1, length {tokens}, 1 thread" in capsys.readouterr().out
+    if kind != "xlnet":
+        with pytest.raises(UserError, match=r"^--sequence-length 66: .* positions"):
+            dispatch(["profile", folder, "--sequence-length", "66"])
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "mpnet"])
+def test_the_fresh_process_gives_a_model_what_it_takes(kind: str, tmp_path: Path) -> None:
+    from hfcompress.evaluation.memory import serve_transformers
+
+    assert serve_transformers(classifier(tmp_path / kind, kind), 16, 1)["load_ms"] > 0

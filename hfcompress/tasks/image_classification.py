@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 DIGITS = "digits"
+LEAST_IMAGES = 2  # that batch norms can be trained on
 TEST, VALIDATION = 0.3, 0.1  # of the digits
 
 
@@ -208,6 +209,12 @@ class ImageClassification:
             if share < 1:  # at random: folders of classes are in the order of their classes
                 order = np.random.default_rng(0).permutation(len(rows))[: max(1, round(share * len(rows)))]
                 rows = rows.select(sorted(order.tolist()))
+            if split == "train" and len(rows) < LEAST_IMAGES:
+                option = f"--task.max-train-examples {self.max_train_examples}"
+                raise UserError(
+                    f"{option if share < 1 else f'--task.dataset {self.dataset}'}: {len(rows)} training image; "
+                    f"a network is trained on {LEAST_IMAGES} at least"
+                )
             ids = [classes.number[label] for label in rows["label"]]
             rows = rows.remove_columns("label").add_column("label", ids)
             for row in rows:
