@@ -141,12 +141,12 @@ def test_without_propensities_nothing_is_said_of_what_would_have_been(good: Pred
         replay.would_have_been(replay.answered(good, good, traffic, LENGTH), "paid")
 
 
-def test_requests_are_texts_or_json_and_empty_lines_are_none() -> None:
+def test_requests_are_texts_or_json_and_every_line_is_one() -> None:
     lines = [b"plain text\n", b"\n", b'{"input": "json", "user": "u", "id": "7"}\n', b'{"no": "input"}\n', b"[1]\n"]
     found = list(serving.requests(lines))
-    assert [request["input"] for request in found] == ["plain text", "json", '{"no": "input"}', "[1]"]
-    assert found[1]["id"] == "7"
-    assert len({request["id"] for request in found}) == 4
+    assert [request["input"] for request in found] == ["plain text", "", "json", '{"no": "input"}', "[1]"]
+    assert found[2]["id"] == "7"
+    assert len({request["id"] for request in found}) == 5
     deep, half = serving.requests([b"[" * 200_000, rb'{"input": "apple \ud800 \ud83c\udf4e", "id": "\udfff"}'])
     assert deep["input"] == "[" * 200_000
     assert (half["input"], half["id"]) == ("apple ? \N{RED APPLE}", "?")
