@@ -31,7 +31,6 @@ COMPANIONS = (
     "vocab.txt",
 )
 CALIBRATION, COMPARED = 64, 300  # images
-IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 Images = Callable[[Path, int], Array]  # (folder of the model, most) -> float32 [images, 3, height, width]
 
 
@@ -269,7 +268,7 @@ def task_images(task: "ImageClassification") -> Images:
         from hfcompress.tasks.image_data import pixel_values
 
         rows = task.data.images("train")
-        chosen = [rows[i] for i in evenly(len(rows), most)]
+        chosen = (rows[i] for i in evenly(len(rows), most))
         return np.asarray(pixel_values(load_image_processor(model), chosen))
 
     return read
@@ -283,14 +282,14 @@ def read_images(place: Path) -> Images:
     """
 
     def read(model: Path, most: int) -> Array:
+        from hfcompress.image_input import decode, pixel_values
         from hfcompress.models import load_image_processor
-        from hfcompress.tasks.image_data import decode, pixel_values
 
         rows = stored_images(place)
         if not rows:
             raise UserError(f"--images {place}: there are no images; give a folder of them, or a parquet file")
         try:
-            chosen = [decode(rows[i]) for i in evenly(len(rows), most)]
+            chosen = (decode(rows[i]) for i in evenly(len(rows), most))
             return np.asarray(pixel_values(load_image_processor(model), chosen))
         except ValueError as error:
             raise UserError(f"--images {place}: an image cannot be decoded ({error})") from None
@@ -299,10 +298,11 @@ def read_images(place: Path) -> Images:
 
 
 def stored_images(place: Path) -> list[dict[str, Any]]:
-    """What `tasks.image_data.decode` takes: bytes or a path each."""
+    """What `image_input.decode` takes: bytes or a path each."""
+    from hfcompress.tasks.image_folders import is_image, walked
+
     if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_FILES)
-        return [{"bytes": None, "path": str(file)} for file in files]
+        return [{"bytes": None, "path": str(file)} for file in walked(place) if is_image(file)]
     if place.suffix != ".parquet" or not place.is_file():
         raise UserError(f"--images {place}: give a folder of images, or a parquet file with a column image")
     import pyarrow.parquet as parquet

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,25 +81,33 @@ def in_rgb(image: "Image") -> "Image":
     return image.convert("RGB")
 
 
-def pixel_values(processor: Any, images: "Sequence[Image]", channels: int = 3) -> Any:
+def pixel_values(processor: Any, images: "Iterable[Image]", channels: int = 3) -> Any:
     """Return float32 [images, channels, height, width] of RGB images, by a model's own image processor.
+
+    Each is processed by itself, so that images of any shapes go together and one at a time is held decoded.
 
     Args:
         channels: that the model reads: 3, or 1 for a model of gray images.
 
     Raises:
-        UserError: the processor normalizes three colors differently, and the model reads one.
+        UserError: the processor normalizes three colors differently, and the model reads one; or it leaves images in
+            different sizes.
     """
     import numpy as np
 
-    options: dict[str, Any] = {}
-    arrays: list[Any] = list(images)
-    if channels == 1:
-        arrays = [np.asarray(image.convert("L"))[..., None] for image in images]
-        options = {name: one_value(processor, name) for name in ("image_mean", "image_std")}
-    # Of a very small image the processor would take the height for the channels.
-    found = processor(arrays, return_tensors="np", input_data_format="channels_last", **options)
-    return np.asarray(found["pixel_values"], dtype=np.float32)
+    options = {name: one_value(processor, name) for name in ("image_mean", "image_std")} if channels == 1 else {}
+    found = []
+    for image in images:
+        array = np.asarray(image.convert("L"))[..., None] if channels == 1 else image
+        # Of a very small image the processor would take the height for the channels.
+        made = processor([array], return_tensors="np", input_data_format="channels_last", **options)
+        found.append(np.asarray(made["pixel_values"], dtype=np.float32))
+        if found[-1].shape != found[0].shape:
+            raise UserError(
+                "preprocessor_config.json makes images of different sizes of images of different sizes; give it "
+                "do_resize and a size"
+            )
+    return np.concatenate(found)
 
 
 def one_value(processor: Any, name: str) -> Any:

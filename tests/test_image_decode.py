@@ -204,3 +204,20 @@ def test_batches_of_one_image_are_refused_where_batch_norms_are_trained() -> Non
         require_pairs(network, Train(per_device_train_batch_size=1))
     require_pairs(network, Train(per_device_train_batch_size=2))
     require_pairs(network[:1], Train(per_device_train_batch_size=1))
+
+
+def test_images_that_a_processor_leaves_in_their_sizes_do_not_share_an_array() -> None:
+    made = processor(16)
+    made.do_resize = made.do_center_crop = False
+    assert pixel_values(made, (photograph(16, i) for i in range(3))).shape == (3, 3, 16, 32)
+    with pytest.raises(UserError, match="do_resize and a size"):
+        pixel_values(made, [photograph(16), photograph(20)])
+
+
+def test_export_reads_the_images_of_a_folder_and_no_hidden_file(tmp_path: Path) -> None:
+    from hfcompress.delivery import stored_images
+
+    (tmp_path / "below").mkdir()
+    for name in ("b.png", "._b.png", ".DS_Store", "Thumbs.db", "below/a.JPG"):
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(row["path"]).name for row in stored_images(tmp_path)] == ["b.png", "a.JPG"]
