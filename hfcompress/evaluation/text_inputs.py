@@ -82,7 +82,7 @@ def full_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or of no kind of model that transformers knows.
     """
-    from hfcompress.models import says_what_does_not_fit
+    from hfcompress.loading import says_what_does_not_fit
     from hfcompress.pretrained import stock_config
 
     with says_what_does_not_fit(folder):
