@@ -94,6 +94,7 @@ def test_every_runtime_gives_the_harness_the_same_figures(
 def test_a_decoder_answers_as_hflm_does(run: Path) -> None:
     """Log-likelihoods, texts longer than the context, and greedy answers, request by request."""
     from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
 
     from hfcompress.end_tokens import end_tokens
     from hfcompress.evaluation.torch_decoder import TorchDecoder
@@ -101,7 +102,7 @@ def test_a_decoder_answers_as_hflm_does(run: Path) -> None:
     from hfcompress.models import language_tokenizer
 
     theirs = opened(run / "lm", 1)
-    assert type(theirs).__name__ == "HFLM"
+    assert isinstance(theirs, HFLM)
     ours = HarnessDecoder(TorchDecoder(run / "lm", 1), language_tokenizer(run / "lm"), end_tokens(run / "lm"))
     assert ours.max_length == theirs.max_length == 128
 
