@@ -15,7 +15,7 @@ from torch import Tensor
 from hfcompress import bert
 from hfcompress.errors import UserError
 from hfcompress.models import is_vision, load_classifier, load_image_processor, load_tokenizer
-from hfcompress.record import write_json
+from hfcompress.record import sha256, write_json
 from hfcompress.stage import folder_hash, source_hash
 from hfcompress.tasks.image_data import pixel_values
 from hfcompress.training import progress_wanted, use_bf16
@@ -144,10 +144,16 @@ class CachedTeacher:
         return {"wanted": json.loads(json.dumps(asdict(self.wanted))), "rows": len(self.lengths)}
 
     def done(self) -> int:
-        """How many rows, in order of length, are there; 0 when the journal is missing, torn or of other outputs."""
+        """How many rows, in order of length, are there; 0 when the journal is missing, torn or of other outputs.
+
+        Logits that are complete are read by later stages and runs: their bytes must be those that were written.
+        """
         try:
             found = json.loads(self.journal.read_text(encoding="utf-8"))
-            return int(found["done"]) if {name: found[name] for name in self._state()} == self._state() else 0
+            if {name: found[name] for name in self._state()} != self._state():
+                return 0
+            intact = found.get("sha256") in (None, sha256(self.folder / "logits.bin"))
+            return int(found["done"]) if intact else 0
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
@@ -155,7 +161,9 @@ class CachedTeacher:
         """Bring what was stored to the disk, then say so in the journal."""
         for array in self.arrays.values():
             array.flush()  # type: ignore[attr-defined]
-        write_json(self.journal, self._state() | {"done": done})
+        complete = done == len(self.lengths)
+        hashed = {"sha256": sha256(self.folder / "logits.bin")} if complete else {}
+        write_json(self.journal, self._state() | {"done": done} | hashed)
 
     def store(self, rows: list[int], outputs: dict[str, Tensor]) -> None:
         """Write the outputs of a padded batch to their rows."""

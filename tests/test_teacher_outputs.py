@@ -77,6 +77,18 @@ def test_only_what_is_wanted_is_on_disk(tmp_path: Path, tiny_model: Path, tiny_t
     }
 
 
+def test_kept_logits_with_a_flipped_bit_are_computed_again(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    data = tiny_task.data.encode(load_tokenizer(tiny_model), 32, "train")
+    teacher_outputs(work(tmp_path), tiny_model, data, Wanted(), bf16="no")
+    (file,) = (tmp_path / "run" / "teacher-logits").glob("*/logits.bin")
+    written = file.read_bytes()
+    file.write_bytes(bytes([written[0] ^ 64]) + written[1:])
+    teacher_outputs(work(tmp_path), tiny_model, data, Wanted(), bf16="no")
+    assert file.read_bytes() == written
+
+
 class Counting:
     """A teacher whose answer is made of the tokens, so that it is known; it counts rows, and dies when told to."""
 
