@@ -11,6 +11,7 @@ import onnx
 
 from hfcompress import hub
 from hfcompress.errors import UserError
+from hfcompress.files import PART, flush
 from hfcompress.guard import read_config
 from hfcompress.inside import inside
 from hfcompress.onnx_graph import Array, read_model
@@ -60,21 +61,26 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
     source = delivered_model(name)
     if model_format(source) not in ("onnx", "transformers", "surgery"):
         raise UserError(f"{source} is {model_format(source)}: its run has written the formats that such a model has")
-    out.mkdir(parents=True, exist_ok=True)
+    # What is half written, also by a process that was killed, must not be taken for an export.
+    part = out.with_name(out.name + PART)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
         if to == "onnx":
-            lines = export_onnx(source, out)
+            lines = export_onnx(source, part)
         elif to == "litert":
-            lines = export_litert(source, out, bits, images, python)
+            lines = export_litert(source, part, bits, images, python)
         else:
-            lines = export_tensorrt(source, out, images)
-    except BaseException:  # what is half written would be taken for an earlier export
-        shutil.rmtree(out)
+            lines = export_tensorrt(source, part, images)
+        for file in COMPANIONS:
+            if (source / file).is_file() and not (part / file).exists():
+                shutil.copyfile(source / file, part / file)
+        as_umask_says(part)
+        flush([file for file in part.rglob("*") if file.is_file()])
+        part.replace(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
         raise
-    for file in COMPANIONS:
-        if (source / file).is_file() and not (out / file).exists():
-            shutil.copyfile(source / file, out / file)
-    as_umask_says(out)
     return Delivered(out, tuple(lines))
 
 

@@ -143,10 +143,14 @@ def test_an_export_to_a_full_disk_is_one_line_and_leaves_nothing(disk: Disk, fin
     code, said = command("export", finished, "--to", "onnx", "--out", out)
     assert (code, len(said.splitlines())) == (2, 1)
     assert "is full (" in said
-    assert not out.exists()
+    assert not list(disk.folder.iterdir())
     disk.make_room(16)
+    half = disk.folder / "exported.part"  # of an export that was killed
+    half.mkdir()
+    (half / "model.onnx").write_bytes(b"half")
     assert command("export", finished, "--to", "onnx", "--out", out)[0] == 0
-    assert (out / "model.onnx").is_file()
+    assert [path.name for path in disk.folder.iterdir()] == ["exported"]
+    assert (out / "model.onnx").stat().st_size > 4
 
 
 def test_a_push_from_a_full_disk_needs_none_of_it(disk: Disk, finished: Path) -> None:
