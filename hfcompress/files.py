@@ -189,8 +189,8 @@ def scratch_below(folder: Path) -> Iterator[None]:
     """
     scratch = (folder / SCRATCH).absolute()
     own = scratch / f"{platform.node()}-{os.getpid()}"
-    if scratch.is_dir():
-        for other in scratch.iterdir():
+    with suppress(FileNotFoundError):  # there is none, or another rank has just removed it
+        for other in list(scratch.iterdir()):
             if not is_alive(other.name):
                 shutil.rmtree(other, ignore_errors=True)
     own.mkdir(parents=True, exist_ok=True)
