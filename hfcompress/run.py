@@ -15,7 +15,7 @@ from hfcompress.comparison import Comparison
 from hfcompress.errors import UserError
 from hfcompress.files import PART, FolderLock, disk_is_full, full_disk, say_left, sweep
 from hfcompress.lock import LOCK, lock, plain
-from hfcompress.record import environment, read_json, sha256, write_json
+from hfcompress.record import cpu_name, environment, read_json, sha256, slow_integers, write_json
 from hfcompress.stage import Artifact, Stage, content_key, with_option
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Run:
             scale=self.scale,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=environment(),
-            notes=[*notes, *getattr(task.data, "notes", ())],  # and what was done to the data
+            notes=[*notes, *getattr(task.data, "notes", ()), *latency_notes(budget)],  # and what was done to the data
             budget_kind=type(budget).__name__,
             budget=plain(budget),
             candidate=candidate.name,
@@ -260,3 +260,9 @@ def counted_on_a_microcontroller(candidate: Artifact, budget: Budget) -> dict[st
 def snake_case(name: str) -> str:
     """MovementPrune -> movement_prune, QAT -> qat."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def latency_notes(budget: Budget) -> list[str]:
+    """What a reader must know of a latency ratio, where int8 is not fast on this processor."""
+    sentence = slow_integers(cpu_name()) if budget.latency_ratio is not None else None
+    return [] if sentence is None else [sentence]

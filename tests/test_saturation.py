@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hfcompress.evaluation.predictor import onnx_session
-from hfcompress.record import environment
+from hfcompress.record import environment, slow_integers
 from hfcompress.saturation import require_exact, saturated_product, saturating_layers
 from hfcompress.unsigned_weights import store_file_unsigned, store_unsigned
 
@@ -199,3 +199,11 @@ def test_a_data_file_beside_the_graph_is_written_anew(tmp_path: Path) -> None:
     require_exact(path)
     x = given("MatMul", np.full((ROWS, 4 * K), 255, np.uint8))
     assert np.array_equal(onnx_session(path, 1).run(["z"], x)[0][0], 255 * weights.astype(int).sum(0))
+
+
+def test_a_reader_of_a_latency_is_told_where_eight_bits_are_not_fast() -> None:
+    assert "hold for AMD EPYC (avx2)" in str(slow_integers("AMD EPYC (avx2)"))
+    assert slow_integers("Intel Xeon (avx2 avx512f)") is not None
+    assert slow_integers("AMD EPYC (avx2 avx512f avx512_vnni)") is None
+    assert slow_integers("Intel Core (avx2 avx_vnni)") is None
+    assert slow_integers("aarch64") is None

@@ -320,8 +320,12 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
 
 def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str, on: str) -> int:
     from hfcompress.plan import Plan, render
+    from hfcompress.record import cpu_name, slow_integers
 
     planned = Plan(on, options=options)
     recipe(planned, **options)
+    timed = any(verdict["limit"] in ("latency_ms", "latency_ratio") for verdict in planned.verdicts)
+    if timed and (sentence := slow_integers(cpu_name())):
+        planned.advice = [*planned.advice, sentence]
     print(json.dumps(planned.as_dict(), indent=1) if form == "json" else render(planned))
     return 0 if planned.ok else FAILED

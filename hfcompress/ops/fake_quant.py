@@ -3,7 +3,8 @@
 Weights: symmetric int8, one scale an output channel (a row of an embedding). Activations: one scale a tensor, uint8
 with a zero point (target "cpu", what x86 integer kernels multiply) or symmetric int8 (target "tensorrt"). Ranges are
 learned by gradient (LSQ: Esser et al. 2020, section 2) or follow the data as a moving average (Jacob et al. 2018,
-section 3.1). Int8 products of full range saturate the 16-bit sums of AVX2 kernels; VNNI adds in 32 bits.
+section 3.1). Weights of target "cpu" are stored as uint8 (see unsigned_weights.py): int8 ones
+saturate the 16-bit sums of AVX2 kernels.
 """
 
 import math
