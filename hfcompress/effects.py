@@ -1,6 +1,7 @@
 """Which options change what a recipe runs: those that do not are refused, since a user means something by them."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,14 +97,24 @@ def refuse_empty(defaults: Options, options: Options, given: Iterable[str]) -> N
 
 
 def refuse_without_effect(
-    recipe: Callable[..., Any], defaults: Options, options: Options, given: Iterable[str], needed: dict[str, str]
+    recipe: Callable[..., Any],
+    defaults: Options,
+    options: Options,
+    given: Iterable[str],
+    needed: dict[str, str],
+    answered: frozenset[str] = frozenset(),
 ) -> None:
     """Refuse the first given option that is not its default and changes nothing of what the recipe runs.
+
+    Three kinds hold trivially, so that one command serves several recipes: a base that is named beside the same
+    teacher, a number of steps at most for a stage that is not run, and what the data is like where a recipe does not
+    ask for it. A line says so of the last two.
 
     Args:
         defaults: the recipe's options where nothing is given; options: as they are now.
         given: names of the options on the command line (weight-only.bits); other names are passed over.
         needed: option, or the group it is of (words) -> why it may have no effect, as the recipe knows it.
+        answered: options about which the recipe itself says what it does in their place.
 
     Raises:
         UserError: with the option and why it has no effect.
@@ -113,13 +124,34 @@ def refuse_without_effect(
         return
     now = walked(recipe, options)
     for name in names:
-        if isinstance(options[keys(name)[0]], Budget):  # each limit is a verdict
+        if isinstance(options[keys(name)[0]], Budget) or name in answered:  # each limit is a verdict
             continue
         before = changed(options, defaults, [name])
         if before is None or differs(recipe, now, before):
             continue
+        if repeats_another(options, name, names):
+            continue
         why = reason(recipe, defaults, options, name, names, needed, now)
-        raise UserError(f"{typed(options, name)}: has no effect {why}")
+        if not holds_anyhow(options, name, now):
+            raise UserError(f"{typed(options, name)}: has no effect {why}")
+        print(f"hfcompress: {typed(options, name)}: has no effect {why}", file=sys.stderr)
+
+
+def holds_anyhow(options: Options, name: str, now: Walk) -> bool:
+    """Return whether an option is kept although it changes nothing: a limit of a stage not run, or what data is."""
+    group, option = keys(name)
+    value = options[group]
+    if isinstance(value, Stage):
+        return option == "max_steps" and not any(type(step.stage) is type(value) for step in now.steps)
+    return group == "task" and option not in unused_options(value, {})
+
+
+def repeats_another(options: Options, name: str, names: Iterable[str]) -> bool:
+    """Return whether an option without a dot has the value of another given one: a base that is the teacher."""
+    group, option = keys(name)
+    value = options[group]
+    others = [keys(other) for other in names if other != name]
+    return not option and isinstance(value, str) and any(not o and options[g] == value for g, o in others)
 
 
 def reason(

@@ -1,6 +1,7 @@
 """What a sentence-transformers folder says of its pooling: the vector that its base was trained to make."""
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +44,13 @@ def started_as(folder: Path, wanted: Pooling) -> Pooling:
         return "mean"
     if said not in (None, "cls", "mean") or (wanted == "mean" and said == "cls"):
         why = "it was trained" if said == "cls" else "fine-tuning starts from [CLS] or from the mean alone"
-        print(f"{folder.name} pools by {said} (1_Pooling): its [CLS] is used, {why}", file=sys.stderr)
+        tell(f"{folder.name} pools by {said} (1_Pooling): its [CLS] is used, {why}")
     elif wanted == "mean" and said is None:
-        print(f"{folder.name} has no 1_Pooling that says mean: fine-tuning starts from its [CLS]", file=sys.stderr)
+        tell(f"{folder.name} has no 1_Pooling that says mean: fine-tuning starts from its [CLS]")
     return "cls"
+
+
+@lru_cache
+def tell(line: str) -> None:
+    """Print a line on standard error, once: a recipe is walked several times before it runs."""
+    print(line, file=sys.stderr)

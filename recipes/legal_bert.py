@@ -23,8 +23,8 @@ from recipes import licence_teacher
 SCALES = ("small", "full")
 NEEDED = {
     "trim": "without --trim-vocabulary",
-    "finetune.pooling": "on a base that does not say in a folder 1_Pooling that it was made for the mean",
 }
+ANSWERED = frozenset({"finetune.pooling"})  # a base that was pooled otherwise is started as it was: see `started_as`
 BERT_LARGE = Shape(
     num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096, vocab_size=30522
 )

@@ -19,7 +19,7 @@ from hfcompress.stages.structured_prune import StructuredPrune
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import legal_bert, licence_teacher
 
-SCALES, NEEDED = ("small", "full"), legal_bert.NEEDED
+SCALES, NEEDED, ANSWERED = ("small", "full"), legal_bert.NEEDED, legal_bert.ANSWERED
 
 
 def recipe(

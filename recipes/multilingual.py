@@ -17,14 +17,13 @@ from hfcompress.stages.word_table import WordTable
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import licence_teacher
 from recipes.ctr_embeddings import point_of
-from recipes.legal_bert import NEEDED as OF_ENCODERS
-from recipes.legal_bert import as_pooled
+from recipes.legal_bert import ANSWERED, as_pooled
 
+__all__ = ["ANSWERED", "NEEDED", "SCALES", "arguments", "recipe"]
 SCALES = ("small", "full")
 NEEDED = {
     "words": "without --curve",
     **dict.fromkeys(("words.kind", "words.bits", "words.ratio"), "here: --curve KIND-BITS-RATIO says it"),
-    "finetune.pooling": OF_ENCODERS["finetune.pooling"],
 }
 EIGHT_TIMES = 0.125
 MULTILINGUAL_BERT = Shape(

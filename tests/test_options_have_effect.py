@@ -94,7 +94,9 @@ def other_values(value: Any, hint: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("recipe", sorted(found_recipes()))
-def test_the_options_without_effect_are_these_and_are_refused(recipe: str, tmp_path: Path) -> None:
+def test_the_options_without_effect_are_these_and_are_refused(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With another value each option changes what the recipe asks of its stages, but for those known not to."""
     module = load_recipe(recipe)
     options = defaults_of(module.recipe, module.arguments("small", tmp_path), [])
@@ -111,7 +113,8 @@ def test_the_options_without_effect_are_these_and_are_refused(recipe: str, tmp_p
                 changed = replace(options[group], **{field: other}) if field else other
                 found = options | {group: changed}
                 refuse_without_effect(module.recipe, options, found, [name], getattr(module, "NEEDED", {}))
-                outcomes.add(walked(module.recipe, found).noted() != before)
+                said = "has no effect" in capsys.readouterr().err
+                outcomes.add("refused" if said else walked(module.recipe, found).noted() != before)
             except UserError as error:
                 if "has no effect" not in str(error):
                     continue  # not a value that the option takes
@@ -126,6 +129,22 @@ def test_the_options_without_effect_are_these_and_are_refused(recipe: str, tmp_p
     assert {name for name in refused if name.partition(".")[0] not in groups} == known - groups
     for group in groups:
         assert {n for n in names_of(options) if n.startswith(f"{group}.")} - refused <= SWITCHES
+
+
+@pytest.mark.parametrize(
+    ("recipe", "typed", "line"),
+    [
+        ("legal_bert", "--base . --teacher . --finetune.max-steps 12", "--finetune.max-steps 12: has no effect with"),
+        ("any_causal_lm", "--base . --task.calibration-windows 4", "--task.calibration-windows 4: has no effect in"),
+    ],
+)
+def test_what_holds_anyhow_is_said_and_not_refused(
+    recipe: str, typed: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(write_llama(tmp_path / "base"))
+    small(recipe, *typed.split(), folder=tmp_path)
+    said = [text for text in capsys.readouterr().err.splitlines() if "has no effect" in text]
+    assert [text.startswith(f"hfcompress: {line}") for text in said] == [True]
 
 
 @pytest.mark.parametrize(

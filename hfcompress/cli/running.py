@@ -178,7 +178,8 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
     """Return the values of all options: the recipe's signature is its command line.
 
     Args:
-        module: the recipe's, with `recipe` and, where it knows why some of its options may have no effect, `NEEDED`.
+        module: the recipe's, with `recipe` and, where it knows why some of its options may have no effect, `NEEDED`;
+            `ANSWERED` are options about which it says itself what it does in their place.
         own: the options of the verb.
         defaults: see `defaults_of`.
 
@@ -207,7 +208,8 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
     options = {name: found[name] for name in defaults}
     refuse_empty(defaults, options, list(option_names(arguments)))
-    refuse_without_effect(recipe, defaults, options, option_names(arguments), getattr(module, "NEEDED", {}))
+    needed, answered = getattr(module, "NEEDED", {}), getattr(module, "ANSWERED", frozenset())
+    refuse_without_effect(recipe, defaults, options, option_names(arguments), needed, answered)
     return found
 
 
