@@ -21,6 +21,7 @@ from hfcompress.click_inputs import read_config
 from hfcompress.click_model import load_click_model, save_click_model
 from hfcompress.errors import UserError
 from hfcompress.evaluation.traffic import read
+from hfcompress.saturation import saturating_layers
 from hfcompress.stages import click_onnx
 from hfcompress.stages.click_onnx import ExportClicks
 from hfcompress.stages.embedding_codes import CompressEmbeddings
@@ -89,6 +90,7 @@ def test_what_is_timed_for_the_plan_is_the_models_own_graph_with_fewer_rows(run:
 
     for name in ("baseline-onnx", "compressed", "int8", "hashed-8-20x", "quotient_remainder-8-20x"):
         whole = onnx.load(artifact(run, name) / "model.onnx")
+        assert not saturating_layers(whole), "the same on every processor"
         config = read_config(artifact(run, name))
         fewer = click_latency.with_few_rows(config, 1_100)
         small = onnx.load(click_latency.write_random(fewer, tmp_path))

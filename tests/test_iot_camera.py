@@ -11,6 +11,7 @@ from hfcompress.evaluation.size import integer_bytes
 from hfcompress.image_onnx import require_integer_kernels
 from hfcompress.plan import Plan
 from hfcompress.run import Run
+from hfcompress.saturation import saturating_layers
 from hfcompress.stages.new_images import NewMobileNet
 from hfcompress.tasks.image_classification import ImageClassification
 from recipes import iot_camera
@@ -62,6 +63,7 @@ def test_smoke_ends_in_one_table_of_pruned_and_quantized_models(tmp_path: Path) 
         assert rows[name]["format"] == "onnx"
         assert integer_bytes(rows[name]["dtypes"]) > 0.5 * rows[name]["parameters"]
         assert require_integer_kernels(tmp_path / rows[name]["path"] / "model.onnx")["QLinearConv"] == 52
+        assert not saturating_layers(tmp_path / rows[name]["path"] / "model.onnx"), "the same on every processor"
     limits = {verdict["limit"]: verdict for verdict in report["verdicts"]}
     assert set(limits) == {"disk_mb", "ram_mb", "peak_over_bare_mb", "drop:accuracy"}
     assert limits["peak_over_bare_mb"]["measured"] == pytest.approx(

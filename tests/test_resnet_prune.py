@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hfcompress.run import Run
+from hfcompress.saturation import saturating_layers
 from hfcompress.stages.finetune_images import FinetuneImages
 from hfcompress.stages.structured_prune import StructuredPruneImages
 from recipes import resnet_prune
@@ -41,6 +42,7 @@ def test_smoke_ends_in_a_table_of_all_rankings(tmp_path: Path) -> None:
     pruned = ["taylor", "random", "taylor-onnx", "taylor-int8"]
     assert list(rows) == ["unpruned", "unpruned-finetuned", "unpruned-onnx", *pruned]
     assert rows["taylor"]["format"] == "surgery"
+    assert not saturating_layers(tmp_path / rows["taylor-int8"]["path"] / "model.onnx"), "the same on every processor"
     assert rows["taylor"]["parameters"] < rows["unpruned"]["parameters"]
     drop = next(verdict for verdict in report["verdicts"] if verdict["limit"] == "drop:accuracy")
     assert (drop["candidate"], drop["reference"]) == ("taylor-onnx", "unpruned-finetuned")
