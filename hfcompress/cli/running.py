@@ -208,7 +208,8 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
     options = {name: found[name] for name in defaults}
     refuse_empty(defaults, options, list(option_names(arguments)))
-    needed, answered = getattr(module, "NEEDED", {}), getattr(module, "ANSWERED", frozenset())
+    needed: dict[str, str] = getattr(module, "NEEDED", {})
+    answered: frozenset[str] = getattr(module, "ANSWERED", frozenset())
     refuse_without_effect(recipe, defaults, options, option_names(arguments), needed, answered)
     return found
 
