@@ -245,8 +245,10 @@ def test_plan_refuses_texts_longer_than_the_positions(option: str, tmp_path: Pat
     for verb in (["plan", "legal_bert"], ["run", "legal_bert", "--run-dir", str(tmp_path / "run")]):
         with pytest.raises(UserError, match=r"^--task\.max-length 66: .*roberta has 65 positions"):
             dispatch([*verb, option, folder, "--task.max-length", "66"])
+    sizes = ["--distill.num-hidden-layers", "1", "--prune.num-attention-heads", "1", "--prune.intermediate-size", "8"]
+    typed = ["--task.max-length", "65", "--measure.sequence-length", "66", *sizes]
     with pytest.raises(UserError, match=r"^--measure\.sequence-length 66: .* has 65 positions"):
-        dispatch(["plan", "legal_bert", option, folder, "--task.max-length", "65", "--measure.sequence-length", "66"])
+        dispatch(["plan", "legal_bert", option, folder, *typed])
 
 
 def test_a_tokenizer_pads_where_the_models_positions_allow_it(tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     begun = time.perf_counter()
     model: Any = onnx_session(folder / "model.onnx", threads) if is_onnx else load_classifier(folder)
     load_ms = (time.perf_counter() - begun) * 1e3
-    channels = channels_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    from hfcompress.guard import read_config
+
+    channels = channels_of(read_config(folder))
     pixels = np.zeros((batch, channels, *image_size(folder)), dtype=np.float32)
     for _ in range(3):
         if is_onnx:

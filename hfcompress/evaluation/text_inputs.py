@@ -1,7 +1,6 @@
 """What a text classifier can be given: how many tokens it has positions for, and which inputs it takes."""
 
 import inspect
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.foreign_files import read_object
 from hfcompress.guard import read_config
 
 Array = np.ndarray[Any, Any]
@@ -52,10 +52,13 @@ def text_limit(folder: Path) -> int:
 
 
 def tokenizer_limit(folder: Path) -> int | None:
-    """Return the `model_max_length` of a folder's tokenizer_config.json, where it says a number of tokens."""
+    """Return the `model_max_length` of a folder's tokenizer_config.json, where it says a number of tokens.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
-        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        limit = int(found["model_max_length"])
+        limit = int(read_object(folder / "tokenizer_config.json")["model_max_length"])
     except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None
     return limit if 0 < limit < SAID_WHEN_UNLIMITED else None
