@@ -52,13 +52,36 @@ def tokenizer_in_use(folder: Path) -> "Tokenizer":
 
     from hfcompress.models import load_tokenizer
 
-    if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
+    if files_agree(folder):  # then torch need not be loaded
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer = getattr(load_tokenizer(folder), "backend_tokenizer", None)
     if tokenizer is None:
         raise UserError(f"{folder} has no fast tokenizer; its vocabulary cannot be trimmed: --no-trim-vocabulary")
     found: Tokenizer = tokenizer
     return found
+
+
+def files_agree(folder: Path) -> bool:
+    """Return whether transformers uses tokenizer.json as it is.
+
+    A BERT's tokenizer takes how words are normalized from tokenizer_config.json, and where that does not say it from
+    its own defaults.
+    """
+    if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
+        return True
+    file = folder / "tokenizer_config.json"
+    config = read_object(file) if file.is_file() else {}
+    normalizer = read_object(folder / "tokenizer.json", LARGEST_TOKENIZER).get("normalizer") or {}
+    wanted = {
+        "lowercase": config.get("do_lower_case", True),
+        "strip_accents": config.get("strip_accents"),
+        "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+    }
+    of_bert = normalizer.get("type") == "BertNormalizer" and config.get("tokenizer_class") in (
+        "BertTokenizer",
+        "BertTokenizerFast",
+    )
+    return of_bert and all(normalizer.get(field) == value for field, value in wanted.items())
 
 
 def count_pieces(folder: Path, texts: list[str]) -> "Counter[int]":

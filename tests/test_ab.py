@@ -170,7 +170,8 @@ def test_a_verdict_follows_from_the_bounds() -> None:
 
 
 def command(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "hfcompress", "ab", str(file), "--tolerance", "0.05", *options]
+    tolerance = () if any(option.startswith("--tolerance") for option in options) else ("--tolerance", "0.05")
+    words = [sys.executable, "-m", "hfcompress", "ab", str(file), *tolerance, *options]
     return subprocess.run(words, capture_output=True, text=True, env=os.environ)
 
 

@@ -14,7 +14,7 @@ from hfcompress.cli import dispatch
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.evaluation.difference import difference
 from hfcompress.evaluation.size import embedding_bytes
-from hfcompress.models import load_classifier, load_tokenizer
+from hfcompress.models import load_classifier, load_tokenizer, save
 from hfcompress.ops import norm_factors
 from hfcompress.plan import Plan, parameters
 from hfcompress.shape import Shape, embedding_parameters
@@ -208,10 +208,11 @@ def test_embeddings_that_are_the_output_too_are_factorized_without_the_head(
     language = BertForMaskedLM.from_pretrained(tiny_teacher)
     assert language.get_output_embeddings().weight is language.get_input_embeddings().weight
     language.save_pretrained(tmp_path / "language")
-    load_tokenizer(tiny_teacher).save_pretrained(tmp_path / "language")
+    base = load_classifier(tmp_path / "language", tiny_task.data.labels, replace_head=True)
+    save(base, load_tokenizer(tiny_teacher), tmp_path / "base")
     (tmp_path / "out").mkdir()
     FactorizeEmbeddings(embedding_size=SIZE, max_steps=1, bf16="no")(
-        tmp_path / "out", model=tmp_path / "language", task=tiny_task
+        tmp_path / "out", model=tmp_path / "base", task=tiny_task
     )
     network = load_classifier(tmp_path / "out", tiny_task.data.labels)
     assert network.get_output_embeddings() is None

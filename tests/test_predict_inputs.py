@@ -251,6 +251,21 @@ def test_plan_refuses_texts_longer_than_the_positions(option: str, tmp_path: Pat
         dispatch(["plan", "legal_bert", option, folder, *typed])
 
 
+def test_a_default_length_is_what_the_model_has_positions_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hfcompress.cli.positions import within_positions
+    from hfcompress.stages.measure import Measure
+    from hfcompress.tasks.text_classification import TextClassification
+
+    options = {"base": str(classifier(tmp_path / "roberta", "roberta")), "task": TextClassification(),
+               "measure": Measure(), "budget": None}  # fmt: skip
+    found = within_positions(options, ["measure.sequence-length"])
+    assert (found["task"].max_length, found["measure"]) == (64, options["measure"])
+    assert capsys.readouterr().err == "hfcompress: --task.max-length: 64, all that roberta has positions for\n"
+    assert within_positions(options | {"base": "org/name"}, []) == options | {"base": "org/name"}
+
+
 def test_a_tokenizer_pads_where_the_models_positions_allow_it(tmp_path: Path) -> None:
     from hfcompress.models import load_tokenizer
 

@@ -14,6 +14,7 @@ import pytest
 
 from hfcompress.cli.language import summarize as summarize_verb
 from hfcompress.errors import UserError
+from hfcompress.escaping import terminal
 from hfcompress.summarization import (
     Frame,
     Tokens,
@@ -282,7 +283,7 @@ def test_the_command_summarizes_a_file_and_standard_input(
     code = summarize_verb(str(folder), tmp_path / "a.txt", max_new_tokens=16, lookup=0, threads=1, format="json")
     found = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert found["summary"] + "\n" == by_input.stdout
+    assert terminal(found["summary"]) + "\n" == by_input.stdout
     assert found["stats"]["passes"] == found["stats"]["new_tokens"] > 0
     assert found["stats"]["guessed"] == 0
 

@@ -195,7 +195,10 @@ def test_groups_of_one_member_are_resampled_one_by_one(
     assert difference.lower_bound == pytest.approx(expected, abs=0.005)
 
 
-def answers_three_and_dies(model: Path, max_length: int, threads: int, asked_for: Any, told: Any) -> None:
+def answers_three_and_dies(
+    model: Path, max_length: int, threads: int, asked_for: Any, told: Any, loaded: Any
+) -> None:
+    loaded.set()
     for _ in range(3):
         key, _ = asked_for.get()
         told.put((key, {"label": "apple", "score": 1.0}, 1.0))

@@ -13,7 +13,7 @@ from typing import NoReturn, TextIO, cast
 import tyro
 
 from hfcompress.__main__ import SAID
-from hfcompress.cli.arguments import option_value, spelled
+from hfcompress.cli.arguments import as_written, option_value, spelled
 from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
@@ -133,7 +133,14 @@ def dispatch(arguments: list[str]) -> int:
         "ab": ab,
         "env": env,
     }
-    arguments = spelled(arguments)
+    try:
+        return parsed(spelled(arguments), verbs)
+    except UserError as error:
+        raise type(error)(as_written(str(error), arguments)) from error
+
+
+def parsed(arguments: list[str], verbs: dict[str, Callable[..., int]]) -> int:
+    """Run the verb that the arguments begin with; their options are spelled in one way."""
     if arguments[:1] == ["run"] and (lock_file := option_value(arguments, "--from-lock")):
         return from_lock(Path(lock_file), arguments[1:])  # before the recipe's name is asked for: the lock has it
     if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):

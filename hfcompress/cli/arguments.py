@@ -1,5 +1,6 @@
 """The options on a command line before they are parsed: spelled one way, each given once."""
 
+import re
 from collections.abc import Iterator
 
 from hfcompress.errors import UserError
@@ -24,6 +25,15 @@ def spelled(arguments: list[str]) -> list[str]:
             raise UserError(f"{option}: given twice; give it once")
         found.append(option + equals + value)
     return found
+
+
+def as_written(message: str, arguments: list[str]) -> str:
+    """Return a message with the options that were typed with underscores in it as they were typed."""
+    for argument in filter(is_option, arguments):
+        name = argument.partition("=")[0]
+        if "_" in name:
+            message = re.sub(re.escape(name.replace("_", "-")) + r"(?![\w.-])", lambda _, typed=name: typed, message)
+    return message
 
 
 def is_option(argument: str) -> bool:

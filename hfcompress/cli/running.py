@@ -19,6 +19,7 @@ from tyro.conf import Positional
 from hfcompress.budget import Budget
 from hfcompress.cli.arguments import option_names, option_value
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
+from hfcompress.cli.positions import within_positions
 from hfcompress.cli.results import push
 from hfcompress.effects import refuse_empty, refuse_without_effect
 from hfcompress.errors import UnknownShape, UserError
@@ -206,12 +207,12 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
     except UserError as error:
         raise UserError(as_typed(str(error), arguments)) from None
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-    options = {name: found[name] for name in defaults}
+    options = within_positions({name: found[name] for name in defaults}, option_names(arguments))
     refuse_empty(defaults, options, list(option_names(arguments)))
     needed: dict[str, str] = getattr(module, "NEEDED", {})
     answered: frozenset[str] = getattr(module, "ANSWERED", frozenset())
     refuse_without_effect(recipe, defaults, options, option_names(arguments), needed, answered)
-    return found
+    return found | options
 
 
 def as_typed(message: str, arguments: list[str]) -> str:

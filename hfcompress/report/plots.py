@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("svg")
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from hfcompress.escaping import one_line, terminal
@@ -285,6 +286,8 @@ def colour_of(model: dict[str, Any], candidate: str, reference: str) -> str:
 
 def svg(figure: Figure, description: str) -> str:
     """The figure as an svg element in the page's text colour, without size or ids of groups of its own."""
+    for told in figure.findobj(Text):  # XML has no control characters
+        told.set_text(terminal(told.get_text()))
     figure.tight_layout()
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
