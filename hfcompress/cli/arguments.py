@@ -32,7 +32,7 @@ def as_written(message: str, arguments: list[str]) -> str:
     for argument in filter(is_option, arguments):
         name = argument.partition("=")[0]
         if "_" in name:
-            message = re.sub(re.escape(name.replace("_", "-")) + r"(?![\w.-])", lambda _, typed=name: typed, message)
+            message = re.sub(re.escape(name.replace("_", "-")) + r"(?![\w.-])", name.replace("\\", r"\\"), message)
     return message
 
 
