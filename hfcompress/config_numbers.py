@@ -45,6 +45,8 @@ ROPE_FIELDS = {
     "linear": ("factor",), "dynamic": ("factor",), "yarn": ("factor",), "longrope": ("short_factor", "long_factor"),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }  # fmt: skip
+FLOATS = {"float16", "bfloat16", "float32", "float64", "half", "float", "double", "auto", "float8_e4m3fn",
+          "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"}  # fmt: skip
 PIXELS = ("size", "crop_size", "height", "width", "shortest_edge", "pad_size")
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "electra")
@@ -73,6 +75,10 @@ def check_numbers(config: dict[str, Any], file: Path) -> None:
                     _check_size(file, place, number, *SIZES[key])
             elif key in RANGES and value is not None:
                 _check_range(file, place, value, *RANGES[key])
+            elif key.endswith("_token_id"):
+                _check_tokens(file, place, value)
+            elif key in ("dtype", "torch_dtype") and isinstance(value, str):
+                _check_dtype(file, place, value)
         if "rope_scaling" in part:
             _check_rope(file, f"{path}.rope_scaling" if path else "rope_scaling", part["rope_scaling"])
     kind = config.get("model_type")
@@ -80,6 +86,9 @@ def check_numbers(config: dict[str, Any], file: Path) -> None:
         for key in NEEDED:
             if config.get(key) is None:
                 raise UserError(f"{file} has no {key}: a {kind} has one; fetch or make the model again")
+        for key in SIZES.keys() & config.keys():  # other kinds have a list, a size per stage
+            if isinstance(config[key], list | dict):
+                raise UserError(f"{file}: {key} is {str(config[key])[:40]}; it must be a whole number")
     _check_heads(config, file)
 
 
@@ -109,6 +118,17 @@ def _check_range(file: Path, place: str, value: Any, least: float, most: float) 
         raise UserError(f"{file}: {place} is {str(value)[:40]!r}; it must be a number")
     if not least <= value <= most:
         raise UserError(f"{file}: {place} is {value:g}; it must be from {least:g} to {most:g}")
+
+
+def _check_tokens(file: Path, place: str, value: Any) -> None:
+    for number in value if isinstance(value, list) else [value]:
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise UserError(f"{file}: {place} is {str(value)[:40]!r}; it must be the number of a token, or several")
+
+
+def _check_dtype(file: Path, place: str, value: str) -> None:
+    if value.removeprefix("torch.") not in FLOATS:
+        raise UserError(f"{file}: {place} is {value[:40]!r}; torch has no such type of floats")
 
 
 def _check_rope(file: Path, place: str, scaling: Any) -> None:

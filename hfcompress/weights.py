@@ -116,6 +116,8 @@ def header(file: Path) -> dict[str, Place]:
     Raises:
         UserError: the file is cut short or damaged, or was written for another framework than torch.
     """
+    from safetensors import SafetensorError, safe_open
+
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
@@ -138,7 +140,11 @@ def header(file: Path) -> dict[str, Place]:
             stated = entries[name]["data_offsets"][1] - entries[name]["data_offsets"][0]
             if place.offset + place.bytes > size or place.bytes != stated or place.offset < 8 + length:
                 raise ValueError(f"{name} ends at byte {place.offset + place.bytes:,} of {size:,}")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as error:
+        with safe_open(file, framework="numpy"):  # transformers' reader wants the tensors to fill the file, too
+            pass
+    except (
+        ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error, SafetensorError
+    ) as error:  # fmt: skip
         raise UserError(f"{file} is damaged or cut short ({error}); fetch or make it again") from None
     if metadata.get("format", "pt") not in ("pt", "mlx"):
         raise UserError(f"{file} was written for {metadata['format']}, not torch; save the torch model there")
