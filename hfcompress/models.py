@@ -215,13 +215,20 @@ def load_image_processor(folder: Path) -> "BaseImageProcessor":
 
 
 def save(model: "PreTrainedModel", processor: "PreTrainedTokenizerBase | BaseImageProcessor", out: Path) -> None:
-    """Write what `from_pretrained` reads (with edits: `hfcompress.load`); only the main process writes."""
+    """Write what `from_pretrained` reads (with edits: `hfcompress.load`); only the main process writes.
+
+    A classifier's kind of answer is written down: transformers adds it to the config when it computes a loss, which a
+    run that goes on after a kill may not do again.
+    """
     from accelerate import PartialState
 
     from hfcompress.surgery import edits_of, write_edits
 
     if not PartialState().is_main_process:
         return
+    config = model.config
+    if type(model).__name__.endswith("Classification") and config.problem_type is None and config.num_labels > 1:
+        config.problem_type = "single_label_classification"
     model.save_pretrained(out, safe_serialization=True)
     write_edits(out, edits_of(model))
     processor.save_pretrained(out)

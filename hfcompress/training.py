@@ -223,7 +223,7 @@ def train(
         train_dataset=train_data,
         eval_dataset=validation,
         compute_metrics=compute_metrics,
-        callbacks=[*callbacks, _stop_on_nan()],
+        callbacks=[*callbacks, _stop_on_nan(), _tells_epochs(train_data)],
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean: let the Trainer divide it by the accumulation
     trainer.own_loss = loss
@@ -481,6 +481,18 @@ def _progress_bar() -> Any:
                 self.training_bar.set_postfix({name: f"{logs[name]:.4f}" for name in names if name in logs})
 
     return Bar
+
+
+def _tells_epochs(data: Any) -> Any:
+    """Tell the data which pass over it begins, where it asks for that: also after a resume amid one."""
+    from transformers import TrainerCallback
+
+    class TellsEpochs(TrainerCallback):
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if tell := getattr(data, "set_epoch", None):
+                tell(int(state.epoch or 0))
+
+    return TellsEpochs()
 
 
 def _stop_on_nan() -> Any:

@@ -137,10 +137,14 @@ def test_training_images_vary_and_the_others_do_not() -> None:
     assert plain[3]["pixel_values"].shape == (3, 16, 16)
     torch.manual_seed(0)
     varied = data.examples(processor(16), "test", Augment(flip=True, shift=0.2))
-    seen = [varied[3]["pixel_values"] for _ in range(8)]
+    seen = []
+    for epoch in range(8):
+        varied.set_epoch(epoch)
+        seen.append(varied[3]["pixel_values"])
+        assert torch.equal(varied[3]["pixel_values"], seen[-1]), "the same after a kill as without one"
     assert len({tuple(pixels.flatten().tolist()) for pixels in seen}) > 4
     pixels = torch.arange(12.0).view(1, 3, 4)
-    flipped = [Augment(flip=True)(pixels) for _ in range(12)]
+    flipped = [Augment(flip=True)(pixels, epoch, 0) for epoch in range(12)]
     assert {tuple(image.flatten().tolist()) for image in flipped} == {
         tuple(image.flatten().tolist()) for image in (pixels, pixels.flip(-1))
     }

@@ -29,7 +29,7 @@ class TrainImages(Train):
     @property
     def augment(self) -> Augment:
         """How a training image is varied."""
-        return Augment(self.flip, self.shift)
+        return Augment(self.flip, self.shift, self.seed)
 
 
 @dataclass(frozen=True)

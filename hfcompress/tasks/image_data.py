@@ -19,28 +19,34 @@ KEPT_BYTES = 2_000_000_000  # of processed pixels a split; what is beyond is pro
 
 @dataclass(frozen=True)
 class Augment:
-    """How a training image is varied, anew each time."""
+    """How a training image is varied, anew in each epoch; the same after a kill as without one."""
 
     flip: bool = False
     """Left and right, for every second image."""
     shift: float = 0.0
     """By up to this share of height and width; the border is mirrored."""
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift <= 0.5:
             raise UserError(f"--*.shift {self.shift:g}: a share of the image, from 0 to 0.5")
 
-    def __call__(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """[3, height, width] in the same size."""
+    def __call__(self, pixels: "torch.Tensor", epoch: int, index: int) -> "torch.Tensor":
+        """Return an image [channels, height, width] in the same size, varied by seed, epoch and its row alone.
+
+        Draws from torch's own generator would depend on how many images were fetched ahead before a kill.
+        """
         import torch
 
-        if self.flip and torch.rand(()) < 0.5:
+        drawn = torch.Generator().manual_seed(hash((self.seed, epoch, index)) % 2**63)
+        if self.flip and torch.rand((), generator=drawn) < 0.5:
             pixels = pixels.flip(-1)
         height, width = pixels.shape[-2:]
         down, right = round(self.shift * height), round(self.shift * width)
         if down or right:
             padded = torch.nn.functional.pad(pixels[None], (right, right, down, down), mode="reflect")[0]
-            top, left = int(torch.randint(2 * down + 1, ())), int(torch.randint(2 * right + 1, ()))
+            top = int(torch.randint(2 * down + 1, (), generator=drawn))
+            left = int(torch.randint(2 * right + 1, (), generator=drawn))
             pixels = padded[:, top : top + height, left : left + width]
         return pixels
 
@@ -70,11 +76,16 @@ class Examples:
         self, images: Images, labels: list[int], processor: "BaseImageProcessor", augment: Augment | None
     ) -> None:
         self.images, self.labels, self.processor, self.augment = images, labels, processor, augment
+        self.epoch = 0
         self.kept: dict[int, Any] = {}
         self.room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Vary the images as in this pass over them, counted from 0."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         import torch
@@ -84,7 +95,7 @@ class Examples:
             if (size := pixels.numel() * pixels.element_size()) <= self.room:
                 self.kept[index], self.room = pixels, self.room - size
         if self.augment is not None:
-            pixels = self.augment(pixels)
+            pixels = self.augment(pixels, self.epoch, index)
         return {"pixel_values": pixels, "labels": self.labels[index], "index": index}
 
 
