@@ -177,7 +177,7 @@ def test_a_teacher_is_planned_with_by_name_and_revision(hub: Hub, tiny_teacher: 
     put(hub, "org/teacher", tiny_teacher, "draft")
     asked = ("plan", "legal_bert", "--teacher", "org/teacher@draft", "--distill.num-hidden-layers", "2")
     smaller = ("--prune.num-attention-heads", "2", "--prune.intermediate-size", "64")
-    smaller += ("--measure.sequence-length", "64")  # as many as the teacher has positions
+    smaller += ("--task.max-length", "64", "--measure.sequence-length", "64")  # as many as the teacher has positions
     said = refused(command(hub, *asked, *smaller))
     assert "the Hub's cache does not have it" in said
     assert not hub.log, "a plan needs no network"
