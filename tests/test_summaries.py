@@ -155,7 +155,9 @@ def test_the_lead_of_real_documents(real_data: Path) -> None:
         ("legal_summarization", "summary", 446, 0.2),
         ("scitldr", "summaries", 618, 0.3),
     ):
-        rows = Summarization(str(real_data / name), summary_column=column).data.splits["test"]
+        # One paper of SciTLDR stands in its validation split, too.
+        task = Summarization(str(real_data / name), summary_column=column, overlap="drop")
+        rows = task.data.splits["test"]
         assert len(rows.documents) == count
         scores = [
             score(document, lead(document, 1), references)
