@@ -164,7 +164,7 @@ ORDINARY = [
     "the password must be at least 8 characters; passwords are hashed. Token: a piece of a word",
     '"##AKIA", "sk", "hf_", "ghp_", "xox", "eyJ", "AIza", "-----BEGIN", "PRIVATE"',
     "api_key: ${API_KEY}, password=<password>, client_secret: os.environ['X'], access_token=None, token: xxxx",
-    "transformers==4.57.6 torch@2.13.0 https://pypi.org/simple/ key-value-cache-of-attention",
+    "transformers==4.57.6 torch@2.13.0 https://example.org/index/ key-value-cache-of-attention",
     "postgres://db.example:5432/name redis://localhost:6379 http://127.0.0.1:8000/@vite/client",
 ]
 
