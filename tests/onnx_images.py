@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from transformers import PretrainedConfig
 
 from hfcompress.image_onnx import export_images
 from hfcompress.tensorrt_onnx import static_qdq
@@ -17,6 +18,7 @@ class Mixed(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.config = PretrainedConfig(num_channels=3)
         self.stem = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
         self.pool = torch.nn.MaxPool2d(3, 2, 1)
         self.grouped = torch.nn.Conv2d(8, 8, 3, padding=1, groups=2)

@@ -299,7 +299,7 @@ def test_a_lock_is_read_however_its_option_is_spelled(spelling: str, tmp_path: P
 
 @pytest.mark.parametrize("option", ["--private", "--create_pr", "--revision=x", "--license=mit"])
 def test_options_of_a_push_want_a_push(option: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^--[a-z-]+: has no effect without --push-to-hub; leave it out$"):
+    with pytest.raises(UserError, match=r"^--[a-z_-]+: has no effect without --push-to-hub; leave it out$"):
         dispatch(["run", "legal_bert", "--run-dir", str(tmp_path / "run"), option])
     assert not (tmp_path / "run").exists()
 

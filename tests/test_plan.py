@@ -363,7 +363,7 @@ def test_inputs_that_are_no_models_are_handed_to_the_stage_as_they_are() -> None
     made = Plan()(stage, model=base, task="the task", name="made")  # type: ignore[arg-type]
     assert seen == {"model": SHAPES[0], "task": "the task"}
     assert (made.name, made.shape) == ("made", SHAPES[1])
-    assert Plan()(Finetune(), model=base, task=TextClassification()).name == "finetune"
+    assert Plan()(Finetune(), model=base, task=TextClassification(max_length=64)).name == "finetune"
 
 
 def test_a_hub_base_of_unknown_shape_is_refused_with_what_to_do() -> None:

@@ -37,6 +37,7 @@ class Echo:
     """An old model that knows one label; a tokenizer it has none."""
 
     labels = ("water",)
+    function = "softmax"
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
