@@ -296,6 +296,7 @@ def test_outcomes_and_names_that_can_be_counted_are_taken(server: Server, tmp_pa
     body = {"input": "x", "id": 7, "user": "ü", "group": 3, "outcome": {"ctr": 1, "label": "water"}, "more": [1]}
     with server.client() as client:
         assert client.post("/", json=body).json()["id"] == "7"
+    server.stop()  # what was answered is written by then
     (event,) = (e for e in read(tmp_path / "traffic.jsonl").events if e.arm == "old")
     assert (event.id, event.user, event.group) == ("7", "ü", "3")
     assert event.outcome == {"ctr": 1, "label": "water"}
