@@ -1,12 +1,11 @@
 """Stage and Artifact, and the content key that decides whether a stage has to run at all."""
 
-import ast
 import dataclasses
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -14,6 +13,12 @@ from hfcompress.files import FOREIGN
 from hfcompress.inside import inside
 from hfcompress.record import Record, sha256
 
+TENSORS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
+TRAINING = (*TENSORS, "accelerate", "datasets")
+GRAPHS = (*TENSORS, "onnx", "onnxruntime")
+"""The libraries whose versions enter the key of a stage that computes with tensors, trains, or makes graphs."""
+
+MODEL_FILES = {".json", ".txt", ".safetensors", ".onnx", ".model", ".bin", ".jinja", ".gguf"}
 WEIGHTS = ("model.safetensors", "model.onnx", "pytorch_model.bin")
 
 
@@ -27,9 +32,15 @@ class Stage(Protocol):
     finished; what else a killed call wrote is removed before. The folders given as inputs are never written to.
 
     A stage with `training = True` runs on all ranks, every other one on the main rank alone.
+
+    `version` is raised by one whenever the same options and inputs give another result than before: finished
+    Artifacts of the version before are then made again. `libraries` are the distributions that compute the result;
+    another version of one of them makes it again, too. How the code is written, named or laid out has no part in it.
     """
 
     training: ClassVar[bool]
+    version: ClassVar[int]
+    libraries: ClassVar[tuple[str, ...]]
 
     # (*args: Any, **kwargs: Any) is how a type checker is told "some call": each stage names its own inputs.
     def __call__(self, *args: Any, **inputs: Any) -> dict[str, Any]: ...
@@ -111,14 +122,28 @@ def model_format(folder: Path) -> str:
 
 
 def content_key(stage: Stage, inputs: dict[str, Any]) -> str:
-    """Sixteen hex digits over the options, the inputs' keys and the source that makes the result."""
+    """Return sixteen hex digits over a stage's name, version and options, its inputs' keys and its libraries."""
     material = {
         "stage": type(stage).__qualname__,
+        "version": stage.version,
         "options": {name: option_key(value) for name, value in vars(stage).items()},
         "inputs": {name: fingerprint(value) for name, value in sorted(inputs.items())},
-        "source": source_hash(type(stage).__module__),
+        "libraries": library_versions(stage.libraries),
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def library_versions(names: tuple[str, ...]) -> dict[str, str | None]:
+    """Return the installed version of each distribution, without its build ("+cpu"); None of one that is not here."""
+    return {name: library_version(name) for name in names}
+
+
+@cache
+def library_version(name: str) -> str | None:
+    try:
+        return metadata.version(name).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def option_key(value: Any) -> Any:
@@ -129,7 +154,7 @@ def option_key(value: Any) -> Any:
 
 
 def fingerprint(value: Any) -> Any:
-    """What stands for an input in the key: an Artifact's key, a folder's bytes, a task's own fingerprint."""
+    """What stands for an input in the key: an Artifact's key, a folder's bytes, a task's version and fingerprint."""
     if isinstance(value, Artifact):
         return value.key
     if isinstance(value, Path):
@@ -138,8 +163,8 @@ def fingerprint(value: Any) -> Any:
         return [fingerprint(item) for item in value]
     if isinstance(value, dict):
         return {name: fingerprint(item) for name, item in value.items()}
-    if hasattr(value, "fingerprint"):
-        return value.fingerprint()
+    if hasattr(value, "fingerprint"):  # a task
+        return [type(value).__qualname__, value.version, value.fingerprint()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return value
@@ -149,76 +174,9 @@ def fingerprint(value: Any) -> Any:
 def folder_hash(folder: Path) -> str:
     """SHA-256 over the names and bytes of the files that make a model, in sorted order."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and file.suffix in {".json", ".txt", ".safetensors", ".onnx", ".model", ".bin"}:
-            digest.update(file.name.encode())
+    for file in sorted([*folder.iterdir(), *folder.glob("*_Pooling/*")]):
+        if file.is_file() and file.suffix in MODEL_FILES:
+            digest.update(file.relative_to(folder).as_posix().encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-@cache
-def source_hash(module: str) -> str:
-    """SHA-256 over the source of a module and the hfcompress modules it imports, without comments and docstrings."""
-    digest = hashlib.sha256()
-    for name in sorted(imported_modules(module)):
-        digest.update(name.encode())
-        digest.update(code_of(name))
-    return digest.hexdigest()
-
-
-@cache
-def code_of(module: str) -> bytes:
-    """A module's source as a tree, without comments and docstrings; many stages import the same modules."""
-    return ast.dump(without_docstrings(ast.parse(module_source(module)))).encode()
-
-
-def imported_modules(module: str) -> set[str]:
-    """The module and, transitively, the hfcompress modules that its source imports anywhere (functions included)."""
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name in found or module_file(name) is None:
-            continue
-        found.add(name)
-        waiting.extend(imports_of(name))
-    return found
-
-
-@cache
-def imports_of(module: str) -> tuple[str, ...]:
-    """The names below hfcompress that a module's source imports."""
-    found: list[str] = []
-    for node in ast.walk(ast.parse(module_source(module))):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in found if name.startswith("hfcompress."))  # not the package: it imports everything
-
-
-def module_file(name: str) -> Path | None:
-    """The source file of a module, found by its name: nothing is imported for it. None when there is none."""
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__file__", None):
-        return Path(str(loaded.__file__))
-    base = Path(__file__).parent.parent.joinpath(*name.split("."))
-    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
-
-
-def module_source(name: str) -> str:
-    file = module_file(name)
-    return file.read_text(encoding="utf-8") if file else ""
-
-
-def without_docstrings(tree: ast.Module) -> ast.Module:
-    """Drop the strings that stand alone as statements: they explain, they do not compute."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [
-                statement
-                for statement in node.body
-                if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
-            ]
-    return tree

@@ -16,7 +16,7 @@ from hfcompress import bert
 from hfcompress.errors import UserError
 from hfcompress.models import is_vision, load_classifier, load_image_processor, load_tokenizer
 from hfcompress.record import sha256, write_json
-from hfcompress.stage import folder_hash, source_hash
+from hfcompress.stage import TENSORS, folder_hash, library_versions
 from hfcompress.tasks.image_data import pixel_values
 from hfcompress.training import progress_wanted, use_bf16
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+VERSION = 1  # raised by one when the outputs that are kept change for the same teacher and tokens
 CHUNK = 512  # rows between two entries of the journal
 BATCH = 64
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
@@ -243,8 +244,9 @@ def teacher_outputs(
 
 
 def identity(teacher: Path, data: "Dataset", bf16: str) -> str:
-    """A hash of the teacher, of the tokens it is to read, of the precision it computes in, and of the code."""
-    digest = hashlib.sha256(f"{folder_hash(teacher)} {use_bf16(bf16)} {source_hash(__name__)}".encode())
+    """Return a hash of the teacher, of the tokens it reads, of the precision it computes in, and of the libraries."""
+    made_by = f"{VERSION} {library_versions(TENSORS)}"
+    digest = hashlib.sha256(f"{folder_hash(teacher)} {use_bf16(bf16)} {made_by}".encode())
     for ids in data["input_ids"]:
         digest.update(np.array([len(ids), *ids]).tobytes())
     return digest.hexdigest()[:16]

@@ -23,6 +23,8 @@ class Spoil:
     """The classifier's rows of two classes are changed for their mean: some of their images flip."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path, *, model: Path, task: Any = None) -> dict[str, Any]:
         from safetensors.torch import load_file, save_file
@@ -44,6 +46,8 @@ class ToOnnx:
 
     bits: int = 32
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path, *, model: Path, task: Any = None) -> dict[str, Any]:
         from hfcompress.evaluation.memory import image_size

@@ -80,6 +80,8 @@ class Large:
     way: str
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path) -> dict[str, Any]:
         import torch

@@ -1,8 +1,10 @@
 """Run: a stage is called once, what is done is kept, what was cut off is resumed, what is damaged is named."""
 
 import hashlib
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -14,15 +16,17 @@ from typing import Any, ClassVar
 
 import pytest
 
+from hfcompress import stage as stages
 from hfcompress.errors import UserError
 from hfcompress.record import Record, sha256
 from hfcompress.run import Run, snake_case
-from hfcompress.stage import Artifact, code_of, content_key, imported_modules, source_hash
+from hfcompress.stage import Artifact, content_key, library_version
 from hfcompress.stages.adopt import Adopt
 from hfcompress.stages.embeddings import TrimVocabulary
 from hfcompress.stages.finetune import Finetune
 from hfcompress.tasks.text_classification import TextClassification
 
+WORKED = "34dfc3c7487884df"  # computed once; see the test of the key
 CALLS: list[str] = []
 
 
@@ -34,6 +38,8 @@ class Note:
     fail: str = ""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path, **inputs: Any) -> dict[str, Any]:
         CALLS.append(self.text)
@@ -182,6 +188,8 @@ class Looks:
     """A stage that says what it finds in its folder."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path) -> dict[str, Any]:
         found = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file())
@@ -235,28 +243,41 @@ def test_two_runs_in_one_folder_at_once_are_refused(run: Run) -> None:
         Run(run.folder, "test", "small")
 
 
-def test_comments_and_docstrings_do_not_change_the_key_but_code_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import hfcompress.stage as stage
-
-    source = {"text": "x = 1\n"}
-    monkeypatch.setattr(stage, "module_source", lambda name: source["text"])
-    monkeypatch.setattr(stage, "imported_modules", lambda name: {name})
+def test_the_key_is_of_version_options_and_libraries_and_of_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worked key: it must stay when code is renamed or moved, or everybody's finished models are made again."""
+    assert content_key(Note(), {}) == WORKED
+    moved = type("Note", (Note,), {"__module__": "elsewhere", "__qualname__": "Note"})
+    assert content_key(moved(), {}) == WORKED
+    newer = type("Note", (Note,), {"version": 2, "__qualname__": "Note"})
+    assert content_key(newer(), {}) != WORKED
     keys = []
-    for text in ("x = 1\n", "# why\nx = 1\n", '"""Doc."""\nx = 1\n', "x = 2\n"):
-        source["text"] = text
-        source_hash.cache_clear()
-        code_of.cache_clear()
-        keys.append(source_hash("any"))
-    source_hash.cache_clear()
-    code_of.cache_clear()
-    assert keys[0] == keys[1] == keys[2] != keys[3]
+    for version in ("2.13.0+cpu", "2.13.0", "2.13.1"):
+        monkeypatch.setattr(stages.metadata, "version", lambda name, version=version: version)
+        library_version.cache_clear()
+        keys.append(content_key(type("Note", (Note,), {"libraries": ("torch",)})(), {}))
+    library_version.cache_clear()
+    assert keys[0] == keys[1] != keys[2]
 
 
-def test_the_key_covers_what_a_stage_imports_inside_its_functions() -> None:
-    modules = imported_modules("hfcompress.stages.distill")
-    assert {"hfcompress.training", "hfcompress.ops.losses", "hfcompress.teacher_outputs"} <= modules
+def test_the_key_holds_the_version_of_the_task(tiny_task: TextClassification, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content_key(Note(), {"task": tiny_task})
+    monkeypatch.setattr(TextClassification, "version", 2)
+    assert content_key(Note(), {"task": tiny_task}) != before
+
+
+def test_every_stage_says_its_version_and_libraries() -> None:
+    import hfcompress.stages
+
+    found = set()
+    for module in pkgutil.iter_modules(hfcompress.stages.__path__, "hfcompress.stages."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and value.__module__.startswith("hfcompress.") and hasattr(value, "training"):
+                found.add(value.__name__)
+                assert value.version >= 1
+                for name in value.libraries:
+                    assert library_version(name) or name in {"llama-cpp-python", "gguf"}, f"{value.__name__}: {name}"
+    assert len(found) > 35
+
 
 
 def test_inputs_are_left_as_they_were(run: Run, tiny_teacher: Path, tiny_task: TextClassification) -> None:

@@ -20,6 +20,8 @@ class Adopt:
     """
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from hfcompress.models import load_classifier, load_tokenizer, save

@@ -24,6 +24,8 @@ class AdoptLanguage:
     """Also one that the layer-by-layer stages do not know."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
         """Link or copy the weights, the config and the tokenizer.

@@ -20,6 +20,7 @@ from hfcompress.matmul_nbits import (
     stored_bits,
 )
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
+from hfcompress.stage import TENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,8 @@ class Allot:
     """Average bits a weight, scales included. A budget of memory may ask for less."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __post_init__(self) -> None:
         for name, value, known in (("bits", self.bits, BITS), ("group-sizes", self.group_sizes, GROUP_SIZES)):

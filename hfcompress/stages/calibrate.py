@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError, require_numbers
+from hfcompress.stage import TENSORS
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class Calibrate:
     seed: int = 0
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __post_init__(self) -> None:
         require_numbers(self)

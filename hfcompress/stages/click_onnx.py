@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from hfcompress.click_shape import ClickShape
 from hfcompress.errors import CheckFailed
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.clicks import Clicks
 
 COMPARED = 4_096  # rows
@@ -18,6 +19,8 @@ class ExportClicks:
     """model.onnx beside config.json: tables as they are stored, towers in float32 or int8."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, task: Clicks) -> dict[str, Any]:
         """Write the graph.

@@ -14,6 +14,7 @@ from hfcompress.decoder_kind import GEMMAS
 from hfcompress.end_tokens import copy_beside
 from hfcompress.errors import CheckFailed
 from hfcompress.language_shape import EMBEDDING, LanguageShape
+from hfcompress.stage import TENSORS
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class ExportTransformers:
     """Write safetensors shards, a layer each, and the config that names every matrix's grid."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*TENSORS, "compressed-tensors")
 
     def __call__(self, out: Path, *, model: Path, task: CausalLM) -> dict[str, Any]:
         """Write the folder, read matrices back, and hold it against the packed model's simulation if that is small.

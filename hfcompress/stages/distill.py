@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import UserError
 from hfcompress.narrow import narrowed
 from hfcompress.shape import Shape
+from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
@@ -53,6 +54,8 @@ class Distill(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TRAINING
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

@@ -10,6 +10,7 @@ from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.ops.table_sizes import Array, describe_table
+from hfcompress.stage import TENSORS
 from hfcompress.tasks.clicks import Clicks
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class CompressEmbeddings(ClickTrain):
     """Of the targets that are the original model's probabilities."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import CheckFailed, UserError
 from hfcompress.lines import read_lines
 from hfcompress.shape import Shape
+from hfcompress.stage import TENSORS
 from hfcompress.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class TrimVocabulary:
     """More text whose pieces stay, one text a line."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from hfcompress import vocabulary

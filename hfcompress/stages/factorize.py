@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UnknownShape, UserError
+from hfcompress.stage import TRAINING
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
@@ -49,6 +50,8 @@ class Factoring(Train, ABC):
     """Of the labels, where there is a teacher; without one they are all there is."""
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "tensorly")
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

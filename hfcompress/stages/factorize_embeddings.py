@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.shape import Shape, embedding_parameters, embedding_rows
+from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
@@ -37,6 +38,8 @@ class FactorizeEmbeddings(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "tensorly")
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.shape import Shape
+from hfcompress.stage import TRAINING
 from hfcompress.tasks.splits import EMBEDDED
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import TrainTexts
@@ -29,6 +30,8 @@ class Finetune(TrainTexts):
     Needs a group column: without one each text is a group, and nothing changes."""
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TRAINING
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.image_data import Augment
 from hfcompress.training import Train
@@ -37,6 +38,8 @@ class FinetuneImages(TrainImages):
     """Fine-tune `model` on `task` with the Trainer; the best checkpoint by the task's metric is kept."""
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TRAINING
 
     def __call__(self, out: Path, *, model: Path, task: ImageClassification) -> dict[str, Any]:
         from transformers import set_seed

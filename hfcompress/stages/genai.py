@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hfcompress.end_tokens import copy_beside, end_tokens
 from hfcompress.errors import CheckFailed, UserError
 from hfcompress.matmul_nbits import require_sizes, resident_bits
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class ExportGenai:
     """Tokens that the cache is made for; no more than the model has positions."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "onnxruntime-genai")
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

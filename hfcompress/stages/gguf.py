@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.end_tokens import copy_beside
 from hfcompress.errors import CheckFailed
+from hfcompress.stage import TENSORS
 
 if TYPE_CHECKING:
     from hfcompress.gguf import Entry
@@ -27,6 +28,8 @@ class ExportGguf:
     """Matrices of which rows are read back and compared, evenly spread over the model."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*TENSORS, "gguf")
 
     def __call__(self, out: Path, *, model: Path) -> dict[str, Any]:
         """Write model.gguf beside the config and the tokenizer.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import require, require_numbers, require_threads
 from hfcompress.shape import Shape
+from hfcompress.stage import GRAPHS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,8 @@ class Measuring:
     seed: int = 0
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "scikit-learn", "scipy")
 
     def __post_init__(self) -> None:
         require_numbers(self)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError, require, require_numbers, require_threads
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.clicks import Clicks
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class MeasureClicks:
     """Timed requests a model; a request is a slate."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "scikit-learn", "scipy")
 
     def __post_init__(self) -> None:
         require_numbers(self)

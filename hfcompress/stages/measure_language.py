@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import require, require_numbers, require_threads
 from hfcompress.guard import read_config
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class MeasureLanguage:
     seed: int = 0
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "onnxruntime-genai", "llama-cpp-python", "scipy")
 
     def __post_init__(self) -> None:
         require_numbers(self)

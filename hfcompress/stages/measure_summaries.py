@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import require, require_numbers, require_threads
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.summarization import Summarization
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class MeasureSummaries:
     seed: int = 0
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "onnxruntime-genai", "llama-cpp-python", "rouge-score")
 
     def __post_init__(self) -> None:
         require_numbers(self)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
 from hfcompress.image_shape import ImageShape
+from hfcompress.stage import TENSORS
 from hfcompress.tasks.image_classification import ImageClassification
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class NewImages(ABC):
     """What both kinds share: a config as data, so that it can be planned without torch."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     side: int = 48
     """Height and width of the images."""

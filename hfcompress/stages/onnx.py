@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from hfcompress.errors import CheckFailed
 from hfcompress.shape import Shape
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_classification import TextClassification
 
 PARITY = 1e-4
@@ -19,6 +20,8 @@ class ExportOnnx:
     """Write model.onnx in fp32; its logits must be the model's to 1e-4 on real texts."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from hfcompress import onnx_graph
@@ -47,6 +50,8 @@ class DynamicInt8:
     """Optimum's ORTQuantizer: int8 weights, activations quantized at run time. Takes an fp32 ONNX folder."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from optimum.onnxruntime.configuration import AutoQuantizationConfig
@@ -65,6 +70,8 @@ class StaticInt8:
     calibration_texts: int = 128
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from optimum.onnxruntime import ORTQuantizer

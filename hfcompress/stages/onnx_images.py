@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import CheckFailed, UserError, require_numbers
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.image_classification import ImageClassification
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class ExportImages:
     """Write model.onnx in fp32, batch norms folded; its logits must be the model's to 1e-4 on real images."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, task: ImageClassification) -> dict[str, Any]:
         import onnx
@@ -62,6 +65,8 @@ class StaticInt8Images:
     seed: int = 0
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __post_init__(self) -> None:
         require_numbers(self)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError, require
 from hfcompress.memory import TRAINED_BYTES, require_machine_memory
+from hfcompress.stage import TRAINING
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.training import TrainTexts
 
@@ -29,6 +30,8 @@ class Pretrain(TrainTexts):
     num_key_value_heads: int = 2
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TRAINING
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import CheckFailed, UserError
 from hfcompress.shape import Shape
+from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import TrainTexts, require_teaching, unused_by_teaching
 
@@ -39,6 +40,8 @@ class QAT(TrainTexts):
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "onnx", "onnxruntime")
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import CheckFailed, UserError
+from hfcompress.stage import TRAINING
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.training import require_teaching, unused_by_teaching
@@ -40,6 +41,8 @@ class QATImages(TrainImages):
     hard_weight: float = 0.0
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "onnx", "onnxruntime")
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

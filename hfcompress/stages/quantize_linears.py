@@ -13,6 +13,7 @@ from hfcompress.bits_claimed import require_share
 from hfcompress.end_tokens import copy_beside
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
+from hfcompress.stage import TENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,8 @@ class QuantizeLinears:
     symmetric: bool = False
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __post_init__(self) -> None:
         for name, value, known in (("bits", self.bits, BITS), ("group-size", self.group_size, GROUP_SIZES)):

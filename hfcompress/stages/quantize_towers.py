@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.clicks import Clicks
 
 OBSERVED = 50_000  # rows whose extremes are where the ranges start
@@ -22,6 +23,8 @@ class QuantizeTowers(ClickTrain):
     """Of the targets that are the probabilities of the teacher."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: Clicks) -> dict[str, Any]:
         """`teacher` says the soft targets: the model that all began with."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.traffic import Event
+from hfcompress.stage import GRAPHS
 from hfcompress.tasks.clicks import Clicks
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Rollout:
     """Requests of the shadow test, one at a time."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "scikit-learn", "scipy")
 
     def __post_init__(self) -> None:
         from hfcompress.evaluation.sequential import Tolerance

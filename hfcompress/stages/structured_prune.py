@@ -9,6 +9,7 @@ from hfcompress.errors import UnknownShape, UserError, require, require_threads
 from hfcompress.image_shape import ImageShape
 from hfcompress.pruning_target import Importance, Plan, Ranking, one_target
 from hfcompress.shape import Shape, linear_parameters, parameters
+from hfcompress.stage import TRAINING
 from hfcompress.stages.finetune_images import TrainImages
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
@@ -66,6 +67,8 @@ class StructuredPruning(Train, ABC):
     """Threads that latency is measured with."""
 
     training: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "torch-pruning")
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

@@ -9,6 +9,7 @@ from hfcompress.click_shape import ClickShape
 from hfcompress.click_training import ClickTrain
 from hfcompress.errors import UserError
 from hfcompress.memory import TRAINED_BYTES, require_machine_memory
+from hfcompress.stage import TENSORS
 from hfcompress.tasks.clicks import Clicks
 
 
@@ -26,6 +27,8 @@ class TrainClicks(ClickTrain):
     """Ids that training never saw: row (all share one vector) or hash (each takes some known id's)."""
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,6 +12,7 @@ from hfcompress.bits_claimed import require_share
 from hfcompress.end_tokens import copy_beside
 from hfcompress.errors import UserError, require, require_numbers
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
+from hfcompress.stage import TENSORS
 from hfcompress.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class WeightOnly:
     seed: int = 0
 
     training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""

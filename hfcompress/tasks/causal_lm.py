@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class LanguageData:
 class CausalLM:
     """The next token, on texts."""
 
+    version: ClassVar[int] = 1
+    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
     dataset: str = EMBEDDED
     """licence-review (embedded), a Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow
     files named after their split, or one such file, which is split by a hash of its groups."""

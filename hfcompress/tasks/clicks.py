@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class ClickData:
 class Clicks:
     """Will this be clicked? The generated log, or any with its columns."""
 
+    version: ClassVar[int] = 1
+    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
     dataset: str = GENERATED
     """generated, or a folder or Hub id (org/name or org/name@revision) with train.parquet, validation.parquet,
     test.parquet (and live.parquet for the A/B test); columns: time (days), request, user, item, category, context

@@ -32,6 +32,8 @@ TEST, VALIDATION = 0.3, 0.1  # of the digits
 class ImageClassification:
     """One label an image."""
 
+    version: ClassVar[int] = 1
+    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
     dataset: str = DIGITS
     """digits (embedded: scikit-learn's, 8x8), a Hub id (org/name or org/name@revision), a folder of parquet files
     named after their split, a folder SPLIT/CLASS/image.jpg, or CLASS/image.jpg (split by a hash of each image)."""

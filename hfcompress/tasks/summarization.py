@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class SummaryData:
 class Summarization:
     """A short text about a long one."""
 
+    version: ClassVar[int] = 1
+    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
     dataset: str = ""
     """A Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow files named after their split
     (a single file that names none is the test split), or one such file. Not given: no summaries are measured."""

@@ -75,6 +75,8 @@ def encoded(
 class TextClassification:
     """One label a text."""
 
+    version: ClassVar[int] = 1
+    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
     dataset: str = EMBEDDED
     """licence-review (embedded), a Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow
     files named after their split, or one such file, which is split by a hash of its groups."""
