@@ -1,5 +1,6 @@
 """The command line: `main` takes it apart, each verb is a function beside. The only folder that knows tyro."""
 
+import difflib
 import errno
 import os
 import stat
@@ -18,6 +19,7 @@ from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
 from hfcompress.cli.language import summarize
+from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.predicting import predict
 from hfcompress.cli.profiling import profile
 from hfcompress.cli.results import check, env, push, report, verify
@@ -29,6 +31,7 @@ from hfcompress.files import chain, disk_is_full, full_disk
 
 BLOCK = 4096  # bytes, below which a disk is called full
 HELP = {"-h", "--help", "--help-all"}
+DESCRIPTION = "State a budget, run a recipe, get a small model and a report that proves or refuses the budget."
 
 
 def main() -> None:
@@ -143,13 +146,33 @@ def parsed(arguments: list[str], verbs: dict[str, Callable[..., int]]) -> int:
     """Run the verb that the arguments begin with; their options are spelled in one way."""
     if arguments[:1] == ["run"] and (lock_file := option_value(arguments, "--from-lock")):
         return from_lock(Path(lock_file), arguments[1:])  # before the recipe's name is asked for: the lock has it
-    if arguments and arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):
+    asks_help = bool(HELP & set(arguments))
+    if not (asks_help and arguments[0].startswith("-")):
+        require_verb(arguments, verbs)
+    if arguments[0] in ("run", "plan") and len(arguments) > 1 and not arguments[1].startswith("-"):
         return with_recipe(arguments[0], arguments[1], arguments[2:])
+    if arguments[0] in ("run", "plan") and not asks_help:
+        typed = " ".join([arguments[0], "RECIPE", *arguments[1:]])
+        raise UserError(f"{arguments[0]}: the recipe's name comes first; type hfcompress {typed}; see hfcompress list")
     app = tyro.extras.SubcommandApp()
     for name, verb in verbs.items():
         app.command(name=name)(verb)
-    return app.cli(
-        prog="hfcompress",
-        description="State a budget, run a recipe, get a small model and a report that proves or refuses the budget.",
-        args=arguments,
-    )
+    known = options_of(verbs[arguments[0]]) if arguments[0] in verbs else []
+    with one_line_errors(arguments[1:], f"hfcompress {arguments[0]}", known):
+        return app.cli(prog="hfcompress", description=DESCRIPTION, args=arguments)
+
+
+def require_verb(arguments: list[str], verbs: dict[str, Callable[..., int]]) -> None:
+    """Stop where the command line does not begin with a verb.
+
+    Raises:
+        UserError: with the likeliest one, or all.
+    """
+    if arguments and arguments[0] in verbs:
+        return
+    near = difflib.get_close_matches(arguments[0], verbs, n=1) if arguments else []
+    hint = f"did you mean {near[0]}?" if near else f"choose from {' '.join(verbs)}"
+    if not arguments:
+        raise UserError(f"a command is missing; {hint}; hfcompress --help says what each does")
+    what = "a command comes before the options" if arguments[0].startswith("-") else "there is no such command"
+    raise UserError(f"{one_line(arguments[0], 80) or repr('')}: {what}; {hint}")

@@ -19,6 +19,7 @@ from tyro.conf import Positional
 from hfcompress.budget import Budget
 from hfcompress.cli.arguments import option_names, option_value
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
+from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.positions import within_positions
 from hfcompress.cli.results import push
 from hfcompress.effects import refuse_empty, refuse_without_effect
@@ -203,7 +204,8 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
     options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
     summary = (inspect.getdoc(recipe) or "").splitlines()[0]
     try:
-        parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
+        with one_line_errors(arguments, prog, options_of(options_type)):
+            parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
     except UserError as error:
         raise UserError(as_typed(str(error), arguments)) from None
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
