@@ -51,7 +51,7 @@ NOT_ALONE = {("ctr_embeddings", "compress.energy"), ("resnet_prune", "prune.max-
 
 def small(recipe: str, *arguments: str, folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The recipe's module, its options at the small scale, and with these arguments."""
-    module, given = load_recipe(recipe), spelled(list(arguments))
+    module, given = load_recipe(recipe), spelled(["run", *arguments])[1:]
     defaults = defaults_of(module.recipe, module.arguments("small", folder), given)
     return module, defaults, parse(module, RunOptions, defaults, given, "hfcompress")
 
@@ -263,6 +263,19 @@ def test_an_option_is_given_once(typed: list[str]) -> None:
         spelled(["--prune.heads", "--prune.no-heads"])
 
 
+def test_the_last_of_an_option_given_twice_counts_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = spelled(["run", "lm", "--task.window", "32", "--run-dir=a", "--task.window=128", "--run_dir", "b"])
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "hfcompress: --task.window 128: given 2 times; the last one counts",
+        "hfcompress: --run-dir b: given 2 times; the last one counts",
+    ]
+    assert folder_of(twice, "lm", "small") == Path("b")
+    typed = "--allot.group-sizes 32 64 --task.window 32 --task.stride 8 --allot.group-sizes 64 --task.window 96"
+    options = small("summarize_7b", *typed.split(), "--budget.ram-gb=1", "--budget.ram-gb", "None", folder=tmp_path)[2]
+    assert (options["task"].window, options["allot"].group_sizes, options["budget"].ram_mb) == (96, (64,), None)
+
+
 def test_an_option_is_no_value() -> None:
     assert option_value(["--run-dir", "--smoke"], "--run-dir") is None
     assert option_value(["--run-dir=--smoke"], "--run-dir") == "--smoke"
@@ -293,7 +306,7 @@ def test_the_run_lies_where_it_is_said(spelling: str) -> None:
 def test_a_lock_is_read_however_its_option_is_spelled(spelling: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.json: no such file"):
         dispatch(["run", spelling, str(tmp_path / "nowhere.json")])
-    with pytest.raises(UserError, match="given twice"):
+    with pytest.raises(UserError, match="b: no such file"):
         dispatch(["run", "legal_bert", "--from-lock", "a", "--from_lock", "b"])
 
 

@@ -1,17 +1,24 @@
-"""The options on a command line before they are parsed: spelled one way, each given once."""
+"""The options on a command line before they are parsed: spelled one way; one given twice is refused or said."""
 
 import re
 from collections.abc import Iterator
 
 from hfcompress.errors import UserError
+from hfcompress.escaping import one_line
+from hfcompress.tasks.find_splits import say
 
 
 def spelled(arguments: list[str]) -> list[str]:
     """Return the arguments with options spelled as --help spells them: --run_dir is --run-dir. Values stay.
 
+    Of an option of `run` or `plan` that is given twice the last one counts, and standard error says so: command lines
+    are made of parts, as with `make legal-bert ARGS="--scale full"`. Options of the other verbs can be lists of
+    inputs, of which none may be lost.
+
     Raises:
-        UserError: an option is given twice, also as --x and --no-x.
+        UserError: an option of another verb is given twice; or --x and --no-x are both given.
     """
+    last_counts = arguments[:1] in (["run"], ["plan"])
     found, seen = [], dict[str, str]()
     for argument in arguments:
         if not is_option(argument):
@@ -21,9 +28,27 @@ def spelled(arguments: list[str]) -> list[str]:
         option = name.replace("_", "-")
         if (before := seen.setdefault(positive(option), option)) != option:
             raise UserError(f"{before} and {option}: they contradict each other; give one of them")
-        if option in (other.partition("=")[0] for other in found if is_option(other)):
+        if not last_counts and option in (other.partition("=")[0] for other in found if is_option(other)):
             raise UserError(f"{option}: given twice; give it once")
         found.append(option + equals + value)
+    for option in dict.fromkeys(seen.values()) if last_counts else ():
+        if len(given := values(found, option)) > 1:
+            last = " ".join([option, *given[-1]])
+            say(one_line(f"{last}: given {len(given)} times; the last one counts"))
+    return found
+
+
+def values(arguments: list[str], option: str) -> list[list[str]]:
+    """Return the values that an option is given, for each time that it is given."""
+    found: list[list[str]] = []
+    here = False
+    for argument in arguments:
+        if is_option(argument):
+            name, equals, value = argument.partition("=")
+            if here := name == option:
+                found.append([value] if equals else [])
+        elif here:
+            found[-1].append(argument)
     return found
 
 
@@ -53,9 +78,5 @@ def option_names(arguments: list[str]) -> Iterator[str]:
 
 def option_value(arguments: list[str], option: str) -> str | None:
     """The value of an option that decides which other options there are, read before the real parse."""
-    for i, argument in enumerate(arguments):
-        if argument == option and i + 1 < len(arguments) and not is_option(arguments[i + 1]):
-            return arguments[i + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None
+    given = values(arguments, option)
+    return given[-1][0] if given and given[-1] else None
