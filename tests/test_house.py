@@ -155,7 +155,7 @@ def test_no_file_holds_the_marks_of_a_merge() -> None:
     """In a docstring or in prose nothing else sees them."""
     texts = [
         file
-        for pattern in ("*.md", "docs/*.md", "hfcompress/**/*", "recipes/*", "benchmarks/*.py", "tests/*.py")
+        for pattern in ("*.md", "docs/**/*.md", "hfcompress/**/*", "recipes/*", "benchmarks/*.py", "tests/*.py")
         for file in PACKAGE.parent.glob(pattern)
         if file.suffix in (".py", ".md", ".j2")
     ]

@@ -28,7 +28,8 @@ def test_small_scales_plan_holds_its_limits_and_a_tenth_of_it_does_not(tmp_path:
     rows = {row["name"]: row for row in plan.rows}
     allowed = options["budget"].disk_mb
     assert rows["teacher-onnx"]["disk_mb"] > allowed
-    measured = {"slim": 0.439, "slim-onnx": 0.580, "slim-static-int8": 0.259, "int8": 0.281}  # docs/iot_camera.md
+    # docs/measurements/iot_camera.md
+    measured = {"slim": 0.439, "slim-onnx": 0.580, "slim-static-int8": 0.259, "int8": 0.281}
     assert all(rows[name]["at_least"]["disk_mb"] < mb < rows[name]["disk_mb"] for name, mb in measured.items())
     assert rows["int8"]["at_least"]["disk_mb"] < allowed < rows["int8"]["disk_mb"]
     assert plan.ok, "pruning may well meet it"

@@ -198,6 +198,7 @@ def test_a_release_names_the_file_and_the_kind_and_not_the_secret(tmp_path: Path
 
 def test_what_the_project_itself_ships_is_clean() -> None:
     root = Path(__file__).parents[1]
-    files = [file for pattern in ("model_cards/*/*", "recipes/assets/*/*", "docs/*.md") for file in root.glob(pattern)]
+    patterns = ("model_cards/*/*", "recipes/assets/*/*", "docs/**/*.md")
+    files = [file for pattern in patterns for file in root.glob(pattern)]
     assert len(files) > 20
     assert [file.name for file in files if first_secret(file)] == []

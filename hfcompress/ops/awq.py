@@ -22,7 +22,7 @@ def awq_scales(weights: list[Tensor], hessian: Tensor, mean_abs: Tensor, grid: G
 
     Tried are equation 5's s_X^alpha and, in turn with it, AutoAWQ's s_X^alpha / s_W^(1 - alpha) (`duo_scaling`), where
     s_W is a column's mean |w| as a share of its group's largest: at 4 bits that is better by a twentieth, at 2 and 3
-    neither better nor worse (docs/weight_only.md).
+    neither better nor worse (docs/measurements/weight_only.md).
 
     Args:
         weights: [rows, columns] each, of the layers that read the same inputs.

@@ -54,8 +54,8 @@ class ExportImages:
 class StaticInt8Images:
     """onnxruntime's static QDQ quantization, per channel, of an fp32 ONNX folder; it must run in integer kernels.
 
-    Activations are uint8 whose ranges are taken from training images: see docs/iot_camera.md for what the ways of
-    doing so and symmetric int8 activations do.
+    Activations are uint8 whose ranges are taken from training images: docs/measurements/iot_camera.md has what
+    the ways of doing so and symmetric int8 activations do.
     """
 
     calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
