@@ -1,10 +1,80 @@
-"""State a budget, run a recipe, get a small Hugging Face model and a report that proves or refuses the budget."""
+"""State a budget, run a recipe, get a small Hugging Face model and a report that proves or refuses the budget.
 
-from hfcompress.budget import Budget, Verdict
-from hfcompress.errors import UserError
-from hfcompress.record import Record
-from hfcompress.run import Run
-from hfcompress.stage import Artifact, Stage
-from hfcompress.surgery import load
+The public names are imported when they are first used: `import hfcompress` loads neither torch nor transformers.
+"""
 
-__all__ = ["Artifact", "Budget", "Record", "Run", "Stage", "UserError", "Verdict", "load"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfcompress.budget import Budget, ClickBudget, EmbeddingBudget, ImageBudget, LanguageBudget, Verdict
+    from hfcompress.errors import CheckFailed, UserError
+    from hfcompress.plan import Plan
+    from hfcompress.record import Record
+    from hfcompress.run import Run
+    from hfcompress.stage import Artifact, Stage
+    from hfcompress.surgery import load
+
+    __version__: str
+
+__all__ = [
+    "Artifact",
+    "Budget",
+    "CheckFailed",
+    "ClickBudget",
+    "EmbeddingBudget",
+    "ImageBudget",
+    "LanguageBudget",
+    "Plan",
+    "Record",
+    "Run",
+    "Stage",
+    "UserError",
+    "Verdict",
+    "__version__",
+    "load",
+]
+
+MODULES = {
+    "budget": ("Budget", "ClickBudget", "EmbeddingBudget", "ImageBudget", "LanguageBudget", "Verdict"),
+    "errors": ("CheckFailed", "UserError"),
+    "plan": ("Plan",),
+    "record": ("Record",),
+    "run": ("Run",),
+    "stage": ("Artifact", "Stage"),
+    "surgery": ("load",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name (PEP 562).
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if name == "__version__":
+        value: Any = package_version()
+    elif module := next((module for module, names in MODULES.items() if name in names), None):
+        value = getattr(import_module(f"{__name__}.{module}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def package_version() -> str:
+    """Return the installed distribution's version; in a checkout that is not installed, the one of pyproject.toml."""
+    from importlib import metadata
+    from pathlib import Path
+
+    try:
+        return metadata.version("hfcompress")
+    except metadata.PackageNotFoundError:
+        import tomllib
+
+        with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["version"])

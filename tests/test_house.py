@@ -146,11 +146,6 @@ def test_only_the_command_line_knows_tyro() -> None:
     assert users == {"cli"}
 
 
-def test_the_public_names_are_there() -> None:
-    assert hfcompress.__all__ == ["Artifact", "Budget", "Record", "Run", "Stage", "UserError", "Verdict", "load"]
-    assert all(hasattr(hfcompress, name) for name in hfcompress.__all__)
-
-
 def test_no_file_holds_the_marks_of_a_merge() -> None:
     """In a docstring or in prose nothing else sees them."""
     texts = [
