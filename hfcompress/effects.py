@@ -106,9 +106,9 @@ def refuse_without_effect(
 ) -> None:
     """Refuse the first given option that is not its default and changes nothing of what the recipe runs.
 
-    Three kinds hold trivially, so that one command serves several recipes: a base that is named beside the same
-    teacher, a number of steps at most for a stage that is not run, and what the data is like where a recipe does not
-    ask for it. A line says so of the last two.
+    Four kinds hold trivially, so that one command serves several recipes: a base that is named beside the same
+    teacher, a number of steps at most for a stage that is not run, what the data is like where a recipe does not ask
+    for it, and that a step be left out which is not done anyhow. A line says so of the last three.
 
     Args:
         defaults: the recipe's options where nothing is given; options: as they are now.
@@ -138,9 +138,14 @@ def refuse_without_effect(
 
 
 def holds_anyhow(options: Options, name: str, now: Walk) -> bool:
-    """Return whether an option is kept although it changes nothing: a limit of a stage not run, or what data is."""
+    """Return whether an option is kept although it changes nothing: a limit of a stage not run, or what data is.
+
+    --no-trim-vocabulary beside a teacher, which nothing is cut from, is such an option, too.
+    """
     group, option = keys(name)
     value = options[group]
+    if not option and value is False:
+        return True
     if isinstance(value, Stage):
         return option == "max_steps" and not any(type(step.stage) is type(value) for step in now.steps)
     return group == "task" and option not in unused_options(value, {})

@@ -136,6 +136,7 @@ def test_the_options_without_effect_are_these_and_are_refused(
     [
         ("legal_bert", "--base . --teacher . --finetune.max-steps 12", "--finetune.max-steps 12: has no effect with"),
         ("any_causal_lm", "--base . --task.calibration-windows 4", "--task.calibration-windows 4: has no effect in"),
+        ("legal_bert", "--teacher . --no-trim-vocabulary", "--no-trim-vocabulary: has no effect with --teacher ."),
     ],
 )
 def test_what_holds_anyhow_is_said_and_not_refused(
