@@ -1,5 +1,8 @@
 """What `import hfcompress` gives, and what the distribution says about itself."""
 
+import math
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import hfcompress
+from hfcompress.__main__ import allowed_cores, settle_threads
 
 ROOT = Path(hfcompress.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -72,3 +76,73 @@ def test_licence_notice_and_changes_are_there() -> None:
         assert told in notice
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert (ROOT / "hfcompress" / "py.typed").is_file()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "hfcompress", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_version_is_printed() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"hfcompress {PROJECT['version']}\n", "")
+
+
+def test_without_a_command_the_commands_are_listed() -> None:
+    done = command()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(re.search(rf"\b{verb}\b", done.stdout) for verb in ("list", "plan", "run", "push", "ab", "env"))
+    assert done.stdout == command("--help").stdout
+
+
+TORCH_SEES = """
+import os, sys
+sys.argv[1:] = ["list"]
+from hfcompress.__main__ import main
+try: main()
+except SystemExit: pass
+import torch
+print(os.environ["OMP_WAIT_POLICY"], torch.get_num_threads(), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "1"}])
+def test_openmp_is_set_before_torch_loads_unless_the_user_did(given: dict[str, str]) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | given
+    done = subprocess.run([sys.executable, "-c", TORCH_SEES], capture_output=True, text=True, cwd=ROOT, env=variables)
+    policy, threads = done.stderr.split()
+    assert policy == given.get("OMP_WAIT_POLICY", "passive")
+    if given:
+        assert threads == "1"
+    assert 1 <= int(threads) <= len(os.sched_getaffinity(0))
+
+
+LIMITS = [
+    ({"cpu.max": "150000 100000\n"}, 1.5),
+    ({"cpu.max": "max 100000\n"}, math.inf),
+    ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+    ({"cpu.max": "something else entirely\n"}, math.inf),
+    ({}, math.inf),
+]
+
+
+@pytest.mark.parametrize(("files", "cores"), LIMITS)
+def test_a_containers_share_of_time_is_read(files: dict[str, str], cores: float, tmp_path: Path) -> None:
+    for name, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="ascii")
+    assert allowed_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("7", "7")])
+def test_a_container_with_half_a_core_gets_one_thread(
+    given: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n", encoding="ascii")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    settle_threads(tmp_path)
+    assert os.environ["OMP_NUM_THREADS"] == expected

@@ -13,6 +13,7 @@ from typing import NoReturn, TextIO, cast
 
 import tyro
 
+import hfcompress
 from hfcompress.__main__ import SAID
 from hfcompress.cli.arguments import as_written, option_value, spelled
 from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
@@ -40,11 +41,9 @@ def main() -> None:
 
     1 is a verdict, on which other programs act (`ab`: roll back): nothing else may end with it.
     """
-    # Before torch is loaded: threads that spin while they wait make a shared machine many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for those who write code
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (it was closed: there is nothing to read)
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] or ["--help"]
     if sys.stdout is not None and not HELP & set(arguments):  # whose colors are our own
         sys.stdout = cast(TextIO, TerminalOutput(sys.stdout))  # labels and answers come from data
     try:
@@ -136,6 +135,9 @@ def dispatch(arguments: list[str]) -> int:
         "ab": ab,
         "env": env,
     }
+    if arguments == ["--version"]:
+        print(f"hfcompress {hfcompress.__version__}")
+        return 0
     try:
         return parsed(spelled(arguments), verbs)
     except UserError as error:
@@ -168,11 +170,9 @@ def require_verb(arguments: list[str], verbs: dict[str, Callable[..., int]]) -> 
     Raises:
         UserError: with the likeliest one, or all.
     """
-    if arguments and arguments[0] in verbs:
+    if arguments[0] in verbs:
         return
-    near = difflib.get_close_matches(arguments[0], verbs, n=1) if arguments else []
+    near = difflib.get_close_matches(arguments[0], verbs, n=1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {' '.join(verbs)}"
-    if not arguments:
-        raise UserError(f"a command is missing; {hint}; hfcompress --help says what each does")
     what = "a command comes before the options" if arguments[0].startswith("-") else "there is no such command"
     raise UserError(f"{one_line(arguments[0], 80) or repr('')}: {what}; {hint}")
