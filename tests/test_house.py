@@ -157,36 +157,6 @@ def test_no_file_holds_the_marks_of_a_merge() -> None:
     assert not [str(f) for f in texts if re.search(r"^(<{7}|>{7}) ", f.read_text(encoding="utf-8"), re.M)]
 
 
-def file_map(readme: str) -> dict[str, set[str]]:
-    """Folder -> the Python files that the README's map names in it."""
-    found: dict[str, set[str]] = {}
-    folder = ""
-    for line in readme.partition("## Files")[2].split("```")[1].splitlines():
-        if head := re.match(r"(  )?(\w+/) ", line):
-            folder = ("hfcompress/" if head[1] else "") + head[2]
-        elif re.match(r"  \w", line):
-            folder = "hfcompress/"
-        found.setdefault(folder, set()).update(re.findall(r"\w+\.py", line))
-    return found
-
-
-def test_the_readme_maps_every_file_to_its_folder_and_no_other() -> None:
-    root = PACKAGE.parent
-    mapped = file_map((root / "README.md").read_text(encoding="utf-8"))
-    mapped["hfcompress/cli/"].discard("__main__.py")  # on that line for want of room
-    parts = [f"hfcompress/{folder.name}/" for folder in PACKAGE.iterdir() if any(folder.glob("*.py"))]
-    for folder in ("recipes/", "benchmarks/", *parts):
-        files = {file.name for file in (root / folder).rglob("*.py")} - {"__init__.py"}
-        assert mapped[folder] == files, folder
-    assert mapped["hfcompress/"] == {file.name for file in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
-
-
-def test_the_readme_names_only_make_targets_that_exist() -> None:
-    targets = set(re.findall(r"^([\w-]+):", (PACKAGE.parent / "Makefile").read_text(encoding="utf-8"), re.M))
-    named = set(re.findall(r"\bmake ([a-z][\w-]+)", (PACKAGE.parent / "README.md").read_text(encoding="utf-8")))
-    assert named <= targets
-
-
 def test_a_shared_fixture_is_made_once_and_anew_when_it_failed_amid(made_once: Callable[..., Path]) -> None:
     made: list[str] = []
 
