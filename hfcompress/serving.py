@@ -83,10 +83,8 @@ def request_of(entry: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 def answer(predictor: "Answers", text: str, max_length: int) -> dict[str, Any]:
     """The label of one text and its score (see `scores.answer_of`)."""
-    from hfcompress.evaluation.cutting import beginning
     from hfcompress.evaluation.scores import answer_of
 
-    text = beginning(getattr(predictor, "tokenizer", None), text, max_length)
     return answer_of(predictor, predictor.logits([text], max_length)[0])
 
 

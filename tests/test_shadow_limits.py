@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -23,12 +23,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hfcompress import http_limits, serving, shadow_server
+from hfcompress.cli.predicting import labeled_texts, together
 from hfcompress.evaluation.cutting import beginning
 from hfcompress.evaluation.predictor import Predictor
 from hfcompress.evaluation.traffic import Writer, read
 from hfcompress.http_limits import LARGEST_BODY, Refused, body_of
 from hfcompress.serving import Shadowed, ShadowTest
 from hfcompress.shadow_server import HOST, asked_for, configured
+from hfcompress.tasks.text_classification import encoded
 
 LENGTH = 32
 
@@ -374,9 +376,46 @@ def test_a_megabyte_is_not_tokenized_for_a_few_tokens(tiny_model: Path) -> None:
 def test_an_answer_does_not_change_when_its_text_is_cut(exported: Path) -> None:
     predictor = Predictor(exported, 1)
     text = "the river under this lake of iron and apple, " * 2000
-    whole = predictor.logits([text], LENGTH)
-    assert (predictor.logits([beginning(predictor.tokenizer, text, LENGTH)], LENGTH) == whole).all()
+    whole = uncut(predictor, text)
+    assert (predictor.logits([text], LENGTH) == whole).all()
     assert serving.answer(predictor, text, LENGTH)["label"] == predictor.labels[int(whole[0].argmax())]
+
+
+def uncut(predictor: Predictor, text: str) -> Any:
+    """Logits of a text that is tokenized as a whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hfcompress.evaluation.predictor.beginning", lambda tokenizer, text, length: text)
+        return predictor.logits([text], LENGTH)
+
+
+class Watched:
+    """A tokenizer that notes how long the texts are that it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.longest = tokenizer, 0
+
+    def __call__(self, texts: str | list[str], **options: Any) -> Any:
+        self.longest = max(self.longest, *(len(text) for text in ([texts] if isinstance(texts, str) else texts)))
+        return self.tokenizer(texts, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+def test_every_reader_of_texts_cuts_them_before_they_are_tokenized(exported: Path) -> None:
+    long = "the river under this lake, " * 40_000  # a megabyte
+    predictor = Predictor(exported, 1)
+    watched = predictor.tokenizer = cast(Any, Watched(predictor.tokenizer))
+    predictor.logits(["a", long], LENGTH)
+    serving.answer(predictor, long, LENGTH)
+    assert [line for line, _ in labeled_texts(predictor, iter([long, "b"]), LENGTH)] == [long, "b"]
+    assert encoded(watched, LENGTH, [long], [0], 0)["length"][0] == LENGTH
+    assert 0 < watched.longest < 5000
+
+
+def test_long_lines_are_asked_few_at_a_time() -> None:
+    lines = iter(["a" * 3_000_000] * 5 + ["b"] * 3000)
+    assert [len(chunk) for chunk in iter(lambda: together(lines), [])] == [2, 2, 1024, 1024, 953]
 
 
 PARENT = """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OPTION = "--image"
-TEXTS, IMAGES = 1024, 32  # asked together: what is held of a file of any length
+TEXTS, CHARACTERS, IMAGES = 1024, 4_000_000, 32  # asked together: what is held of a file of any length
 
 
 def predict(
@@ -107,10 +107,20 @@ def labeled_texts(predictor: Any, lines: Iterator[str], max_length: int) -> Iter
     from hfcompress.evaluation.scores import answer_of
     from hfcompress.evaluation.traffic import whole
 
-    while chunk := [whole(line) for line in islice(lines, TEXTS)]:
+    while chunk := together(lines):
+        chunk = [whole(line) for line in chunk]
         logits = predictor.logits(chunk, max_length=max_length)
         yield from ((line, answer_of(predictor, row)) for line, row in zip(chunk, logits, strict=True))
         sys.stdout.flush()
+
+
+def together(lines: Iterator[str]) -> list[str]:
+    """The next lines that are asked at once: TEXTS of them, fewer where they are long, one at least."""
+    chunk, characters = list[str](), 0
+    while len(chunk) < TEXTS and characters < CHARACTERS and (line := next(lines, None)) is not None:
+        chunk.append(line)
+        characters += len(line)
+    return chunk
 
 
 def labeled_images(predictor: Any, lines: Iterator[str], given: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.cutting import beginning
 from hfcompress.evaluation.scores import Function, score_function
 
 Array = np.ndarray[Any, Any]
@@ -98,7 +99,8 @@ class Predictor:
         gets alone, whatever side the tokenizer pads on and whether or not the model has a padding token.
 
         Args:
-            max_length: tokens that a text is cut to; never more than the model has positions for.
+            max_length: tokens that a text is cut to; never more than the model has positions for. What stands behind
+                them is not tokenized.
 
         Raises:
             UserError: there are no texts, the model cannot be asked one, or it answers with nan.
@@ -106,7 +108,8 @@ class Predictor:
         if not texts:
             raise UserError("there is no text to label")
         length = min(max_length, self.positions or max_length)
-        encoded = dict(self.tokenizer(texts, truncation=True, max_length=length))
+        read = [beginning(self.tokenizer, text, length) for text in texts]
+        encoded = dict(self.tokenizer(read, truncation=True, max_length=length))
         self._give_empty_texts_a_token(encoded)
         result = np.empty((len(texts), len(self.labels)), dtype=np.float32)
         for rows in batches([len(ids) for ids in encoded["input_ids"]], 1 if self.alone else batch_size):

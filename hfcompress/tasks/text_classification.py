@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.cutting import beginning
 from hfcompress.tasks.cells import column
 from hfcompress.tasks.columns import check_columns
 from hfcompress.tasks.examples import Examples, Missing, check_cells, examples_of, held_apart
@@ -65,7 +66,8 @@ def encoded(
 ) -> "Dataset":
     from datasets import Dataset
 
-    columns = dict(tokenizer(texts, truncation=True, max_length=max_length))
+    read = [beginning(tokenizer, text, max_length) for text in texts]
+    columns = dict(tokenizer(read, truncation=True, max_length=max_length))
     lengths = [len(ids) for ids in columns["input_ids"]]
     index = list(range(first, first + len(texts)))
     return Dataset.from_dict({**columns, "labels": labels, "index": index, "length": lengths})
