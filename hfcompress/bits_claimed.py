@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from hfcompress.errors import UserError
+from hfcompress.errors import CheckFailed, UserError
 
 LEAST_SHARE = 0.5
 
@@ -37,4 +37,34 @@ def require_share(
     raise UserError(
         f"{folder}: only {share:.1%} of the weights would be in {bits} bits, and {1 - share:.1%} left as they are "
         f"({named}, ...: {reason}); that is no {bits}-bit model"
+    )
+
+
+def require_stored(folder: Path, bits: int, advice: str) -> float:
+    """Return the share of the weights in a folder's ONNX or GGUF file that is really stored in `bits` or fewer.
+
+    A GGUF block's scales count among its bits: those of a 4-bit type take up to 5.
+
+    Args:
+        advice: what to do where it is less than half.
+
+    Raises:
+        CheckFailed: it is less than half, or the folder holds no such file.
+    """
+    from hfcompress.evaluation.size import named_gguf_tensors, named_initializers
+
+    graphs, blocks = sorted(folder.glob("*.onnx")), sorted(folder.glob("*.gguf"))
+    stored = [named for file in graphs for named in named_initializers(file)]
+    stored += [named for file in blocks for named in named_gguf_tensors(file)]
+    weights = [(name, elements, width) for name, (elements, _, width, is_weight) in stored if is_weight]
+    most = bits + 1 if blocks else bits
+    wide = [(elements, name, width) for name, elements, width in weights if width > most]
+    total = sum(elements for _, elements, _ in weights)
+    share = 1 - sum(elements for elements, _, _ in wide) / total if total else 0.0
+    if share >= LEAST_SHARE:
+        return share
+    largest = "{1} has {0:,} in {2}".format(*max(wide)) if wide else "it holds none"
+    raise CheckFailed(
+        f"{folder}: only {share:.1%} of the weights are stored in {bits} bits ({largest}); that is no {bits}-bit "
+        f"model: {advice}"
     )

@@ -68,6 +68,19 @@ def write_whole(path: Path, text: str) -> None:
         stream.write(text)
 
 
+def write_output(path: Path, text: str) -> None:
+    """Write a text file whose place a user chose, as `write_whole`: a link stays one, a device or pipe takes the text.
+
+    Raises:
+        OSError: the place cannot be written, with its name.
+    """
+    target = path.resolve() if path.is_symlink() else path
+    if target.exists() and not target.is_file():
+        target.write_text(text, encoding="utf-8")  # which also refuses a folder
+    else:
+        write_whole(target, text)
+
+
 def flush(files: list[Path]) -> None:
     """Bring files, and the entries of the folders that they lie in, to the disk.
 

@@ -1,12 +1,17 @@
 """The Hub: a model by name (a folder, a pip package's, or a repository with its revision), and a release pushed."""
 
+import errno
 import importlib.util
+import logging
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.files import disk_is_full
 from hfcompress.guard import check_foreign, check_index
 from hfcompress.inside import relative
 from hfcompress.lock import LOCK
@@ -266,7 +271,7 @@ def told(what: str) -> Iterator[None]:
         UserError: in place of the client's exceptions.
     """
     import requests
-    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -277,7 +282,9 @@ def told(what: str) -> Iterator[None]:
     )
 
     try:
-        yield
+        with warnings.catch_warnings(), cache_is_named(HF_HUB_CACHE):
+            warnings.simplefilter("ignore")  # of room on the disk, which an error says, too
+            yield
     except HFValidationError:
         raise UserError(f"{what}: not a Hub id; it is written org/name") from None
     except GatedRepoError:
@@ -302,6 +309,23 @@ def told(what: str) -> Iterator[None]:
         else:
             raise
         raise UserError(f"{what}: {refusal}") from error
+
+
+@contextmanager
+def cache_is_named(cache: str) -> Iterator[None]:
+    """Let a full disk's error name the Hub's cache where the client names no file.
+
+    Raises:
+        OSError: ENOSPC, with the cache's folder.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        yield
+    except Exception as error:  # also of hf_xet, which has exceptions of its own
+        named = any(isinstance(cause, OSError) and cause.filename for cause in causes(error))
+        if not disk_is_full(error) or named:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), cache) from error
 
 
 def answered(error: BaseException) -> str | None:

@@ -168,6 +168,7 @@ def smoke(folder: Path) -> dict[str, Any]:
             vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         ),
         "calibrate": Calibrate(windows=4),
+        "genai": ExportGenai(windows=4),
         "allot": Allot(group_sizes=(32, 64)),
         "measure": MeasureLanguage(new_tokens=4, runs=2, resamples=200),
     }  # fmt: skip

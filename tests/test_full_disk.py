@@ -4,7 +4,9 @@ import io
 import os
 import re
 import shutil
+import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -15,10 +17,14 @@ import numpy as np
 import pytest
 
 from hfcompress.cli import main
+from hfcompress.cli.traffic import refresh
 from hfcompress.errors import UserError
+from hfcompress.evaluation.traffic import Event, as_line, assigned
+from hfcompress.files import write_output
 from hfcompress.run import Run
 from hfcompress.stages.adopt import Adopt
 from tests.fork_server import ForkServer
+from tests.hub_server import TOKEN, Hub, serve
 
 
 class Disk:
@@ -162,6 +168,84 @@ def test_a_push_from_a_full_disk_needs_none_of_it(disk: Disk, finished: Path) ->
     disk.fill()
     code, said = command("push", run, "--hub-model-id", "org/name", "--dry-run", "--license", "mit", "--allow-failed")
     assert (code, said) == (0, "")
+
+
+def hub_command(hub: Hub, home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command line of a client of this Hub whose cache, and whose place of temporary files, is `home`."""
+    own = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-m", "hfcompress", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | own | {"TMPDIR": str(home)},
+        timeout=600,
+    )
+
+
+def test_a_push_from_a_full_disk_arrives_and_a_fetch_to_one_is_one_line(disk: Disk, finished: Path) -> None:
+    disk.make_room(16)
+    run = shutil.copytree(finished, disk.folder / "run")
+    home = disk.folder / "home"
+    home.mkdir()
+    disk.fill()
+    with serve() as hub:
+        words = ("push", run, "--hub-model-id", "org/small", "--license", "mit", "--allow-failed")
+        done = hub_command(hub, home, *words)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert {"report.json", "recipe.lock.json"} <= set(hub.repositories["org/small"].commits("main")[-1])
+        fetched = hub_command(hub, home, "predict", "org/small", "--text", "a")
+        assert fetched.returncode == 2, fetched.stdout
+        assert len(fetched.stderr.splitlines()) == 1
+        assert "is full (0.0 MB free); make room, then run the same command again" in fetched.stderr
+        (disk.folder / "filler").unlink()
+        assert hub_command(hub, home, "predict", "org/small", "--text", "a").returncode == 0
+
+
+def test_a_page_that_the_disk_does_not_take_is_one_line_and_the_old_one_stays(disk: Disk, tmp_path: Path) -> None:
+    events = [
+        Event(id=str(i), arm=assigned(str(i), "a", 0.5), user=str(i), outcome={"ctr": float(i % 2)})
+        for i in range(400)
+    ]
+    traffic, page = tmp_path / "traffic.jsonl", disk.folder / "ab.html"
+    traffic.write_bytes(b"".join(map(as_line, events)))
+    words = ("ab", traffic, "--metric", "ctr", "--tolerance", "0.3", "--report", page)
+    command(*words)
+    before = page.read_bytes()
+    disk.fill()
+    code, said = command(*words)
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert f"the disk that holds {page} is full (0.0 MB free); make room" in said
+    assert page.read_bytes() == before
+    assert sorted(path.name for path in disk.folder.iterdir()) == ["ab.html", "filler"]
+
+
+def test_a_shadow_tests_page_may_not_stop_its_answers(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    page = disk.folder / "page.html"
+    write_output(page, "old")
+    disk.fill()
+    assert refresh(page, "new" * 10_000)
+    assert refresh(page, "new" * 10_000, True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hfcompress: --page {page}: the disk that holds {page} is full (0.0 MB free)")
+    assert page.read_text(encoding="utf-8") == "old"
+    (disk.folder / "filler").unlink()
+    assert not refresh(page, "new" * 10_000, True)
+    assert page.read_text(encoding="utf-8") == "new" * 10_000
+
+
+def test_a_page_goes_to_where_a_link_points_and_into_a_device(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link.html"
+    link.symlink_to(tmp_path / "real" / "page.html")
+    write_output(link, "a")
+    write_output(link, "b")
+    assert link.is_symlink()
+    assert (tmp_path / "real" / "page.html").read_text(encoding="utf-8") == "b"
+    write_output(Path("/dev/null"), "a")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    with pytest.raises(IsADirectoryError):
+        write_output(tmp_path / "real", "a")
 
 
 def test_an_adopted_model_on_a_full_disk_is_adopted_when_there_is_room(

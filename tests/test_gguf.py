@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hfcompress.checkpoint import Checkpoint, write_shard
-from hfcompress.errors import UserError
+from hfcompress.errors import CheckFailed, UserError
 from hfcompress.ops.grid import Grid, encode, scales_and_zeros
 from hfcompress.ops.rtn import rtn
 from hfcompress.packed import PackedModel, load_simulated, packed_tensors
@@ -188,6 +188,14 @@ def test_stage_tells_types_and_what_was_widened(tied: Path, tmp_path: Path):
     assert set(told["largest_differences"].values()) == {0.0}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_file_of_mostly_16_bits_is_refused(tied: Path, tmp_path: Path):
+    packed = pack(tied, tmp_path / "packed", Grid(8, 32, symmetric=False))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckFailed, match=r"stored in 8 bits \(.* in 16\); .*--allot\.symmetric, or leave gguf out"):
+        ExportGguf()(tmp_path / "out", model=packed)
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_a_wrong_file_is_refused(tied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

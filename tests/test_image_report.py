@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from hfcompress.cli.predicting import predict
 from hfcompress.cli.results import check, push
@@ -15,6 +17,7 @@ from hfcompress.cli.traffic import record, replay, shadow
 from hfcompress.errors import UserError
 from hfcompress.evaluation import memory
 from hfcompress.evaluation.image_predictor import ImagePredictor
+from hfcompress.image_input import pixel_values
 from hfcompress.profile import profile
 from hfcompress.record import read_json
 from hfcompress.report import card
@@ -171,16 +174,24 @@ def test_the_card_has_metadata_that_the_hub_reads(told: tuple[dict[str, Any], di
 
 
 def test_the_cards_lines_run_in_the_models_folder(
-    run: Path, told: tuple[dict[str, Any], dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    run: Path,
+    told: tuple[dict[str, Any], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = card_of(*told).partition("```python\n")[2].partition("```")[0]
-    folder = run / told[0]["models"][-1]["path"]
+    folder = tmp_path / "model"
+    shutil.copytree(run / told[0]["models"][-1]["path"], folder)
     monkeypatch.chdir(folder)
-    image = TASK.data.images("test")[0]
-    monkeypatch.setattr("PIL.Image.open", lambda name: image if name == "image.png" else None)
-    exec(compile(lines, "card", "exec"), {})
+    upright = TASK.data.images("test")[0]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # as a phone that is held upright stores it
+    upright.rotate(90, expand=True).save("image.png", exif=turned)
+    exec(compile(lines + "found = pixels", "card", "exec"), names := dict[str, Any]())
     predictor = ImagePredictor(folder)
-    assert capsys.readouterr().out.strip() == predictor.labels[int(predictor.logits([image]).argmax())]
+    assert capsys.readouterr().out.strip() == predictor.labels[int(predictor.logits([upright]).argmax())]
+    assert np.array_equal(names["found"], pixel_values(names["processor"], [upright]))
 
 
 @pytest.mark.parametrize(("name", "line"), [("tuned", "AutoModelForImageClassification.from_pretrained(")])

@@ -18,6 +18,7 @@ from tyro.conf import Positional
 
 from hfcompress.budget import Budget
 from hfcompress.cli.arguments import option_names, option_value
+from hfcompress.cli.calibration import within_windows
 from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.positions import within_positions
@@ -210,6 +211,7 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
         raise UserError(as_typed(str(error), arguments)) from None
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
     options = within_positions({name: found[name] for name in defaults}, option_names(arguments))
+    options = within_windows(options, option_names(arguments))
     refuse_empty(defaults, options, list(option_names(arguments)))
     needed: dict[str, str] = getattr(module, "NEEDED", {})
     answered: frozenset[str] = getattr(module, "ANSWERED", frozenset())

@@ -12,7 +12,8 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, refuse_images
 from hfcompress.errors import UserError
-from hfcompress.escaping import terminal
+from hfcompress.escaping import one_line, terminal
+from hfcompress.files import disk_is_full, full_disk, write_output
 from hfcompress.lines import json_line
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ def shadow(
         predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
         say_if_torn(writer)
         if page is not None:  # one that cannot be written is refused before the first request
-            page.write_text(serving.page(state), encoding="utf-8")
+            write_output(page, serving.page(state))
         with ended_by_signals():
             other = serving.Shadow(two, its_length)
-            test = serving.ShadowTest(predictor, other, writer, max_length, state)
+            test, refused = serving.ShadowTest(predictor, other, writer, max_length, state), False
             try:
                 if not other.wait_until_loaded():
                     print(f"{new} does not load: what it is asked will be dropped", file=sys.stderr)
@@ -148,15 +149,31 @@ def shadow(
                 for event in serving.answered(test, bounded_lines(sys.stdin.buffer)):
                     print(json_line({"id": event.id, **(event.answer or {})}), flush=True)
                     if page is not None and state.answered % PAGE_EVERY == 0:
-                        page.write_text(serving.page(state), encoding="utf-8")
+                        refused = refresh(page, serving.page(state), refused)
             finally:
                 other.close()
                 test.give_up()
                 writer.close()
                 if page is not None:
-                    page.write_text(serving.page(state), encoding="utf-8")
+                    refresh(page, serving.page(state), refused)
                 print(terminal(json.dumps(state.as_dict(), indent=1, ensure_ascii=False)), file=sys.stderr)
     return 0
+
+
+def refresh(page: Path, text: str, refused: bool = False) -> bool:
+    """Write the page again, and return whether it could not be: the answers go on, and that is said once.
+
+    Args:
+        refused: whether that has been said.
+    """
+    try:
+        write_output(page, text)
+    except OSError as error:
+        if not refused:
+            why = full_disk(error, page) if disk_is_full(error) else str(error.strerror)
+            print(one_line(f"hfcompress: --page {page}: {why}; what it shows is not the newest"), file=sys.stderr)
+        return True
+    return False
 
 
 @contextmanager
@@ -231,7 +248,7 @@ def ab(
         from hfcompress.report.clicks import ab_html
 
         shown = replace(outcome, looks=sequential.thinned(outcome.looks, SHOWN_LOOKS)).as_dict()
-        report.write_text(ab_html(shown, metric, tolerance, outcome.as_text(metric)), encoding="utf-8")
+        write_output(report, ab_html(shown, metric, tolerance, outcome.as_text(metric)))
         print(f"report: {report}", file=sys.stderr)
     if format == "json":
         print(json.dumps(outcome.as_dict() | {"broken_lines": found.broken}, indent=1))

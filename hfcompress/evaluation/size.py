@@ -213,12 +213,18 @@ def nbits_weights(model: Any) -> dict[str, tuple[int, int]]:
 
 def gguf_tensors(file: Path) -> list[tuple[int, str, int, bool]]:
     """The same for a GGUF file: a block type's scales lie among its weights, so that its bits are an average."""
+    return [entry for _, entry in named_gguf_tensors(file)]
+
+
+def named_gguf_tensors(file: Path) -> list[tuple[str, tuple[int, str, int, bool]]]:
+    """The same, each with the tensor's name."""
     import gguf
 
-    return [
-        (int(tensor.n_elements), tensor.tensor_type.name.lower(), int(8 * tensor.n_bytes // tensor.n_elements), True)
-        for tensor in gguf.GGUFReader(file).tensors
-    ]
+    found = []
+    for tensor in gguf.GGUFReader(file).tensors:
+        kind, bits = tensor.tensor_type.name.lower(), int(8 * tensor.n_bytes // tensor.n_elements)
+        found.append((str(tensor.name), (int(tensor.n_elements), kind, bits, True)))
+    return found
 
 
 def quantization_parameters(model: Any) -> set[str]:

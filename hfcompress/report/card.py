@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.escaping import code_span, markdown, one_line
+from hfcompress.files import write_whole
 from hfcompress.report.console import number, outcome, sentence, threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends
 
@@ -328,7 +329,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.write:
         for path, text in cards(arguments.folder):
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text)
         return 0
     wrong = differing(arguments.folder)
     for path in wrong:

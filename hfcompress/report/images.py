@@ -48,20 +48,20 @@ It has seen images like those of {data} only; another camera, light or framing h
 "rare" have fewer than {rare} test images, too few for a statement about them.
 """
 ONNX_USE = """{fetch}import onnxruntime
-from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
+from transformers.image_utils import load_image  # upright, in RGB
 
 session = onnxruntime.InferenceSession({path})
 processor, config = AutoImageProcessor.from_pretrained("{folder}"), AutoConfig.from_pretrained("{folder}")
-pixels = processor(Image.open("image.png").convert("RGB"), return_tensors="np")["pixel_values"]
+pixels = processor(load_image("image.png"), return_tensors="np")["pixel_values"]
 print(config.id2label[int(session.run(["logits"], {{"pixel_values": pixels}})[0].argmax())])
 """
 TORCH_USE = """{load}
-from PIL import Image
 from transformers import AutoImageProcessor
+from transformers.image_utils import load_image  # upright, in RGB
 
 processor = AutoImageProcessor.from_pretrained("{folder}")
-pixels = processor(Image.open("image.png").convert("RGB"), return_tensors="pt")["pixel_values"]
+pixels = processor(load_image("image.png"), return_tensors="pt")["pixel_values"]
 print(model.config.id2label[int(model(pixel_values=pixels).logits.argmax())])
 """
 STOCK = """from transformers import AutoModelForImageClassification

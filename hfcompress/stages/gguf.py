@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.bits_claimed import require_stored
 from hfcompress.end_tokens import copy_beside
 from hfcompress.errors import CheckFailed
 from hfcompress.stage import TENSORS
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 Q4_0, Q8_0 = 4.5, 8.5  # bits a weight of llama.cpp's blocks, scales included
+ADVICE = "blocks are of 32 columns, those of 8 bits symmetric; give --allot.symmetric, or leave gguf out of --formats"
 CHECKED_ROWS = 256  # of a matrix, evenly spread
 
 
@@ -46,6 +48,8 @@ class ExportGguf:
         packed = PackedModel(model)
         file = out / "model.gguf"
         written = gguf.write(packed, file)
+        bits = 4 if max(grid.bits for grid in packed.grids.values()) <= 4 else 8
+        require_stored(out, bits, ADVICE)
         differences = check(packed, file, written, self.checked_tensors)
         for name in COPIED:
             if (model / name).is_file():

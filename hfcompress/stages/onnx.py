@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.bits_claimed import require_stored
 from hfcompress.errors import CheckFailed
 from hfcompress.shape import Shape
 from hfcompress.stage import GRAPHS
@@ -115,6 +116,7 @@ def quantize(model: Path, out: Path, config: Any, ranges: Any) -> None:
         shutil.move(file, out / file.name.replace("_quantized", ""))
     store_file_unsigned(out / "model.onnx")
     require_exact(out / "model.onnx")
+    require_stored(out, 8, "onnxruntime's quantizer knows no weight of it; give another --base")
     copy_companions(model, out)
 
 

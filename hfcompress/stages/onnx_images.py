@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.bits_claimed import require_stored
 from hfcompress.errors import CheckFailed, UserError, require_numbers
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.image_classification import ImageClassification
@@ -93,6 +94,7 @@ class StaticInt8Images:
         require_int8_weights(found)
         onnx.save(found, str(out / "model.onnx"))
         require_exact(out / "model.onnx")
+        require_stored(out, 8, "onnxruntime's quantizer knows too few weights of it; give another --base")
         copy_companions(model, out)
         return {
             "kernels": require_integer_kernels(out / "model.onnx"),

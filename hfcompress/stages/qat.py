@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.bits_claimed import require_stored
 from hfcompress.errors import CheckFailed, UserError
 from hfcompress.shape import Shape
 from hfcompress.stage import TRAINING
@@ -187,6 +188,7 @@ def deliver(
             f"the file claims int8 and holds {dtypes}; "
             "give --*.bits 8 and a model whose layers do not share weights"
         )
+    require_stored(out, 8, "its other layers are not trained in int8; give another model")
     return {
         "integer_linears": kernels,
         "linears": linears,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.bits_claimed import require_stored
 from hfcompress.errors import CheckFailed, UserError
 from hfcompress.stage import TRAINING
 from hfcompress.stages.finetune_images import TrainImages
@@ -212,6 +213,7 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
             f"the file claims int8 and holds {dtypes}; "
             "give a model whose layers do not share weights"
         )
+    require_stored(out, 8, "its other layers are not trained in int8; give another model")
     return {"kernels": kernels, "mean_logit_difference": distance}
 
 
