@@ -11,7 +11,8 @@ WIDTH, LAYERS, HEADS, ROWS, POSITIONS = (1, 2**20), (0, 1024), (1, 4096), (1, 10
 SIZES = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "intermediate_size", "ffn_dim",
                      "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim", "d_ff", "n_inner", "word_embed_proj_dim",
-                     "moe_intermediate_size", "projection_dim", "hidden_sizes", "embed_dim"), WIDTH),
+                     "moe_intermediate_size", "hidden_sizes", "embed_dim"), WIDTH),
+    "projection_dim": (0, WIDTH[1]),  # 0: none, in a DPR
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers",
                      "num_decoder_layers"), LAYERS),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "encoder_attention_heads",
@@ -25,7 +26,7 @@ SIZES = {
     "num_channels": (1, 4096),
     "image_size": (1, 2**15),
     "patch_size": (1, 2**15),
-    "num_experts": (0, 10**4),
+    "num_experts": (0, 10**5),
     "num_local_experts": (0, 10**4),
     "num_labels": (1, 10**7),
 }  # fmt: skip

@@ -134,11 +134,12 @@ def check_type(folder: Path, config: dict[str, Any]) -> None:
         raise UserError(f'{file} has no model_type: add the one of its architecture, such as "model_type": "bert"')
     for path, part in objects(config):
         kind, place = part.get("model_type"), f"{path}.model_type" if path else "model_type"
-        if kind is None or kind in FAMILIAR or (not path and kind in OWN_TYPES):
+        empty = kind is None or (path and kind == "")  # as the attn_config of an MPT has it
+        if empty or kind in FAMILIAR or (not path and kind in OWN_TYPES):
             continue
         if kind in FOLLOWERS:
             raise UserError(f"{file}: {place} {kind} loads another model by its name, which is not followed")
-        if not isinstance(kind, str) or not is_known(kind):
+        if not isinstance(kind, str) or not (is_known(kind) or (path and kind in part_types(config["model_type"]))):
             raise UserError(f"{file}: {place} {kind!r} {_newer(config)}")
 
 
@@ -147,6 +148,19 @@ def is_known(model_type: str) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     return model_type in CONFIG_MAPPING
+
+
+def part_types(model_type: str) -> set[str]:
+    """Return the model types of the configs within a known one's: its class makes them, and no name is looked up."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    found: set[str] = set()
+    left = [CONFIG_MAPPING[model_type]] if model_type in CONFIG_MAPPING else []
+    while left:
+        parts = [part for part in left.pop().sub_configs.values() if hasattr(part, "sub_configs")]
+        left += [part for part in parts if part.model_type not in found]
+        found |= {part.model_type for part in parts}
+    return found
 
 
 def _newer(config: dict[str, Any]) -> str:

@@ -90,8 +90,8 @@ def pixel_values(processor: Any, images: "Iterable[Image]", channels: int = 3) -
         channels: that the model reads: 3, or 1 for a model of gray images.
 
     Raises:
-        UserError: the processor normalizes three colors differently, and the model reads one; or it leaves images in
-            different sizes.
+        UserError: the processor normalizes three colors differently, and the model reads one; it leaves images in
+            different sizes; or its numbers make no pixel values.
     """
     import numpy as np
 
@@ -100,8 +100,16 @@ def pixel_values(processor: Any, images: "Iterable[Image]", channels: int = 3) -
     for image in images:
         array = np.asarray(image.convert("L"))[..., None] if channels == 1 else image
         # Of a very small image the processor would take the height for the channels.
-        made = processor([array], return_tensors="np", input_data_format="channels_last", **options)
-        found.append(np.asarray(made["pixel_values"], dtype=np.float32))
+        try:
+            with np.errstate(all="ignore"):  # what comes of an image_std of 0 is looked at below
+                made = processor([array], return_tensors="np", input_data_format="channels_last", **options)
+            found.append(np.asarray(made["pixel_values"], dtype=np.float32))
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:160]
+            said = f"preprocessor_config.json makes no pixel values of an image ({reason}); mend it"
+            raise UserError(said) from error
+        if not np.isfinite(found[-1]).all():
+            raise UserError("preprocessor_config.json makes pixel values of nan or inf (image_std of 0?); mend it")
         if found[-1].shape != found[0].shape:
             raise UserError(
                 "preprocessor_config.json makes images of different sizes of images of different sizes; give it "

@@ -16,6 +16,7 @@ from hfcompress.errors import UserError
 # What some reader takes for the end of a cell or of a line.
 BREAKS = re.compile(r"[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
 BYTE_ORDER_MARK = "\ufeff"
+BEGINNING = 512  # bytes that are looked at
 OTHER_MARKS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # first: the mark of UTF-16 begins that of UTF-32
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -65,8 +66,17 @@ def read_lines(source: "Path | IO[bytes]", name: str = "") -> Iterator[str]:
 
 
 def other_encoding(content: bytes) -> str | None:
-    """Return UTF-16 or UTF-32 where the content begins with a byte order mark of one, else None."""
-    return next((kind for kind, marks in OTHER_MARKS.items() if content.startswith(marks)), None)
+    """Return UTF-16 or UTF-32 where the content begins with a byte order mark of one, or is UTF-16 without; else None.
+
+    Text in Latin letters has a zero in every second byte of UTF-16: as UTF-8 that would be text with zeros in it.
+    """
+    if marked := next((kind for kind, marks in OTHER_MARKS.items() if content.startswith(marks)), None):
+        return marked
+    head = content[:BEGINNING]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if len(head) < 4 or min(even, odd) or 3 * max(even, odd) < len(head):
+        return None
+    return "UTF-16LE" if odd else "UTF-16BE"
 
 
 def as_column(text: str) -> str:

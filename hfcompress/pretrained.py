@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers.image_processing_utils import BaseImageProcessor
 
 CLOSED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+# What a network returns, whatever the config it was saved with asks for: logits by name, and nothing unasked.
+PLAIN_ANSWERS = {"return_dict": True, "torchscript": False, "output_attentions": False, "output_hidden_states": False}
 MOST_WEIGHTS_A_BYTE = 4  # of 2 bits each
 FREE_WEIGHTS = 64 * 10**6  # a new head, and tables that no file holds
 LONGEST_TEXT = 2**20  # tokens to which a tokenizer may pad
@@ -49,6 +51,8 @@ def stock_config(folder: Path, **changes: Any) -> Any:
         file = folder / "config.json"
         raise UserError(f"{file} is no {kind} that transformers reads ({reason}); mend it") from error
     found._name_or_path = str(folder)
+    for name, value in PLAIN_ANSWERS.items():
+        setattr(found, name, value)
     return found
 
 

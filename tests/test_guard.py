@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BlipConfig, DogeConfig, DPRConfig, MptConfig, SiglipConfig
 
 from hfcompress.errors import UserError
 from hfcompress.foreign_files import DEEPEST, read_object
@@ -185,7 +186,7 @@ def test_a_pointer_is_no_file(name: str, evil: Path) -> None:
         load_classifier(evil)
 
 
-def test_what_transformers_itself_writes_is_no_offence(evil: Path) -> None:
+def test_what_transformers_itself_writes_is_no_offence(evil: Path, tmp_path: Path) -> None:
     """Plain implementations, false flags, names without effect, and what version 5 puts into its files."""
     for value in ("sdpa", "eager", "flash_attention_2", None, {"text_config": "sdpa"}):
         change(evil / "config.json", {"_attn_implementation": value, "attn_implementation": value, "auto_map": {}})
@@ -195,7 +196,15 @@ def test_what_transformers_itself_writes_is_no_offence(evil: Path) -> None:
     change(evil / "tokenizer_config.json", {"special_tokens_map_file": "/home/user/.cache/map.json"})
     change(evil / "tokenizer_config.json", {"model_max_length": int(1e30), "tokenizer_file": None})
     check_type(evil, read_config(evil))
+    saved = shutil.copy(evil / "config.json", tmp_path / "saved.json")
     assert load_classifier(evil).config._attn_implementation in ("sdpa", "eager")
+    for config in (MptConfig(), SiglipConfig(), BlipConfig(), DPRConfig(), DogeConfig()):  # parts of no known type
+        (evil / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        assert isinstance(stock_config(evil), type(config))
+    change(evil / "config.json", {"text_config": {"model_type": "siglip_text_model"}, "model_type": "blip"})
+    with pytest.raises(UserError, match=r"text_config\.model_type 'siglip_text_model' is unknown"):
+        stock_config(evil)
+    shutil.copy(saved, evil / "config.json")
     change(evil / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["[X]"]})
     assert "[X]" in load_tokenizer(evil).all_special_tokens
     (evil / "config.json").write_text('{"model_type": "mamba2", "time_step_limit": [0.0, Infinity]}', encoding="utf-8")

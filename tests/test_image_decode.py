@@ -194,7 +194,7 @@ def test_what_is_no_file_is_refused_before_the_model_is_loaded(tmp_path: Path, m
 
 
 def test_a_training_set_of_one_image_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--task\.max-train-examples 1: 1 training image"):
+    with pytest.raises(UserError, match=r"--task\.max-train-examples 1: train has 10 classes"):
         _ = ImageClassification(max_train_examples=1).data
 
 
@@ -221,3 +221,24 @@ def test_export_reads_the_images_of_a_folder_and_no_hidden_file(tmp_path: Path) 
     for name in ("b.png", "._b.png", ".DS_Store", "Thumbs.db", "below/a.JPG"):
         (tmp_path / name).write_bytes(b"")
     assert [Path(row["path"]).name for row in stored_images(tmp_path)] == ["b.png", "a.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": {"longest_edge": 32}}, "makes no pixel values of an image (Size must contain"),
+        ({"image_mean": [0.5] * 4}, "makes no pixel values of an image (mean must have 3 elements"),
+        ({"rescale_factor": "1/255"}, "makes no pixel values of an image"),
+        ({"image_std": [0.0, 0.0, 0.0]}, "makes pixel values of nan or inf (image_std of 0?)"),
+    ],
+)
+def test_a_processor_that_makes_no_pixel_values_is_one_line(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    folder = write_mobilenet(tmp_path / "model", ["a", "b"], side=16)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        ImagePredictor(folder, 1).logits([Image.new("RGB", (20, 20), "red")])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)

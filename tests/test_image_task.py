@@ -86,7 +86,7 @@ def test_a_class_that_only_test_has_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_column": "photo"}, "--task.image-column photo: the train split has no such column"),
+        ({"image_column": "photo"}, "photo: the train, validation and test splits have no such column"),
         ({"image_column": "label"}, "--task.image-column label: it holds no images"),
         ({"group_column": "camera"}, "--task.group-column camera"),
     ],

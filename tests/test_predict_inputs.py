@@ -103,6 +103,15 @@ def test_an_answer_is_the_pipelines_and_the_same_together_and_alone(
     assert np.ptp(together[:, 0]) > 1e-3, "the texts are told apart"
 
 
+def test_what_a_config_wants_returned_beside_the_logits_changes_no_answer(tmp_path: Path) -> None:
+    folder = classifier(tmp_path / "bert", "bert")
+    wanted = Predictor(folder, 1).logits(TEXTS, 64)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for asked in ({"return_dict": False}, {"torchscript": True}, {"output_attentions": True}):
+        (folder / "config.json").write_text(json.dumps(config | asked), encoding="utf-8")
+        assert np.array_equal(Predictor(folder, 1).logits(TEXTS, 64), wanted), asked
+
+
 def test_padding_on_the_left_would_change_a_bert(tmp_path: Path) -> None:
     """What the test above would miss, were the weights too small."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -10,7 +10,7 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.cells import texts
-from hfcompress.tasks.columns import check_columns, check_texts
+from hfcompress.tasks.columns import check_columns, check_texts, groups_of
 from hfcompress.tasks.documents import documents_apart
 from hfcompress.tasks.find_splits import say
 from hfcompress.tasks.overlap import Overlap
@@ -125,8 +125,8 @@ class CausalLM:
         kept = {}
         for split, rows in raw.items():
             written = texts(rows, self.text_column)
-            groups = texts(rows, group_column) if group_column else [str(row) for row in range(len(rows))]
-            kept[split] = [(t, str(g)) for t, g in zip(written, groups, strict=True) if t is not None and t.strip()]
+            groups = groups_of(rows, group_column, "--task.group-column", split)
+            kept[split] = [(t, g) for t, g in zip(written, groups, strict=True) if t is not None and t.strip()]
             if not kept[split]:
                 raise UserError(f"--task.dataset {self.dataset}: the {split} split holds no text")
             if empty := len(rows) - len(kept[split]):

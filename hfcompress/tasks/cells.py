@@ -5,6 +5,8 @@ import decimal
 import json
 import math
 import re
+import unicodedata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 EXACT = 2**53  # integers up to here are floats exactly
+WHOLE = re.compile(r"(-?\d+)\.0+")  # a whole number as programs write it that hold it as a float
 
 
 def column(rows: "Dataset", name: str) -> list[Any]:
@@ -78,6 +81,23 @@ def spelled(value: Any) -> str | None:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     return format(value, "f") if isinstance(value, decimal.Decimal) else str(value)
+
+
+def whole_numbers(values: Iterable[str]) -> dict[str, str]:
+    """Return "1.0" -> "1" for the texts that are whole numbers with a point; empty where none stands without it, too.
+
+    pandas writes the same column either way, with a point where a cell of that file is empty.
+    """
+    known = set(values)
+    found = {value: match[1] for value in known if (match := WHOLE.fullmatch(value))}
+    return found if known & set(found.values()) else {}
+
+
+def identifier(value: str) -> str:
+    """Return the name of a group in one spelling: "12" for "12.0" and " 12", accents as one character."""
+    name = unicodedata.normalize("NFC", value.strip())
+    match = WHOLE.fullmatch(name)
+    return match[1] if match else name
 
 
 def has_fractions(rows: "Dataset", name: str) -> float | None:

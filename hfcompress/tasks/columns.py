@@ -4,7 +4,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.cells import column, not_text
+from hfcompress.tasks.cells import column, identifier, not_text, texts
 from hfcompress.tasks.find_splits import listed
 
 if TYPE_CHECKING:
@@ -24,27 +24,60 @@ LONG = 40  # characters of a column's name; a longer one is a row's text
 
 def check_columns(dataset: str, splits: "dict[str, Dataset]", wanted: dict[str, str | None], option: str) -> None:
     """Raise UserError for all columns (option -> column; None is not wanted) that are not there, and empty splits."""
-    problems = []
+    problems: dict[str, list[str]] = {}
     for split, rows in splits.items():
-        missing = {name: column for name, column in wanted.items() if column not in (None, *rows.column_names)}
-        if not missing:
-            continue
-        typed = ", ".join(f"{name} {column}" for name, column in missing.items())
-        what = "no such column" if len(missing) == 1 else "no such columns"
-        there = listed([short(name) for name in rows.column_names])
-        problem = f"{typed}: the {split} split has {what}, only {there}"
-        used = {column for column in wanted.values() if column is not None}
-        guess = " ".join(guesses(rows, list(missing), used))
-        if any(len(name) > LONG for name in rows.column_names):
-            problem += "; the first line of a csv file names its columns: add such a line"
-        elif guess:
-            problem += f"; did you mean {guess}?"
-        problems.append(problem)
+        if not rows.column_names:
+            raise UserError(f"{option}.dataset {dataset}: the {split} split is empty")
+        if problem := missing_columns(rows, wanted):
+            problems.setdefault(problem, []).append(split)
     if problems:
-        raise UserError("; ".join(dict.fromkeys(problems)))
+        raise UserError("; ".join(problem.replace("SPLITS", named(found)) for problem, found in problems.items()))
     for split, rows in splits.items():
         if not len(rows):
             raise UserError(f"{option}.dataset {dataset}: the {split} split is empty")
+
+
+def missing_columns(rows: "Dataset", wanted: dict[str, str | None]) -> str | None:
+    """Return which columns (option -> column) a split lacks, SPLITS standing for its name; None where it has all."""
+    missing = {name: column for name, column in wanted.items() if column not in (None, *rows.column_names)}
+    if not missing:
+        return None
+    typed = ", ".join(f"{name} {column}" for name, column in missing.items())
+    what = "no such column" if len(missing) == 1 else "no such columns"
+    if any(len(name) > LONG for name in rows.column_names):
+        return f"{typed}: SPLITS {what}; the first line of a csv file names its columns: add such a line"
+    used = {column for column in wanted.values() if column is not None}
+    guess = " ".join(guesses(rows, list(missing), used))
+    hint = f"; did you mean {guess}?" if guess else ""
+    return f"{typed}: SPLITS {what}, only {listed([short(name) for name in rows.column_names])}{hint}"
+
+
+def named(splits: list[str]) -> str:
+    """Return "the train split has", or "the train, validation and test splits have"."""
+    if len(splits) == 1:
+        return f"the {splits[0]} split has"
+    return f"the {', '.join(splits[:-1])} and {splits[-1]} splits have"
+
+
+def groups_of(rows: "Dataset", name: str | None, option: str, split: str) -> list[str]:
+    """Return the group of every row; without a column of groups each row is one of its own.
+
+    Args:
+        option: the option of that column, for messages.
+
+    Raises:
+        UserError: a row has none.
+    """
+    if name is None:
+        return list(map(str, range(len(rows))))
+    found = texts(rows, name)
+    empty = [row for row, value in enumerate(found) if value is None or not value.strip()]
+    if empty:
+        raise UserError(
+            f"{option} {name}: {len(empty)} rows of the {split} split have no group (the first: row {empty[0]}); "
+            "give each a group of its own, or drop them"
+        )
+    return [identifier(value) for value in found if value is not None]
 
 
 def check_texts(splits: "dict[str, Dataset]", columns: dict[str, str | None]) -> None:

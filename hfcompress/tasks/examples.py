@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.cells import has_fractions, not_text, texts
-from hfcompress.tasks.find_splits import SPLITS, say
+from hfcompress.tasks.cells import has_fractions, identifier, not_text, texts, whole_numbers
+from hfcompress.tasks.find_splits import SPLITS, listed, say
 from hfcompress.tasks.hold_out import ALL, families, splits_of_one, validation_rows
 from hfcompress.tasks.labels import in_order, marks_of_missing
 from hfcompress.tasks.overlap import Keys, Overlap, checked, near_duplicates
@@ -60,6 +60,33 @@ def check_cells(splits: "dict[str, Dataset]", text: dict[str, str | None], label
         raise UserError("; ".join(problems))
 
 
+def labels_of(splits: "dict[str, Dataset]", label: str, option: str) -> dict[str, list[str | None]]:
+    """Return split -> the label of every row as text, with one spelling in all splits; None is missing.
+
+    Numbers of a split whose file does not name its classes are the names of a ClassLabel that another one has.
+
+    Args:
+        label: their column, checked; option: of that column, for messages.
+    """
+    found = {split: texts(rows, label) for split, rows in splits.items()}
+    of_splits: list[list[str] | None] = [getattr(rows.features[label], "names", None) for rows in splits.values()]
+    names = next(filter(None, of_splits), [])
+    numbers = {str(number): name for number, name in enumerate(names)}
+    for split in splits:
+        values = {value for value in found[split] if value is not None}
+        if values and not values & set(names) and values <= set(numbers):
+            say(f"{option} {label}: {split} has numbers; they are read as {listed(names)}, which another split names")
+            found[split] = [value if value is None else numbers[value] for value in found[split]]
+    whole = whole_numbers(value for values in found.values() for value in values if value is not None)
+    if whole:
+        written, number = min(whole.items())
+        say(f"{option} {label}: {written} and {number} are one class")
+    return {
+        split: [value if value is None else whole.get(value, value) for value in values]
+        for split, values in found.items()
+    }
+
+
 def examples_of(
     splits: "dict[str, Dataset]",
     columns: dict[str, str],
@@ -82,7 +109,7 @@ def examples_of(
         UserError: there are such rows and they are to be refused, or a split has no others.
     """
     (text_option, text), (label_option, label) = columns.items()
-    labels = {split: texts(rows, label) for split, rows in splits.items()}
+    labels = labels_of(splits, label, label_option)
     marks = marks_of_missing({v for found in labels.values() for v in found if v is not None and v.strip()}, named)
     problems, notes, result = [], [], {}
     for split, rows in splits.items():
@@ -108,7 +135,7 @@ def examples_of(
         of_text, of_label, of_group = (
             [str(values[i]) for i in kept] for values in (found[text_option], labels[split], groups)
         )
-        result[split] = Examples(of_text, of_label, of_group, group is not None)
+        result[split] = Examples(of_text, of_label, list(map(identifier, of_group)), group is not None)
     if problems and missing == "refuse":
         hint = f"{option}.missing skip leaves such rows out"
         if marks:

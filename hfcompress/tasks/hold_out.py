@@ -81,6 +81,17 @@ def validation_rows(dataset: str, names: list[str], option: str) -> tuple[list[i
     return [i for i, h in enumerate(held) if not h], [i for i, h in enumerate(held) if h]
 
 
+def sample_of(labels: Sequence[Any], share: float) -> list[int]:
+    """Return a share of the rows as `sample` draws them, and a row of every class at least."""
+    return sample(labels, max(len(set(labels)), round(share * len(labels))))
+
+
+def require_classes(size: int | None, classes: int) -> None:
+    """Raise UserError where `--task.max-train-examples` leaves less than a row for each class."""
+    if size is not None and size < classes:
+        raise UserError(f"--task.max-train-examples {size}: train has {classes} classes; give {classes} or more")
+
+
 def sample(labels: Sequence[Any], size: int) -> list[int]:
     """Return `size` rows, drawn at random (the same each time) with every class in proportion, in their order.
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.cells import texts
-from hfcompress.tasks.columns import check_columns
-from hfcompress.tasks.examples import check_cells
+from hfcompress.tasks.columns import check_columns, groups_of
+from hfcompress.tasks.examples import check_cells, labels_of
 from hfcompress.tasks.find_splits import SPLITS, listed, say
-from hfcompress.tasks.hold_out import ALL, splits_of_one, validation_rows
+from hfcompress.tasks.hold_out import ALL, require_classes, sample_of, splits_of_one, validation_rows
 from hfcompress.tasks.image_data import ImageData, decode
 from hfcompress.tasks.image_folders import class_folders, is_class_folders
 from hfcompress.tasks.labels import Classes, classes_of, marks_of_missing
@@ -96,10 +95,10 @@ class ImageClassification:
         """
         raw = load_digits() if self.dataset == DIGITS else self._read()
         raw = {split: as_images(rows, self.image_column) for split, rows in raw.items()}
-        self._check_columns(raw)
+        named = self._check_columns(raw)
         columns, skipped = {}, {}
         for split, rows in raw.items():
-            columns[split], skipped[split] = self._decodable(split, self._columns(rows))
+            columns[split], skipped[split] = self._decodable(split, self._columns(split, rows, named[split]))
         splits = self._held_apart(columns)
         feature = next(iter(raw.values())).features[self.label_column]
         labels = {split: [str(label) for label in rows["label"]] for split, rows in splits.items()}
@@ -115,7 +114,8 @@ class ImageClassification:
             else read_splits(self.dataset, self.config, self.data_files)
         )
 
-    def _check_columns(self, splits: "dict[str, Dataset]") -> None:
+    def _check_columns(self, splits: "dict[str, Dataset]") -> dict[str, list[str | None]]:
+        """Return split -> the label of every row; raise UserError for columns that are not what they should be."""
         wanted = {
             "--task.image-column": self.image_column,
             "--task.label-column": self.label_column,
@@ -127,7 +127,7 @@ class ImageClassification:
                 raise UserError(f"--task.image-column {self.image_column}: it holds no images in the {split} split")
         columns: dict[str, str | None] = {"--task.group-column": self.group_column}
         check_cells(splits, columns, {"--task.label-column": self.label_column})
-        labels = {split: texts(rows, self.label_column) for split, rows in splits.items()}
+        labels = labels_of(splits, self.label_column, "--task.label-column")
         marks = marks_of_missing({label for found in labels.values() for label in found if label}, self.labels)
         for split, found in labels.items():
             if missing := sum(not label or label in marks for label in found):
@@ -135,15 +135,15 @@ class ImageClassification:
                     f"--task.label-column {self.label_column}: {missing} rows of the {split} split have no label"
                     f"{f' ({listed(sorted(marks))})' if marks else ''}; drop them"
                 )
+        return labels
 
-    def _columns(self, rows: "Dataset") -> "Dataset":
+    def _columns(self, split: str, rows: "Dataset", labels: list[str | None]) -> "Dataset":
         """Keep image (as stored), label and group under these names; without a group column each is its own group."""
         from datasets import Image
 
-        numbers = range(len(rows))
-        group = [str(v) for v in texts(rows, self.group_column)] if self.group_column else list(map(str, numbers))
+        group = groups_of(rows, self.group_column, "--task.group-column", split)
         kept = rows.select_columns([self.image_column]).rename_columns({self.image_column: "image"})
-        kept = kept.cast_column("image", Image(decode=False)).add_column("label", texts(rows, self.label_column))
+        kept = kept.cast_column("image", Image(decode=False)).add_column("label", labels)
         return kept.add_column("group", group)
 
     def _decodable(self, split: str, rows: "Dataset") -> "tuple[Dataset, int]":
@@ -200,17 +200,16 @@ class ImageClassification:
         return splits
 
     def _numbered(self, splits: "dict[str, Dataset]", classes: Classes, skipped: dict[str, int]) -> ImageData:
-        import numpy as np
         from datasets import DatasetDict
 
+        require_classes(self.max_train_examples, len(classes.names))
         share = min(1.0, self.max_train_examples / len(splits["train"])) if self.max_train_examples else 1.0
         digest = hashlib.sha256(repr(classes.names).encode())
         numbered = {}
         for split in SPLITS:
             rows = splits[split]
             if share < 1:  # at random: folders of classes are in the order of their classes
-                order = np.random.default_rng(0).permutation(len(rows))[: max(1, round(share * len(rows)))]
-                rows = rows.select(sorted(order.tolist()))
+                rows = rows.select(sample_of(list(rows["label"]), share))
             if split == "train" and len(rows) < LEAST_IMAGES:
                 option = f"--task.max-train-examples {self.max_train_examples}"
                 raise UserError(

@@ -104,11 +104,11 @@ def check_labels(option: str, labels: dict[str, list[str]]) -> None:
         )
     alike: dict[str, str] = {}
     for label in sorted(everything):
-        other = alike.setdefault(unicodedata.normalize("NFC", label.strip()), label)
+        other = alike.setdefault(visible(label), label)
         if other != label:
             raise UserError(
-                f"{option}: the labels {other!r} and {label!r} differ only in spaces around them or in how accents "
-                "are stored; write one of them everywhere"
+                f"{option}: the labels {other!r} and {label!r} differ only in spaces, in characters that are not "
+                "seen or in how accents are stored; write one of them everywhere"
             )
     if len(seen) > MANY and 2 * len(seen) > len(labels["train"]):
         say(
@@ -120,6 +120,12 @@ def check_labels(option: str, labels: dict[str, list[str]]) -> None:
         if other != label:
             say(f"{option}: the labels {other!r} and {label!r} differ only in case; they are two classes")
             return
+
+
+def visible(label: str) -> str:
+    """Return what is seen of a label: without spaces around it, joiners, marks of order and byte order marks."""
+    seen = "".join(c for c in unicodedata.normalize("NFC", label) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.split())
 
 
 def named_classes(seen: set[str], named: tuple[str, ...]) -> Classes:

@@ -107,6 +107,8 @@ def read_text(file: Path) -> str:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file} cannot be read ({first_line(error)}); write it again") from None
     check_content(file, content)
+    if kind := other_encoding(content):
+        raise UserError(f"{file} is {kind} text; save it as UTF-8, for instance with iconv -f {kind} -t UTF-8")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -118,12 +120,10 @@ def read_text(file: Path) -> str:
 
 
 def check_content(file: Path, content: bytes) -> None:
-    """Raise UserError for files that are empty, pointers of Git LFS, or UTF-16."""
+    """Raise UserError for files that are empty or pointers of Git LFS."""
     if not content.strip():
         raise UserError(f"{file} is empty; the split needs rows")
     refuse_pointer(file)
-    if kind := other_encoding(content):
-        raise UserError(f"{file} is {kind} text; save it as UTF-8, for instance with iconv -f {kind} -t UTF-8")
 
 
 def csv_columns(file: Path, text: str) -> Columns:
@@ -136,7 +136,7 @@ def csv_columns(file: Path, text: str) -> Columns:
         text = text[excel.end() :]
     head = header_of(text)
     of_tabs = ".tsv" in [suffix.lower() for suffix in file.suffixes[-2:]]
-    delimiter = excel[1] if excel else "\t" if of_tabs else max(DELIMITERS, key=head.count)
+    delimiter = excel[1] if excel else "\t" if of_tabs and "\t" in head else max(DELIMITERS, key=head.count)
     quoted: list[list[str]] | UserError
     try:
         quoted = csv_rows(file, text, delimiter, csv.QUOTE_MINIMAL)
@@ -175,7 +175,7 @@ def csv_rows(file: Path, text: str, delimiter: str, quoting: Any) -> list[list[s
     rows: list[list[str]] = []
     try:
         for row in reader:
-            if not row:
+            if not row or (len(row) == 1 and len(rows[:1] and rows[0]) > 1 and not row[0].strip()):
                 continue
             rows.append(row)
             if len(row) != len(rows[0]):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "licence-review"
 SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")  # columns that may say the split of every row
+SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 
 
 def names_repository(dataset: str) -> bool:
@@ -122,8 +123,13 @@ def _what_is_missing(dataset: str, folder: Path, split: str, found: Found, optio
 
 def _example(folder: Path, split: str, found: Found) -> str:
     """Return SPLIT=FILE for every split that is there, and a loose file for the one that is not."""
-    files = {name: shards[0] for name, shards in found.files.items() if len(shards) == 1}
-    wanted = files | {split: found.loose[0]}
+    wanted = {name: shards[0] for name, shards in found.files.items() if len(shards) == 1}
+    free = list(found.loose)
+    for name in (split, *(other for other in ("train", "test") if other not in found.files and other != split)):
+        if free:
+            likely = next((file for file in free if any(word in file.name.lower() for word in SPLITS[name])), free[0])
+            wanted[name] = likely
+            free.remove(likely)
     return ",".join(f"{name}={name_in(folder, file)}" for name, file in wanted.items())
 
 
@@ -131,13 +137,39 @@ def _read_one(dataset: str, files: list[Path], option: str, needed: tuple[str, .
     """Return the splits that a column of one table says; else the whole table as test, or as "all" to be split."""
     rows = read_table(files)
     for name in SPLIT_COLUMNS:
-        if name in rows.column_names and type(rows.features[name]).__name__ in ("Value", "ClassLabel"):
-            said = [split_of(value or "") for value in texts(rows, name)]
-            if None not in said and set(needed) <= set(said):
-                say(f"{option}.dataset {dataset}: its column {name} says the split of every row")
-                return {
-                    split: rows.select([i for i, found in enumerate(said) if found == split])
-                    for split in SPLITS
-                    if split in said
-                }
+        single = name in rows.column_names and type(rows.features[name]).__name__ in ("Value", "ClassLabel")
+        if single and (found := _by_column(dataset, rows, name, option, needed)):
+            return found
     return {"test" if needed == ("test",) else ALL: rows}
+
+
+def _by_column(
+    dataset: str, rows: "Dataset", name: str, option: str, needed: tuple[str, ...]
+) -> "dict[str, Dataset] | None":
+    """Return the splits that a column says; None where its values are no names of several splits.
+
+    Raises:
+        UserError: it names several splits, and not one that is needed.
+    """
+    values = texts(rows, name)
+    said = {value: split_of(value) for value in set(values) if value is not None}
+    there = set(filter(None, said.values()))
+    alone = all(said[value] is None or value.strip().lower() in SPLIT_NAMES for value in said)
+    others = [value for value in values if value is None or said[value] is None]
+    if not there or (others and not alone) or (len(there) < 2 and not set(needed) <= there):
+        return None
+    if missing := [split for split in needed if split not in there]:
+        raise UserError(
+            f"{option}.dataset {dataset}: its column {name} says {' and '.join(sorted(there))}, and no row is of "
+            f"{missing[0]}; name such rows there, or take the column out: then rows are split by a hash"
+        )
+    say(f"{option}.dataset {dataset}: its column {name} says the split of every row")
+    if others:
+        shown = listed(sorted({"no value" if value is None else repr(value) for value in others}))
+        say(f"{option}.dataset {dataset}: {len(others)} of {len(rows)} rows are not used: {name} is {shown}")
+    splits = [None if value is None else said[value] for value in values]
+    return {
+        split: rows.select([i for i, found in enumerate(splits) if found == split])
+        for split in SPLITS
+        if split in there
+    }

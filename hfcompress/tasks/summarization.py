@@ -10,7 +10,7 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.cells import column, not_text, spelled, texts
-from hfcompress.tasks.columns import check_columns, check_texts
+from hfcompress.tasks.columns import check_columns, check_texts, groups_of
 from hfcompress.tasks.examples import Missing
 from hfcompress.tasks.find_splits import say
 from hfcompress.tasks.overlap import Keys, Overlap, checked, near_duplicates
@@ -111,7 +111,7 @@ class Summarization:
         documents = [(text or "").strip() for text in texts(rows, self.document_column)]
         references = [texts_of(value) for value in column(rows, self.summary_column)]
         numbers = range(len(rows))
-        groups = texts(rows, self.group_column) if self.group_column else list(map(str, numbers))
+        groups = groups_of(rows, self.group_column, "--documents.group-column", split)
         empty: dict[int, str] = {}
         for name, values in ((self.document_column, documents), (self.summary_column, references)):
             empty |= {row: name for row, value in enumerate(values) if not value and row not in empty}
@@ -130,7 +130,7 @@ class Summarization:
         if self.max_documents is not None and self.max_documents < len(kept):
             places = np.linspace(0, len(kept) - 1, self.max_documents).round().astype(int).tolist()
             kept = [kept[place] for place in places]
-        return Summaries(documents, references, list(map(str, groups))).of(kept)
+        return Summaries(documents, references, groups).of(kept)
 
     def _apart(self, splits: dict[str, Summaries]) -> dict[str, Summaries]:
         """The splits with no document or group in two of them."""

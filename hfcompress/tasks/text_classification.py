@@ -12,7 +12,7 @@ from hfcompress.tasks.cells import column
 from hfcompress.tasks.columns import check_columns
 from hfcompress.tasks.examples import Examples, Missing, check_cells, examples_of, held_apart
 from hfcompress.tasks.find_splits import SPLITS
-from hfcompress.tasks.hold_out import sample
+from hfcompress.tasks.hold_out import require_classes, sample_of
 from hfcompress.tasks.labels import Classes, classes_of
 from hfcompress.tasks.overlap import Overlap
 from hfcompress.tasks.splits import EMBEDDED, names_repository, read_splits
@@ -158,13 +158,14 @@ class TextClassification:
         from datasets import Dataset, DatasetDict
 
         size = len(splits["train"].texts)
+        require_classes(self.max_train_examples, len(classes.names))
         share = min(1.0, self.max_train_examples / size) if self.max_train_examples else 1.0
         digest = hashlib.sha256(repr(classes.names).encode())
         numbered = {}
         for split in SPLITS:
             rows = splits[split]
             if share < 1:
-                rows = rows.rows(sample(rows.labels, max(1, round(share * len(rows.texts)))))
+                rows = rows.rows(sample_of(rows.labels, share))
             columns = {
                 "text": rows.texts,
                 "label": [classes.number[label] for label in rows.labels],
