@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfcompress.errors import CheckFailed, UserError
+from hfcompress.errors import CheckFailed, UserError, needs
 
 Batch = dict[str, Tensor]
 Units = dict[str, list[int]]  # a group's root -> numbers of its units
@@ -132,6 +132,7 @@ def unit_size(network: nn.Module, root: str) -> int:
 
 def traced(network: nn.Module, example: Batch) -> Any:
     """torch-pruning's graph of a network; train or eval mode are left as they were."""
+    needs("torch_pruning")
     from torch_pruning import DependencyGraph
 
     training = network.training

@@ -1,7 +1,9 @@
-"""UserError: "the input is wrong, and here is what to do about it"; and what raises it for numbers out of range."""
+"""UserError: "the input is wrong, and here is what to do"; what raises it for numbers and missing packages."""
 
 import math
+import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +26,64 @@ class CheckFailed(UserError, RuntimeError):
 
 class UnknownShape(UserError):
     """A model whose size cannot be told from its config: it can be run and measured, but not planned."""
+
+
+EXTRAS = {  # package -> the extra of pyproject.toml that installs it, and what needs it
+    "PIL": ("images", "a model of images"),
+    "compressed_tensors": ("language", "exporting 4-bit weights for transformers"),
+    "detect_secrets": ("push", "pushing a run"),
+    "gguf": ("gguf", "a GGUF file"),
+    "llama_cpp": ("llama-cpp", "running a GGUF file"),
+    "lm_eval": ("lm-eval", "hfcompress eval"),
+    "matplotlib": ("plots", "drawing a report's plots"),
+    "neural_compressor": ("neural-compressor", "an algorithm of Intel Neural Compressor"),
+    "onnxruntime_genai": ("language", "running a causal LM's ONNX graph"),
+    "optimum.onnxruntime": ("optimum", "quantizing with Optimum"),
+    "rouge_score": ("language", "ROUGE of summaries"),
+    "starlette": ("serve", "--serve"),
+    "tensorly": ("factorize", "factoring weights"),
+    "torch_pruning": ("prune", "structured pruning"),
+    "uvicorn": ("serve", "--serve"),
+}
+
+
+def has(package: str) -> bool:
+    """Return whether a package can be imported; of a dotted name its parents are."""
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def needs(package: str, reason: str = "") -> None:
+    """Refuse what a package of an extra is needed for where it is not installed; it is not imported.
+
+    Args:
+        package: one of EXTRAS.
+        reason: why a package that is installed cannot be used all the same; "" where that is not known.
+
+    Raises:
+        UserError: naming the extra.
+    """
+    extra, purpose = EXTRAS[package]
+    install = f'pip install "hfcompress[{extra}]"'
+    if not has(package):
+        raise UserError(f"{purpose} needs {package}, which is not installed: {install}")
+    if reason:
+        raise UserError(f"{purpose} needs {package}, which does not load ({reason}): {install}")
+
+
+def needs_libraries(distributions: tuple[str, ...]) -> None:
+    """Refuse a stage before long work where one of its `libraries` belongs to an extra and is not installed.
+
+    Raises:
+        UserError: see `needs`.
+    """
+    for package in (name.replace("-", "_") for name in distributions):
+        if package in EXTRAS:
+            needs(package)
 
 
 def require(options: "DataclassInstance", least: float, *names: str) -> None:

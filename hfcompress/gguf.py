@@ -33,7 +33,7 @@ from hfcompress.decoder_kind import (
     rope_base,
     rope_type,
 )
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.files import whole_path
 from hfcompress.ops.grid import Grid, Quantized
 from hfcompress.packed import PackedModel
@@ -67,10 +67,9 @@ def require_gguf() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise UserError("a GGUF file needs the gguf package: pip install 'hfcompress[gguf]'") from None
+    needs("gguf")
+    import gguf
+
     return gguf
 
 

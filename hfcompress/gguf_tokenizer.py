@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.end_tokens import end_tokens
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.foreign_files import LARGEST_TOKENIZER, read_object
 
 # The rule that splits words, as tokenizer.json spells it -> the name under which llama.cpp knows it (llama-vocab.cpp).
@@ -38,6 +38,7 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
     Raises:
         UserError: there is no tokenizer.json, or llama.cpp has no tokenizer that does the same.
     """
+    needs("gguf")
     import gguf
 
     if not (folder / "tokenizer.json").is_file():
@@ -77,6 +78,7 @@ def is_sentencepiece(tokenizer: dict[str, Any]) -> bool:
 
 def tokens(tokenizer: dict[str, Any], vocabulary: int) -> tuple[list[str], list[int]]:
     """The text and the kind (gguf.TokenType) of every id."""
+    needs("gguf")
     from gguf import TokenType
 
     texts = {i: text for text, i in tokenizer["model"]["vocab"].items()}

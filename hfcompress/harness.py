@@ -12,7 +12,7 @@ import numpy as np
 
 from hfcompress.chat import render
 from hfcompress.end_tokens import end_tokens
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.evaluation.decoder import Decoder, open_decoder
 from hfcompress.evaluation.torch_decoder import load
 from hfcompress.generation import generate
@@ -27,9 +27,8 @@ try:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise UserError(
-        f"hfcompress eval needs lm-evaluation-harness ({error}): pip install 'hfcompress[lm-eval]'"
-    ) from None
+    needs("lm_eval", str(error))
+    raise
 
 MAX_NEW_TOKENS = 256  # where a task does not say; HFLM's default
 MARK = "@@the-last-message-ends@@"

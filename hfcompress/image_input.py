@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.foreign_files import refuse_pointer
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def decode(stored: Mapping[str, Any] | None) -> "Image":
     """
     import struct
 
+    needs("PIL")
     from PIL import Image, ImageOps
 
     if stored is None or (stored["bytes"] is None and not stored["path"]):
@@ -56,6 +57,7 @@ def decode(stored: Mapping[str, Any] | None) -> "Image":
 @cache
 def readable_formats() -> tuple[str, ...]:
     """Names of the formats that Pillow decodes by itself."""
+    needs("PIL")
     from PIL import Image
 
     Image.init()
@@ -68,6 +70,7 @@ def in_rgb(image: "Image") -> "Image":
     Raises:
         ValueError: its pixels are floating-point numbers, whose range is not known.
     """
+    needs("PIL")
     import numpy as np
     from PIL import Image
 

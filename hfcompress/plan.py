@@ -10,7 +10,7 @@ from hfcompress.budget import Budget
 from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
 from hfcompress.encoder_edits import edited
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs, needs_libraries
 from hfcompress.evaluation.text_inputs import LONGEST, usable_positions
 from hfcompress.guard import check_type, read_config
 from hfcompress.image_plan import compare_images
@@ -187,11 +187,14 @@ class Plan:
     def __call__(self, stage: Stage, *, name: str | None = None, **inputs: Any) -> Planned:
         from hfcompress.run import snake_case
 
+        needs_libraries(stage.libraries)
         for value in inputs.values():
             if isinstance(value, Planned) and value.stage == "base":
                 require_kind(value, inputs.get("task"))
                 require_length(value, inputs.get("task"))
         shapes = {key: value.shape if isinstance(value, Planned) else value for key, value in inputs.items()}
+        if any(isinstance(shape, ImageShape) for shape in shapes.values()):
+            needs("PIL")
         try:
             shape = stage.predict(**shapes)
         except UserError as error:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.comparison import disagreement, proven
-from hfcompress.errors import UserError
-from hfcompress.hub import require_repository
+from hfcompress.errors import UserError, needs
+from hfcompress.hub import PUSHING, require_repository
 from hfcompress.inside import component, inside
 from hfcompress.lock import LOCK, read_lock
 from hfcompress.record import Record, read_json
@@ -59,6 +59,8 @@ def release(run: Path, repository: str, licence: str | None = None, *, allow_fai
     from hfcompress.report.pages import card_of, pictures_of
 
     require_repository(repository)
+    for package in PUSHING:
+        needs(package)
     report = read_json(inside(run, "report.json"), "recipe", "scale", "models", "verdicts", "notes", "ok")
     details = read_json(inside(run, "details.json"), "records", "reference", "base", "deliver")
     locked = read_lock(inside(run, LOCK))

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hfcompress.errors import needs
+
 HEAD, TAIL = 64_000_000, 16_000_000  # bytes of a binary file that are searched, at its beginning and at its end
 BEFORE, AFTER = 400, 1600  # characters around a word of a rule that the rule is tried on
 RUN = 12  # characters of text in a binary file, at least
@@ -275,6 +277,7 @@ def beginning_and_end(file: Path) -> bytes:
 @cache
 def plugins() -> list[tuple[Any, tuple[str, ...]]]:
     """Return the plugins of detect-secrets that know a key by its form, and their words."""
+    needs("detect_secrets")
     found = []
     for place, words in PLUGINS.items():
         module, _, name = place.partition(".")

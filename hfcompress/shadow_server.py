@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.http_limits import LARGEST_BODY
 from hfcompress.serving import ShadowTest, page, request_of
 
@@ -173,10 +173,10 @@ def serve(test: ShadowTest, port: int) -> None:
     Raises:
         UserError: the packages are not installed, or the port is taken.
     """
-    try:
-        import uvicorn
-    except ImportError:
-        raise UserError("--serve needs uvicorn and starlette: pip install 'hfcompress[serve]'") from None
+    needs("starlette")
+    needs("uvicorn")
+    import uvicorn
+
     server = uvicorn.Server(configured(test, port))
     with stopped_by_signals(server):
         try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hfcompress import bert
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.models import is_vision, load_classifier, load_image_processor, load_tokenizer
 from hfcompress.record import sha256, write_json
 from hfcompress.stage import TENSORS, folder_hash, library_versions
@@ -304,6 +304,7 @@ def require_same_pixels(model: Path, teacher: Path) -> None:
     Raises:
         UserError: with what differs: the size, or the values.
     """
+    needs("PIL")
     from PIL import Image
 
     random = np.random.default_rng(0)

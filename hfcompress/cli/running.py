@@ -24,7 +24,7 @@ from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.positions import within_positions
 from hfcompress.cli.results import push
 from hfcompress.effects import refuse_empty, refuse_without_effect
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import UnknownShape, UserError, needs
 from hfcompress.files import FolderLock, scratch_below
 
 
@@ -252,10 +252,12 @@ def run_recipe(
         if getattr(own, option) and not own.push_to_hub:
             raise UserError(f"--{option.replace('_', '-')}: has no effect without --push-to-hub; leave it out")
     if own.hub_model_id:
-        from hfcompress.hub import require_repository, require_token
+        from hfcompress.hub import PUSHING, require_repository, require_token
 
         require_repository(own.hub_model_id)
         require_token()
+        for package in PUSHING:
+            needs(package)
     refuse_other_recipe(folder, name)
     quiet()
     from hfcompress.plan import Plan

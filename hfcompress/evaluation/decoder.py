@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.guard import check_foreign
 
 Array = np.ndarray[Any, Any]
@@ -60,6 +60,7 @@ def open_decoder(folder: Path, threads: int) -> Decoder:
 def import_runtime(folder: Path) -> None:
     """Import what `open_decoder` will need, so that its memory can be told from the model's."""
     if (folder / "genai_config.json").is_file():
+        needs("onnxruntime_genai")
         import onnxruntime_genai  # noqa: F401
     elif any(folder.glob("*.gguf")):
         from hfcompress.evaluation.llama_decoder import import_llama

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.evaluation.predictor import label_names, numbers, onnx_session, require_labels
 from hfcompress.evaluation.scores import Function, score_function
 from hfcompress.image_input import channels_of, pixel_values
@@ -104,6 +104,7 @@ class ImagePredictor:
 
     def request(self, batch: int = 1) -> Array:
         """A batch of noise in the size that the processor makes, for timing."""
+        needs("PIL")
         from PIL import Image
 
         shape = self.pixels([Image.new("RGB", (64, 64))]).shape[1:]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 
 Array = np.ndarray[Any, Any]
 
@@ -26,8 +26,8 @@ def import_llama() -> Any:
     try:
         from llama_cpp import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        reason = "" if isinstance(error, ImportError) else f" ({error})"
-        raise UserError(f"running a GGUF file needs llama.cpp: pip install 'hfcompress[llama-cpp]'{reason}") from None
+        needs("llama_cpp", str(error))
+        raise
     silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     KEPT[:] = [silent]

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from hfcompress.errors import needs
 from hfcompress.foreign_files import read_object
 from hfcompress.guard import read_config
 from hfcompress.weights import header, unread_weights, weight_files
@@ -218,6 +219,7 @@ def gguf_tensors(file: Path) -> list[tuple[int, str, int, bool]]:
 
 def named_gguf_tensors(file: Path) -> list[tuple[str, tuple[int, str, int, bool]]]:
     """The same, each with the tensor's name."""
+    needs("gguf")
     import gguf
 
     found = []

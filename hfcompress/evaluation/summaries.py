@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.errors import needs
 from hfcompress.evaluation.language import interval, resample_weights
 from hfcompress.evaluation.statistics import Difference
 
@@ -63,6 +64,7 @@ def words(text: str) -> list[str]:
 
 def rouge(summary: str, references: list[str]) -> dict[str, float]:
     """F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming; of several references each measure takes its best one."""
+    needs("rouge_score")
     from rouge_score.rouge_scorer import RougeScorer
 
     best = RougeScorer(list(ROUGE), use_stemmer=True).score_multi(references, summary)

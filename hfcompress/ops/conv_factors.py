@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hfcompress.errors import needs
 from hfcompress.ops.low_rank import Ranks, check_rank, root_of_moment, steps_to, tensorly
 
 CP_SHARES = (0.15, 0.3, 0.5, 0.75)  # of the largest rank that does not grow: each is a fit of its own, and slow
@@ -72,6 +73,7 @@ class Tucker2(ConvFactors):
         return [into * self.inputs, into * out * self.height * self.width, out * self.out]
 
     def fit(self, ranks: Ranks) -> tuple[list[Tensor], float]:
+        needs("tensorly")
         from tensorly.decomposition import partial_tucker
 
         check_rank(ranks[0], self.inputs)
@@ -103,6 +105,7 @@ class CP(ConvFactors):
         return [ranks[0] * size for size in (self.inputs, self.height, self.width, self.out)]
 
     def fit(self, ranks: Ranks) -> tuple[list[Tensor], float]:
+        needs("tensorly")
         import tensorly as tl
         from tensorly.decomposition import parafac
 

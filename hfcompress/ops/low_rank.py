@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hfcompress.errors import needs
+
 DAMPING = 1e-4  # of the inputs' mean square, for directions that calibration never saw
 STEP = 8  # kernels work in blocks of so many channels, so ranks are tried in steps of it
 STEPS = 16  # that a small layer is tried in at least
@@ -42,6 +44,7 @@ class Factorization(Protocol):
 @contextmanager
 def tensorly() -> Iterator[None]:
     """TensorLy computes with torch's tensors meanwhile."""
+    needs("tensorly")
     import tensorly as tl
 
     with tl.backend_context("pytorch", local_threadsafe=True):
@@ -95,6 +98,7 @@ class LowRank:
     """
 
     def __init__(self, weight: Tensor, moment: Tensor | None = None) -> None:
+        needs("tensorly")
         from tensorly.tenalg import svd_interface
 
         self.shape = weight.shape

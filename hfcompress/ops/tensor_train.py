@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from hfcompress.errors import needs
 from hfcompress.ops.low_rank import check_rank, tensorly
 
 Sizes = tuple[int, int, int]
@@ -60,6 +61,7 @@ def train_weights(rows: int, dim: int, rank: int) -> int:
 
 def cores(table: Tensor, rank: int) -> list[Tensor]:
     """G1, G2 and G3 of a table [rows, dim]: two truncated singular value decompositions (Oseledets 2011, TT-SVD)."""
+    needs("tensorly")
     from tensorly.decomposition import tensor_train
 
     rows, dim = table.shape

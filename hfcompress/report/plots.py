@@ -4,17 +4,21 @@ import html
 import io
 import math
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
-import matplotlib
-
-matplotlib.use("svg")
-
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, NullFormatter
-
+from hfcompress.errors import EXTRAS, has
 from hfcompress.escaping import one_line, terminal
+
+if has("matplotlib"):  # else a report is written without plots
+    import matplotlib
+
+    matplotlib.use("svg")
+
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogLocator, NullFormatter
 
 INK = "#010203"  # stands for the page's text colour
 REFERENCE, CANDIDATE, OTHER, BASELINE = "#7a7f87", "#1f77b4", "#8fb8de", "#e08a1e"
@@ -36,9 +40,26 @@ STYLE = {
     "font.family": "sans-serif",
 }
 
+NOT_DRAWN = f'<p>Not drawn, since matplotlib is not installed: pip install "hfcompress[{EXTRAS["matplotlib"][0]}]"</p>'
+"""Stands in a report in place of each plot."""
+
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
+P = ParamSpec("P")
+
+
+def plot(draw: Callable[P, str]) -> Callable[P, str]:
+    """Wrap a function that draws, so that without matplotlib it returns NOT_DRAWN."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        return draw(*args, **kwargs) if has("matplotlib") else NOT_DRAWN
+
+    return drawn
+
+
+@plot
 def size_latency_accuracy(models: list[dict[str, Any]], candidate: str, reference: str) -> str:
     """Size (log) against accuracy, or perplexity, with its interval; the area of a dot is the latency."""
     metric = models[0]["accuracy"]["metric"]
@@ -109,6 +130,7 @@ def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
+@plot
 def waterfall(steps: list[tuple[str, float]], title: str, decimals: int) -> str:
     """What each step of the chain changed: a first bar, then changes; more than `decimals` where values are small."""
     values = [value for _, value in steps]
@@ -144,6 +166,7 @@ def waterfall(steps: list[tuple[str, float]], title: str, decimals: int) -> str:
         return svg(figure, f"What each stage changed: {title}")
 
 
+@plot
 def class_bars(reference: dict[str, Any], candidate: dict[str, Any], names: tuple[str, str], rare: int) -> str:
     """F1 of each class before and after, the rarest class at the bottom; one of fewer than `rare` texts says so."""
     labels = sorted(reference, key=lambda label: reference[label]["n"])
@@ -170,6 +193,7 @@ def class_bars(reference: dict[str, Any], candidate: dict[str, Any], names: tupl
         return svg(figure, f"F1 of every class with {names[0]} and with {names[1]}")
 
 
+@plot
 def allotment(grids: dict[str, dict[str, Any]]) -> str:
     """Bits of each matrix as a picture: a column a layer, a row a kind of matrix; darker is more bits.
 
@@ -202,6 +226,7 @@ def allotment(grids: dict[str, dict[str, Any]]) -> str:
         return svg(figure, "Bits of every matrix, by layer")
 
 
+@plot
 def compression_curve(
     points: list[dict[str, Any]], reference: float, candidate: dict[str, Any], allowed: float | None
 ) -> str:
@@ -234,6 +259,7 @@ def compression_curve(
         return svg(figure, "AUC against compression, a line for each kind of table")
 
 
+@plot
 def confidence_sequence(looks: list[dict[str, Any]], decided: dict[str, Any] | None, metric: str) -> str:
     """An A/B test's estimate over time between the bounds that hold at all looks together; above 0 it is accepted."""
     with matplotlib.rc_context(STYLE):
@@ -257,6 +283,7 @@ def confidence_sequence(looks: list[dict[str, Any]], decided: dict[str, Any] | N
         return svg(figure, f"The A/B test of {metric}: estimate and bounds after each look")
 
 
+@plot
 def reliability(bins: dict[str, list[dict[str, float]]]) -> str:
     """Observed against predicted click-through rate, a line a model: on the diagonal the probabilities are right."""
     with matplotlib.rc_context(STYLE):

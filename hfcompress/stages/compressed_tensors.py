@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.decoder_kind import GEMMAS
 from hfcompress.end_tokens import copy_beside
-from hfcompress.errors import CheckFailed
+from hfcompress.errors import CheckFailed, needs
 from hfcompress.language_shape import EMBEDDING, LanguageShape
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.causal_lm import CausalLM
@@ -105,6 +105,7 @@ def pack_quantized(quantized: "Quantized") -> "dict[str, Tensor]":
 
     Codes and zeros are counted from the middle code there.
     """
+    needs("compressed_tensors")
     import torch
     from compressed_tensors.compressors.quantized_compressors.pack_quantized import pack_to_int32
 
@@ -161,6 +162,7 @@ def read_back(out: Path, packed: "PackedModel", linear: "dict[str, Grid]") -> No
     Raises:
         CheckFailed: one differs.
     """
+    needs("compressed_tensors")
     import numpy as np
     import torch
     from compressed_tensors.compressors.quantized_compressors.pack_quantized import unpack_from_int32

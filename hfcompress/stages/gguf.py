@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.bits_claimed import require_stored
 from hfcompress.end_tokens import copy_beside
-from hfcompress.errors import CheckFailed
+from hfcompress.errors import CheckFailed, needs
 from hfcompress.stage import TENSORS
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def check(packed: "PackedModel", file: Path, written: "list[Entry]", count: int)
     Raises:
         CheckFailed: a value is further off than its type allows.
     """
+    needs("gguf")
     import numpy as np
     import torch
     from gguf import GGUFReader

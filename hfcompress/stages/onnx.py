@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hfcompress.bits_claimed import require_stored
-from hfcompress.errors import CheckFailed
+from hfcompress.errors import CheckFailed, needs
 from hfcompress.shape import Shape
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_classification import TextClassification
@@ -55,12 +55,14 @@ class DynamicInt8:
     libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
+        needs("optimum.onnxruntime")
         from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
         quantize(model, out, AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True), None)
         return {"integer_kernels": count(out)}
 
     def predict(self, model: Shape, *, task: TextClassification) -> Shape:
+        needs("optimum.onnxruntime")
         return model.with_(format="onnx", weight_bits=8, embedding_bits=8)
 
 
@@ -75,6 +77,7 @@ class StaticInt8:
     libraries: ClassVar[tuple[str, ...]] = GRAPHS
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
+        needs("optimum.onnxruntime")
         from optimum.onnxruntime import ORTQuantizer
         from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
 
@@ -97,11 +100,13 @@ class StaticInt8:
         return {"integer_kernels": count(out)}
 
     def predict(self, model: Shape, *, task: TextClassification) -> Shape:
+        needs("optimum.onnxruntime")
         return model.with_(format="onnx", weight_bits=8, embedding_bits=8)
 
 
 def quantize(model: Path, out: Path, config: Any, ranges: Any) -> None:
     """Run Optimum's quantizer in a scratch folder and keep model.onnx with its companions."""
+    needs("optimum.onnxruntime")
     from optimum.onnxruntime import ORTQuantizer
 
     from hfcompress.saturation import require_exact

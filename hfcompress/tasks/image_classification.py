@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, needs
 from hfcompress.tasks.columns import check_columns, groups_of
 from hfcompress.tasks.examples import check_cells, labels_of
 from hfcompress.tasks.find_splits import SPLITS, listed, say
@@ -250,6 +250,7 @@ def load_digits() -> "dict[str, Dataset]":
 
     The set does not say who wrote which: a writer's digits may stand in two splits.
     """
+    needs("PIL")
     import numpy as np
     from datasets import ClassLabel, Dataset, Features, Image
     from PIL import Image as Picture
