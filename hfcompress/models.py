@@ -78,7 +78,7 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
         raise UserError(other_labels(folder, config, labels, replace_head))
     if edits:
         with says_what_does_not_fit(folder):
-            require_room(auto, folder, config)
+            require_room(auto, folder, config, edits)
         model = rebuild(folder, auto.from_config(config, torch_dtype=torch.float32), edits)
     else:
         model = load_whole(auto, folder)

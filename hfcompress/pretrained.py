@@ -101,11 +101,12 @@ def stock_class(config: Any) -> Any:
     return found if getattr(found, "config_class", None) is type(config) else transformers.AutoModel
 
 
-def require_room(auto: Any, folder: Path, config: Any) -> None:
+def require_room(auto: Any, folder: Path, config: Any, edits: list[dict[str, Any]] | None = None) -> None:
     """Refuse a config whose model is far larger than the folder's weights, before memory is taken for it.
 
     Args:
         auto: an Auto class or a model class; config: transformers' own.
+        edits: of surgery.json, whose sizes count, too.
 
     Raises:
         UserError: with both sizes.
@@ -115,11 +116,29 @@ def require_room(auto: Any, folder: Path, config: Any) -> None:
 
     with torch.device("meta"):
         empty = auto.from_config(config) if hasattr(auto, "from_config") else auto._from_config(config)
+    refuse_more_than_stored(empty, folder, folder / "config.json")
+    if edits:
+        from hfcompress.surgery import SURGERY, apply
+
+        for edit in edits:  # on the meta device no memory is taken; what a later edit makes small again counts, too
+            apply(empty, [edit])
+            refuse_more_than_stored(empty, folder, folder / SURGERY)
+
+
+def refuse_more_than_stored(empty: Any, folder: Path, file: Path) -> None:
+    """Refuse a model that is far larger than a folder's weights.
+
+    Args:
+        empty: the model on the meta device; file: what describes it.
+
+    Raises:
+        UserError: with both sizes.
+    """
     wanted = sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))
-    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    stored = sum(weights.stat().st_size for weights in folder.glob("*.safetensors"))
     if wanted > MOST_WEIGHTS_A_BYTE * stored + FREE_WEIGHTS:
         raise UserError(
-            f"{folder / 'config.json'} describes a model of {wanted / 1e6:,.0f} million weights, and its files hold "
+            f"{file} describes a model of {wanted / 1e6:,.0f} million weights, and its files hold "
             f"{stored / 1e6:,.1f} MB; fetch or make the model again"
         )
 

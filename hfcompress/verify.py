@@ -79,10 +79,12 @@ def verify(
         if metric == "perplexity":
             return [*hashes, measured_on, *language_claims(model, row, cast("CausalLM", task), same)]
         if metric == "auc":
-            return [*hashes, measured_on, *click_claims(model, row, cast("Clicks", task), same)]
+            clicks = click_claims(model, row, cast("Clicks", task), same)
+            return [*hashes, measured_on, *processor_claims(model), *clicks]
         classified = cast("TextClassification | ImageClassification", task)
         kept = inside(folder, PREDICTIONS) if same else None
-        return [*hashes, measured_on, *accuracy_claims(model, row, classified, kept), latency_claim(model, row)]
+        measured = [*accuracy_claims(model, row, classified, kept), latency_claim(model, row)]
+        return [*hashes, measured_on, *processor_claims(model), *measured]
 
 
 def hash_claim(folder: Path, place: str, name: str) -> Claim:
@@ -93,6 +95,27 @@ def hash_claim(folder: Path, place: str, name: str) -> Claim:
     file = inside(folder, place, where)
     found = sha256(file) if file.is_file() else "no file"
     return Claim(f"sha256 of {place}", claimed[:12], found[:12], claimed == found)
+
+
+def processor_claims(model: Path) -> list[Claim]:
+    """Whether an int8 graph's products are the same on every x86 processor; nothing of a graph in float.
+
+    A graph for TensorRT has signed weights, which it says of itself: nothing is decided then.
+    """
+    import onnx
+
+    from hfcompress.evaluation.size import quantization_parameters
+    from hfcompress.saturation import saturating_layers
+
+    file = model / "model.onnx"
+    if not file.is_file():
+        return []
+    graph = onnx.load(str(file))
+    if not quantization_parameters(graph):
+        return []
+    found = saturating_layers(graph)
+    said = f"{len(found)} can overflow, such as {found[0]}: other answers there" if found else "the same on all"
+    return [Claim("8-bit products on x86 with and without VNNI", "the same on all", said, None if found else True)]
 
 
 def laid_out(folder: Path, row: dict[str, Any], work: Path) -> Path:

@@ -504,3 +504,16 @@ def test_cards_are_written_and_a_number_typed_by_hand_is_found(
     capsys.readouterr()
     assert run_card(monkeypatch, str(tmp_path)) == 1
     assert str(readme) in capsys.readouterr().err
+
+
+def test_a_card_says_for_which_processors_signed_weights_hold(report: dict[str, Any], details: dict[str, Any]) -> None:
+    said = "Its answers hold for TensorRT and for processors with VNNI"
+    candidate = next(verdict["candidate"] for verdict in report["verdicts"])
+    assert said not in card.render_card(report, details)
+    records = json.loads(json.dumps(details["records"]))
+    mine = next(record for record in records if record["name"] == candidate)
+    mine["measured"]["saturating_layers"] = 0
+    assert card.processors({"records": records}, candidate) == ""
+    mine["measured"]["saturating_layers"] = 3
+    assert "and 3 of its products can overflow" in card.processors({"records": records}, candidate)
+    assert said in card.render_card(report, details | {"records": records})

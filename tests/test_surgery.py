@@ -93,6 +93,19 @@ def test_edits_that_do_not_fit_are_refused(
         hfcompress.load(folder)
 
 
+@pytest.mark.parametrize("after", [[], [{"edit": "resize", "module": "classifier.1", "to": {"in_features": 8}}]])
+def test_sizes_of_edits_beyond_the_folders_weights_are_refused_before_memory_is_taken(
+    cut: ResNetForImageClassification, tmp_path: Path, after: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that a later edit makes small again."""
+    folder = saved(cut, tmp_path)
+    huge = {"edit": "resize", "module": "classifier.1", "to": {"in_features": 2**23, "out_features": 2**23}}
+    (folder / SURGERY).write_text(json.dumps({"edits": [*cut.edits, huge, *after]}))
+    monkeypatch.setattr("hfcompress.surgery.rebuild", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(UserError, match=r"surgery\.json describes a model of 70,368,\d+ million weights"):
+        hfcompress.load(folder)
+
+
 def test_a_mask_instead_of_a_cut_is_no_surgery(cut: ResNetForImageClassification, tmp_path: Path) -> None:
     """Weights of the whole size beside edits that claim a smaller one."""
     folder = saved(cut, tmp_path)

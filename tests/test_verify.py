@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
@@ -16,9 +17,10 @@ from hfcompress.errors import UserError
 from hfcompress.record import read_json, write_json
 from hfcompress.release import PREDICTIONS, agreed_licence, release, smallest
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.verify import Claim, figure, verify
+from hfcompress.verify import Claim, figure, processor_claims, verify
 from recipes import tiny
 from tests.test_push import copied  # noqa: F401  (a fixture)
+from tests.test_saturation import COLUMNS, graph
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +195,16 @@ def test_a_run_of_an_older_version_says_what_to_do(copied: Path) -> None:  # noq
     write_json(copied / "details.json", details)
     with pytest.raises(UserError, match="older version; run the recipe again"):
         release(copied, "org/small", "mit")
+
+
+def test_an_int8_graph_that_overflows_without_vnni_is_named(tmp_path: Path) -> None:
+    weights = np.full((64, COLUMNS), 127, np.int8)
+    onnx.save(graph("MatMulInteger", weights), str(tmp_path / "model.onnx"))
+    (claim,) = processor_claims(tmp_path)
+    assert claim.ok is None
+    assert "1 can overflow, such as product (MatMulInteger): other answers there" in str(claim)
+    onnx.save(graph("MatMulInteger", weights // 2), str(tmp_path / "model.onnx"))
+    (claim,) = processor_claims(tmp_path)
+    assert claim.ok is True
+    (tmp_path / "model.onnx").unlink()
+    assert processor_claims(tmp_path) == []

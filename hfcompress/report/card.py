@@ -123,7 +123,7 @@ def render_card(
         tokens=number(candidate["latency_ms"]["sequence_length"], "d"),
         threads=threads_in_words(threads),
         cpu=markdown(report["environment"]["cpu"]),
-        noise=noise(details),
+        noise=noise(details) + processors(details, candidate["name"]),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         classes="\n".join(class_rows(reference, candidate)),
@@ -269,6 +269,22 @@ def noise(details: dict[str, Any]) -> str:
     if not details.get("probe", {}).get("noisy"):
         return ""
     return " The machine's speed changed by more than 15% while it measured: the times are noisy."
+
+
+def processors(details: dict[str, Any], name: str) -> str:
+    """A sentence where a model's 8-bit products depend on the processor: one whose weights are signed, for TensorRT.
+
+    Args:
+        details: with the records of the stages; name: of the model.
+    """
+    records = [record for record in details.get("records", []) if record["name"] == name]
+    count = next((found for r in records if (found := r.get("measured", {}).get("saturating_layers"))), 0)
+    if not count:
+        return ""
+    return (
+        " **Its answers hold for TensorRT and for processors with VNNI (Intel since Cascade Lake, AMD since Zen 4).** "
+        f"Its 8-bit weights are signed, and {count} of its products can overflow on x86 without VNNI."
+    )
 
 
 def costs(chain: list[dict[str, Any]]) -> str:

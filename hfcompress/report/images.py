@@ -210,6 +210,7 @@ def images_card(
         format_tags,
         metadata,
         noise,
+        processors,
         verdict_line,
     )
 
@@ -248,7 +249,7 @@ def images_card(
         batch=candidate["latency_ms"]["batch"],
         threads=threads_in_words(threads),
         cpu=markdown(report["environment"]["cpu"]),
-        noise=noise(details),
+        noise=noise(details) + processors(details, candidate["name"]),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         use=use(candidate, repository or ".", file),

@@ -71,7 +71,7 @@ def validation_rows(dataset: str, names: list[str], option: str) -> tuple[list[i
     Raises:
         UserError: there are too few families.
     """
-    held = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0 for name in names]
+    held = [split_by_hash(name.encode()) == "validation" for name in names]
     if not any(held) or all(held):
         raise UserError(
             f"{option}.dataset {dataset}: too few training groups to set a validation split aside; "
