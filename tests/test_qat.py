@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hfcompress import onnx_graph
 from hfcompress.errors import UserError
@@ -148,6 +150,23 @@ def test_weights_of_another_layer_fail_the_stage(
     monkeypatch.setattr(onnx_graph, "fold_integers", shifted)
     with pytest.raises(RuntimeError, match=r"logits differ"):
         made(QAT(**QUICK), tmp_path / "shifted", model=tiny_teacher, teacher=tiny_teacher, task=tiny_task)
+
+
+def test_tables_of_relative_positions_are_integers_too(
+    tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification
+) -> None:
+    config = AutoConfig.from_pretrained(tiny_teacher)
+    config.position_embedding_type = "relative_key_query"
+    torch.manual_seed(0)
+    network = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    folder = tmp_path / "relative"
+    network.save_pretrained(folder)
+    load_tokenizer(tiny_teacher).save_pretrained(folder)
+    stage = QAT(max_steps=1, **{name: value for name, value in QUICK.items() if name != "num_train_epochs"})
+    out, _ = made(stage, tmp_path / "int8", model=folder, teacher=folder, task=tiny_task)
+    shape = (2 * config.max_position_embeddings - 1, config.hidden_size // config.num_attention_heads)
+    tables = [t.data_type for t in onnx.load(out / "model.onnx").graph.initializer if tuple(t.dims) == shape]
+    assert tables == [onnx.TensorProto.INT8] * config.num_hidden_layers
 
 
 def test_other_bits_are_refused(tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification) -> None:

@@ -110,9 +110,15 @@ def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> No
     from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantEmbedding, FakeQuantLinear
 
     where, body = places(network), network.base_model
+    relative = getattr(network.config, "position_embedding_type", "absolute") != "absolute"
     for name in bert.EMBEDDINGS:
+        if relative and name == "position_embeddings":  # BERT has the table and does not read it
+            continue
         if isinstance(table := getattr(body.embeddings, name), torch.nn.Embedding):  # a tensor train stays as it is
             setattr(body.embeddings, name, FakeQuantEmbedding(table))
+    for module in list(body.modules()):  # relative positions have a table a layer
+        if isinstance(table := getattr(module, "distance_embedding", None), torch.nn.Embedding):
+            module.distance_embedding = FakeQuantEmbedding(table)
     for parents in where.linear_groups(network):
         quantizer = ActivationQuantizer(symmetric, learned)
         for i, (parent, name) in enumerate(parents):
@@ -185,8 +191,7 @@ def deliver(
     elements = sum(w.numel() for w in weights)
     if integer_bytes(dtypes) < elements or dtypes.get("float32", 0) > elements:
         raise CheckFailed(
-            f"the file claims int8 and holds {dtypes}; "
-            "give --*.bits 8 and a model whose layers do not share weights"
+            f"the file claims int8 and holds {dtypes}; give --*.bits 8 and a model whose layers do not share weights"
         )
     require_stored(out, 8, "its other layers are not trained in int8; give another model")
     return {
