@@ -11,6 +11,7 @@ from hfcompress.heads import some as some_labels
 from hfcompress.loading import empty_model, load_whole, says_what_does_not_fit
 from hfcompress.permissions import as_umask_says
 from hfcompress.pretrained import require_room, stock_config, stock_image_processor, stock_tokenizer
+from hfcompress.tokenizer_rules import require_bounded_growth
 from hfcompress.weights import require_plain_tensors, require_unquantized, stored_tensors
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     try:
         tokenizer = stock_tokenizer(folder)
+        require_bounded_growth(tokenizer, folder)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises a bare Exception, transformers five kinds

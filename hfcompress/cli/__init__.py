@@ -75,6 +75,14 @@ def main() -> None:
             print(line, file=sys.stderr)
             sys.exit(WRONG_INPUT)
         sys.exit(defect())
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's, which has no public name; SystemExit goes on
+            raise
+        reason = one_line(str(error), 160)
+        advice = "fetch its tokenizer.json again, or leave the model out"
+        print(f"hfcompress: the tokenizer gave up on a text ({reason}); {advice}", file=sys.stderr)
+        forget_output()
+        sys.exit(WRONG_INPUT)
 
 
 def defect() -> int:
