@@ -42,6 +42,8 @@ def stock_config(folder: Path, **changes: Any) -> Any:
     if kind == "mistral" and "layer_types" in config and "ministral" in CONFIG_MAPPING:
         kind = config["model_type"] = "ministral"  # as AutoConfig has it
     plain = {key: value for key, value in config.items() if not key.endswith(("_implementation", "_internal"))}
+    if not plain.get("quantization_config"):  # null or {} is none; transformers takes it for one
+        plain.pop("quantization_config", None)
     made = CONFIG_MAPPING[kind]
     _require_fields(made, folder, config)
     try:

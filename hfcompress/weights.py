@@ -131,7 +131,7 @@ def header(file: Path) -> dict[str, Place]:
             for name, entry in entries.items()
         }
         for name, place in places.items():
-            if place.dtype.startswith(("F8", "F4", "F6")):
+            if place.dtype.startswith(("F8_", "F6_", "F4")):
                 raise UserError(already_quantized(file.parent, "float8" if "8" in place.dtype else "float4", name))
             if place.dtype == "U32":
                 raise UserError(already_quantized(file.parent, "MLX", name))

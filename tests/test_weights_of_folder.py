@@ -366,3 +366,17 @@ def test_a_plan_refuses_a_base_that_is_quantized_already(llama: Path) -> None:
     change(llama, config={"quantization_config": {"quant_method": "awq"}})
     with pytest.raises(UserError, match=r"already quantized \(AWQ"):
         plan.base(str(llama))
+
+
+def test_float64_is_no_float_of_four_or_six_bits_and_an_empty_quantization_is_none(
+    classifier: Path, tmp_path: Path
+) -> None:
+    wanted = load_classifier(classifier).state_dict()
+    folder = Path(shutil.copytree(classifier, tmp_path / "double"))
+    tensors = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for empty in ({}, None):
+        (folder / "config.json").write_text(json.dumps(config | {"quantization_config": empty}), encoding="utf-8")
+        found = load_classifier(folder).state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
