@@ -376,7 +376,8 @@ def test_float64_is_no_float_of_four_or_six_bits_and_an_empty_quantization_is_no
     tensors = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for empty in ({}, None):
-        (folder / "config.json").write_text(json.dumps(config | {"quantization_config": empty}), encoding="utf-8")
+    for empty in ("{}", "null"):
+        changed = config | {"quantization_config": json.loads(empty)}
+        (folder / "config.json").write_text(json.dumps(changed), encoding="utf-8")
         found = load_classifier(folder).state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
