@@ -1,7 +1,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from filelock import FileLock
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import tiny
+from tests.fork_server import WITHOUT_HUB, ForkServer
 from tests.image_models import write_mobilenet
 
 DATA = Path(os.environ.get("HFCOMPRESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -46,6 +47,20 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
         return folder
 
     return made
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Runs command lines that find every library imported."""
+    with ForkServer(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hub_fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Runs command lines with an environment of their own, which huggingface_hub has not read yet."""
+    with ForkServer(tmp_path_factory.mktemp("server"), WITHOUT_HUB) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """ForkServer: command lines of hfcompress, each in a fork of a process that has imported the libraries already.
 
 A start costs a tenth of a second instead of ten, so that tests can afford hundreds. The server itself runs nothing:
-no thread pool of torch or pyarrow exists when it forks.
+no thread pool of torch or pyarrow exists when it forks. What reads its environment once, at import (huggingface_hub,
+and with it transformers and datasets) is left out of a server for commands with an environment of their own.
 """
 
 import importlib
@@ -34,6 +35,27 @@ IMPORTS = (
     "hfcompress.cli",
     "hfcompress.run",
 )
+WITHOUT_HUB = (
+    "numpy",
+    "scipy.stats",
+    "torch",
+    "pyarrow.parquet",
+    "pandas",
+    "sklearn.feature_extraction.text",
+    "matplotlib.figure",
+    "jinja2",
+    "httpx",
+    "requests",
+    "yaml",
+    "tokenizers",
+    "safetensors.torch",
+    "onnxruntime",
+    "hfcompress.cli",
+    "hfcompress.run",
+    "hfcompress.evaluation.statistics",
+    "hfcompress.report.plots",
+)
+HUB = "huggingface_hub"  # reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE once, when it is imported
 
 
 @dataclass(frozen=True)
@@ -52,14 +74,15 @@ class ForkServer:
 
     Args:
         scratch: a folder for what the commands print.
+        imports: the modules that the commands find imported; WITHOUT_HUB for commands with an `environment`.
     """
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, imports: tuple[str, ...] = IMPORTS) -> None:
         self.scratch = scratch
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment |= {"TRANSFORMERS_VERBOSITY": "error"}  # the command line sets it, too late for what is imported
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.fork_server"],
+            [sys.executable, "-W", "ignore", "-m", "tests.fork_server", *imports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -75,18 +98,32 @@ class ForkServer:
         self.process.stdin.close()
         self.process.wait()
 
-    def run(self, *arguments: str, cwd: Path | None = None, timeout: float = 60, most_mb: float = 2000) -> Finished:
+    def run(
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        timeout: float = 60,
+        most_mb: float = 2000,
+        environment: dict[str, str] | None = None,
+    ) -> Finished:
         """Run `hfcompress` with these arguments.
 
         Args:
             timeout: seconds after which it is killed.
             most_mb: memory beyond the server's own, in MB, at which it is killed.
+            environment: all of its environment variables, if not the server's.
         """
-        return self._ask({"arguments": arguments}, cwd, timeout, most_mb)
+        return self._ask({"arguments": arguments, "environment": environment}, cwd, timeout, most_mb)
 
     def call(self, function: str, *arguments: Any, timeout: float = 60, most_mb: float = 2000) -> Finished:
         """Call `module:function` with these arguments and print its result as JSON."""
         return self._ask({"function": function, "arguments": arguments}, None, timeout, most_mb)
+
+    def code(
+        self, code: str, *arguments: str, timeout: float = 60, environment: dict[str, str] | None = None
+    ) -> Finished:
+        """Run a program, as `python -c` does."""
+        return self._ask({"code": code, "arguments": arguments, "environment": environment}, None, timeout, 2000)
 
     def _ask(self, task: dict[str, Any], cwd: Path | None, timeout: float, most_mb: float) -> Finished:
         assert self.process.stdin is not None
@@ -102,7 +139,7 @@ class ForkServer:
 
 def serve() -> None:
     """Read a task a line from standard input, run it in a fork, and answer how it ended."""
-    for name in IMPORTS:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
     for line in sys.stdin:
         task = json.loads(line)
@@ -148,9 +185,17 @@ def run_task(task: dict[str, Any]) -> None:
             flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(os.open(place, flags), descriptor)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  (the server's own has read ahead)
+        if task.get("environment") is not None:
+            assert HUB not in sys.modules, f"{HUB} has read its environment already"
+            os.environ.clear()
+            os.environ.update(task["environment"])
         if name := task.get("function"):
             module, _, function = name.partition(":")
             print(json.dumps(getattr(importlib.import_module(module), function)(*task["arguments"])))
+            code = 0
+        elif program := task.get("code"):
+            sys.argv = ["-c", *task["arguments"]]
+            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
             code = 0
         else:
             from hfcompress.cli import main

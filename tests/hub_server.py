@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from tests.fork_server import ForkServer
+
 TOKEN = "hf_" + "a" * 34
 LICENCES = ("mit", "apache-2.0", "cc-by-nc-nd-4.0", "other")
 PIPELINES = ("text-classification", "text-generation", "tabular-classification", "image-classification")
@@ -58,6 +60,8 @@ class Hub:
     log: list[str] = field(default_factory=list)
     """Method and path of each request, with its range where it asks for one."""
     hanging: threading.Event = field(default_factory=threading.Event)
+    clients: ForkServer = field(init=False)
+    """What runs this Hub's clients, where a test has one."""
     """Set when a request hangs."""
     uploaded: int = 0
     """Bytes of large files that were sent."""

@@ -238,7 +238,7 @@ def test_it_is_pushed_proved_again_and_loaded_in_plain_onnxruntime(
     tmp_path: Path,
 ) -> None:
     done = push(hub, run)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     files = hub.files(NAME)
     assert set(files) >= {"config.json", "onnx/model_quantized.onnx", "report.html", "plot.svg", "recipe.lock.json"}
     assert "model.safetensors" not in files, "there is no class that would load it"
@@ -254,23 +254,23 @@ def test_it_is_pushed_proved_again_and_loaded_in_plain_onnxruntime(
     slate = [{"user": 7, "item": item, "category": c, "context": 5, "price": p, "time": 0.0}
              for item, c, p in ((3, 1, 0.3), (11, 4, -0.8))]  # fmt: skip
     (tmp_path / "slate.txt").write_text("\n".join(map(json.dumps, slate)))
-    answers = command(hub, "predict", NAME, tmp_path / "slate.txt", "--format", "json").stdout.splitlines()
+    answers = command(hub, "predict", NAME, tmp_path / "slate.txt", "--format", "json").out.splitlines()
     found = [json.loads(line) for line in answers]
     clicks = [a["score"] if a["label"] == "click" else 1 - a["score"] for a in found]
     assert clicks == pytest.approx(said, abs=1e-4)
 
     done = command(hub, "verify", NAME)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out + done.err
     for metric in results:
-        assert f"holds       {metric} on 6,000 rows" in done.stdout
+        assert f"holds       {metric} on 6,000 rows" in done.out
     branch = hub.repositories[NAME].branches["main"]
     report = json.loads(files["report.json"])
     row = next(model for model in report["models"] if model["name"] == "int8")
     row["accuracy"]["all"]["auc"] += 0.005  # within its interval, and not what the model does
     branch.append(branch[-1] | {"report.json": hub.keep(json.dumps(report).encode())})
     done = command(hub, "verify", NAME)
-    assert done.returncode == 1
-    assert "DIFFERS     auc on 6,000 rows" in done.stdout
+    assert done.code == 1
+    assert "DIFFERS     auc on 6,000 rows" in done.out
 
 
 def killed_at_the_second_checkpoint(stage: Any, out: Path, inputs: dict[str, Any]) -> None:

@@ -20,12 +20,6 @@ INPUTS = 50  # of each of the ten kinds
 TEXT = "the river shall be iron"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    with ForkServer(tmp_path_factory.mktemp("server")) as started:
-        yield started
-
-
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
     """The file that foreign code writes if it is run."""
@@ -73,9 +67,9 @@ def copied(model: Path, tmp_path: Path, marker: Path) -> Path:
     return folder
 
 
-def right_label(server: ForkServer, folder: Path, done: Finished) -> None:
+def right_label(fork_server: ForkServer, folder: Path, done: Finished) -> None:
     """An accepted folder answers as transformers' own pipeline does."""
-    alone = server.call("tests.fuzz:classified", str(folder), TEXT)
+    alone = fork_server.call("tests.fuzz:classified", str(folder), TEXT)
     assert alone.code == 0, f"accepted ({done.out.strip()}), and transformers alone refuses it: {alone.err[-900:]}"
     answer, (label, score) = json.loads(done.out), json.loads(alone.out)
     assert (answer["label"], answer["score"]) == (label, pytest.approx(score, abs=2e-3))
@@ -83,7 +77,7 @@ def right_label(server: ForkServer, folder: Path, done: Finished) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_files_of_a_text_classifier(
-    name: str, tiny_teacher: Path, tmp_path: Path, marker: Path, server: ForkServer
+    name: str, tiny_teacher: Path, tmp_path: Path, marker: Path, fork_server: ForkServer
 ) -> None:
     accepted, faults = 0, Faults()
     for seed in range(INPUTS):
@@ -92,34 +86,34 @@ def test_files_of_a_text_classifier(
         file = "tokenizer_config.json" if name == "tokenizer.json" and rng.random() < 0.4 else name
         change = fuzz.damage_safetensors if name.endswith("safetensors") else fuzz.as_text(fuzz.damage_json)
         fuzz.damage_file(folder / file, rng, change)
-        done = server.run("predict", str(folder), "--text", TEXT, "--format", "json")
+        done = fork_server.run("predict", str(folder), "--text", TEXT, "--format", "json")
         with faults.of(f"{seed} of {file}"):
             assert not marker.exists(), "runs foreign code"
             if judged(done):
                 accepted += 1
-                right_label(server, folder, done)
+                right_label(fork_server, folder, done)
     faults.none()
     assert accepted < INPUTS, "no damage was refused: the damage is none"
 
 
-def test_configs_of_a_causal_lm(tmp_path: Path, marker: Path, server: ForkServer) -> None:
+def test_configs_of_a_causal_lm(tmp_path: Path, marker: Path, fork_server: ForkServer) -> None:
     base, faults = write_llama(tmp_path / "base", tied=False), Faults()
     for seed in range(INPUTS):
         rng = random.Random(f"llama-{seed}")
         folder = copied(base, tmp_path, marker)
         fuzz.damage_file(folder / "config.json", rng, fuzz.as_text(fuzz.damage_json))
-        done = server.run("plan", "summarize_7b", "--base", str(folder), "--format", "json")
+        done = fork_server.run("plan", "summarize_7b", "--base", str(folder), "--format", "json")
         with faults.of(seed):
             assert not marker.exists(), "runs foreign code"
             if judged(done, (0, 1, 2)):
-                alone = server.call("tests.fuzz:parameters", str(folder))
+                alone = fork_server.call("tests.fuzz:parameters", str(folder))
                 assert alone.code == 0, f"planned, and transformers alone refuses it: {alone.err[-900:]}"
                 planned = next(row for row in json.loads(done.out)["models"] if row["stage"] == "AdoptLanguage")
                 assert planned["parameters"] == int(alone.out)
     faults.none()
 
 
-def test_tables_of_texts(tmp_path: Path, server: ForkServer) -> None:
+def test_tables_of_texts(tmp_path: Path, fork_server: ForkServer) -> None:
     read, faults = 0, Faults()
     for seed in range(INPUTS):
         rng = random.Random(f"table-{seed}")
@@ -132,7 +126,7 @@ def test_tables_of_texts(tmp_path: Path, server: ForkServer) -> None:
         damaged = rng.random() < 0.4
         if damaged:
             fuzz.damage_file(folder / f"{rng.choice(sorted(rows))}{suffix}", rng, fuzz.damage_bytes)
-        done = server.call("tests.fuzz:read_task", str(folder))
+        done = fork_server.call("tests.fuzz:read_task", str(folder))
         with faults.of(f"{seed} ({suffix}, {labels})"):
             judged(done)
             found = json.loads(done.out)
@@ -144,36 +138,36 @@ def test_tables_of_texts(tmp_path: Path, server: ForkServer) -> None:
     assert read > INPUTS / 3
 
 
-def test_images(tmp_path: Path, server: ForkServer) -> None:
+def test_images(tmp_path: Path, fork_server: ForkServer) -> None:
     model, faults = write_mobilenet(tmp_path / "model", ["up", "down", "left"], side=32), Faults()
     for seed in range(INPUTS):
         file = tmp_path / f"image{seed}.png"
         fuzz.write_image(file, random.Random(f"image-{seed}"))
-        done = server.run("predict", str(model), "--image", str(file), "--format", "json")
+        done = fork_server.run("predict", str(model), "--image", str(file), "--format", "json")
         with faults.of(seed):
             if judged(done):
-                alone = server.call("tests.fuzz:classified_image", str(model), str(file))
+                alone = fork_server.call("tests.fuzz:classified_image", str(model), str(file))
                 assert alone.code == 0, f"accepted, and transformers alone refuses it: {alone.err[-900:]}"
                 answer, (_, score) = json.loads(done.out), json.loads(alone.out)
                 assert answer["score"] == pytest.approx(score, abs=5e-3)
     faults.none()
 
 
-def test_onnx_files(exported: Path, tmp_path: Path, marker: Path, server: ForkServer) -> None:
+def test_onnx_files(exported: Path, tmp_path: Path, marker: Path, fork_server: ForkServer) -> None:
     faults = Faults()
     for seed in range(INPUTS):
         rng = random.Random(f"onnx-{seed}")
         folder = copied(exported, tmp_path, marker)
         fuzz.damage_file(folder / "model.onnx", rng, fuzz.damage_bytes)
         with faults.of(seed):
-            judged(server.run("predict", str(folder), "--text", TEXT, "--format", "json"))
+            judged(fork_server.run("predict", str(folder), "--text", TEXT, "--format", "json"))
     faults.none()
 
 
 @pytest.mark.parametrize("name", ["report.json", "recipe.lock.json"])
-def test_files_of_a_run(name: str, finished: Path, tmp_path: Path, server: ForkServer) -> None:
+def test_files_of_a_run(name: str, finished: Path, tmp_path: Path, fork_server: ForkServer) -> None:
     """What `check` says of a run does not depend on files that only repeat what its records hold."""
-    honest, faults = server.run("check", str(finished)), Faults()
+    honest, faults = fork_server.run("check", str(finished)), Faults()
     for seed in range(INPUTS):
         rng = random.Random(f"{name}-{seed}")
         run = tmp_path / "run"
@@ -183,14 +177,14 @@ def test_files_of_a_run(name: str, finished: Path, tmp_path: Path, server: ForkS
         place = rng.choice((name, name, rng.choice(records)))
         fuzz.damage_file(run / place, rng, fuzz.as_text(fuzz.damage_json))
         verb = rng.choice((["check"], ["check"], ["report"], ["push", "--hub-model-id", "org/name", "--dry-run"]))
-        done = server.run(verb[0], str(run), *verb[1:])
+        done = fork_server.run(verb[0], str(run), *verb[1:])
         with faults.of(f"{seed} ({verb[0]}, {place})"):
             if judged(done, (0, 1, 2)) and verb[0] == "check" and done.code == 0:
                 assert done.out == honest.out, "the damaged file decides"
     faults.none()
 
 
-def test_traffic(tmp_path: Path, server: ForkServer) -> None:
+def test_traffic(tmp_path: Path, fork_server: ForkServer) -> None:
     faults = Faults()
     for seed in range(INPUTS):
         rng = random.Random(f"traffic-{seed}")
@@ -198,17 +192,17 @@ def test_traffic(tmp_path: Path, server: ForkServer) -> None:
         content = "\n".join(fuzz.traffic_lines(rng, 200)).encode("utf-8", "surrogatepass")
         file.write_bytes(fuzz.damage_bytes(content, rng) if rng.random() < 0.3 else content)
         with faults.of(seed):
-            judged(server.run("ab", str(file), "--metric", "ctr", "--tolerance", "5%"), (0, 1, 2, 3))
+            judged(fork_server.run("ab", str(file), "--metric", "ctr", "--tolerance", "5%"), (0, 1, 2, 3))
     faults.none()
 
 
-def test_the_harness_itself(tmp_path: Path, server: ForkServer) -> None:
+def test_the_harness_itself(tmp_path: Path, fork_server: ForkServer) -> None:
     """What hangs, dies or grows is told apart from what ends."""
     model = tiny.write_model(tmp_path / "model")
-    assert server.run("predict", str(model), "--text", TEXT).code == 0
-    assert server.call("time:sleep", 30, timeout=0.5).timed_out
-    assert server.call("os:abort").code == -6
-    assert server.call("tests.test_fuzz:grow", most_mb=300).grown_mb > 300
+    assert fork_server.run("predict", str(model), "--text", TEXT).code == 0
+    assert fork_server.call("time:sleep", 30, timeout=0.5).timed_out
+    assert fork_server.call("os:abort").code == -6
+    assert fork_server.call("tests.test_fuzz:grow", most_mb=300).grown_mb > 300
 
 
 def grow() -> None:

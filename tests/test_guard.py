@@ -218,12 +218,6 @@ def test_pickles_are_not_read_beside_other_safetensors(evil: Path) -> None:
         load_classifier(evil)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    with ForkServer(tmp_path_factory.mktemp("server")) as found:
-        yield found
-
-
 @pytest.fixture
 def lightglue(evil: Path) -> Path:
     """CVE-2026-5241: it names the folder whose auto_map runs evil.py."""
@@ -274,10 +268,10 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["lightglue", "asking", "kernel"])
 def test_no_command_runs_what_a_folder_brings(
-    kind: str, command: str, server: ForkServer, request: pytest.FixtureRequest
+    kind: str, command: str, fork_server: ForkServer, request: pytest.FixtureRequest
 ) -> None:
     evil: Path = request.getfixturevalue(kind)
-    done = server.run(*COMMANDS[command](evil), cwd=evil.parent)
+    done = fork_server.run(*COMMANDS[command](evil), cwd=evil.parent)
     assert done.code == 2, done.err
     assert "Traceback" not in done.err
     assert len(done.err.strip().splitlines()) <= 2, done.err  # the second: what kind of folder was expected

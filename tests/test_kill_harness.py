@@ -9,7 +9,6 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +51,10 @@ class Ended:
     events: int
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    with ForkServer(tmp_path_factory.mktemp("server")) as made:
-        yield made
-
-
-def started(server: ForkServer, recipe: str, folder: Path, at: int | None) -> int | None:
+def started(fork_server: ForkServer, recipe: str, folder: Path, at: int | None) -> int | None:
     """Start a smoke run; how many file events it had, or None where it was killed at the event `at`."""
     words = ["run", recipe, "--smoke", "--run-dir", str(folder), *RECIPES[recipe]]
-    done = server.call("tests.kill_start:start", str(folder), at, *words, timeout=TIMEOUT, most_mb=4000)
+    done = fork_server.call("tests.kill_start:start", str(folder), at, *words, timeout=TIMEOUT, most_mb=4000)
     assert "Traceback" not in done.err, done.err[-3000:]
     if done.code == -9 and not done.timed_out:
         nobody_left(int(folder.with_suffix(".pid").read_text()))
@@ -103,21 +96,21 @@ def ended(folder: Path, events: int) -> Ended:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_that_is_killed_at_random_file_events_ends_as_if_it_never_was(
-    server: ForkServer, recipe: str, tmp_path: Path
+    fork_server: ForkServer, recipe: str, tmp_path: Path
 ) -> None:
-    events = started(server, recipe, tmp_path / "alone", None)
+    events = started(fork_server, recipe, tmp_path / "alone", None)
     assert events is not None
     alone = ended(tmp_path / "alone", events)
     kills = KILLS // len(RECIPES) + (list(RECIPES).index(recipe) < KILLS % len(RECIPES))
     draw, folder, killed = random.Random(recipe), tmp_path / "killed", 0
     while killed < kills:
         # Many short steps, so that all of the run is met; a stage that begins anew each time needs longer ones.
-        events = started(server, recipe, folder, draw.randint(1, max(2, 3 * alone.events // kills)))
+        events = started(fork_server, recipe, folder, draw.randint(1, max(2, 3 * alone.events // kills)))
         if events is not None:  # it ended: begin another one
             assert ended(folder, events).files == alone.files
             folder = tmp_path / f"killed-{killed}"
         else:
             killed += 1
-    events = started(server, recipe, folder, None)
+    events = started(fork_server, recipe, folder, None)
     assert events is not None
     assert ended(folder, events).files == alone.files

@@ -1,9 +1,7 @@
 """A plan says before anything is trained what will be measured: parameters exactly, files within 3%."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +34,7 @@ from hfcompress.stages.new_images import NewResNet
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import legal_bert, tiny
+from tests.fork_server import ForkServer
 
 SHAPES = [
     Shape(2, 64, 4, 128, 200, max_position_embeddings=64, num_labels=3),
@@ -396,37 +395,54 @@ except SystemExit as done:
     assert not done.code, done.code
 assert "torch" not in sys.modules, "a plan needs no torch"
 """
+WITHOUT_TORCH = ("scipy.stats", "onnx", "onnxruntime", "datasets", "tokenizers", "hfcompress.cli", "hfcompress.run")
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Runs programs in forks of a process that has not imported torch."""
+    with ForkServer(tmp_path_factory.mktemp("server"), WITHOUT_TORCH) as server:
+        yield server
+
+
+def planned(planner: ForkServer, *options: str) -> str:
+    """What `plan` prints, where neither torch nor the network may be used."""
+    done = planner.code(GUARDED, *options, timeout=300)
+    assert done.code == 0, done.err
+    return done.out
+
+
+def test_a_plan_that_imports_torch_is_seen(planner: ForkServer) -> None:
+    done = planner.code(f"import sys; sys.modules['torch'] = sys\n{GUARDED}", "--help")
+    assert done.code == 70
+    assert "a plan needs no torch" in done.err
 
 
 @pytest.mark.parametrize("recipe", ["legal_bert", "legal_bert_structured"])
-def test_plan_needs_neither_torch_nor_network(recipe: str) -> None:
+def test_plan_needs_neither_torch_nor_network(planner: ForkServer, recipe: str) -> None:
     options = [recipe, "--scale", "full", "--format", "json", "--measure.threads", "1"]
     options += ["--measure.sequence-length", "8"]
-    done = subprocess.run([sys.executable, "-c", GUARDED, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(planned(planner, *options))
     assert found["models"][0]["parameters"] == parameters(LARGE)
     assert all(row["latency_ms"] for row in found["models"] if row["format"] == "onnx")
 
 
 @pytest.mark.parametrize("recipe", ["ctr_embeddings", "iot_camera", "multilingual", "resnet_prune", "summarize_7b"])
-def test_plan_of_what_a_recipe_begins_with_needs_no_torch(recipe: str) -> None:
-    done = subprocess.run([sys.executable, "-c", GUARDED, recipe, "--format", "json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["models"][0]["parameters"] > 0
+def test_plan_of_what_a_recipe_begins_with_needs_no_torch(planner: ForkServer, recipe: str) -> None:
+    assert json.loads(planned(planner, recipe, "--format", "json"))["models"][0]["parameters"] > 0
 
 
-def test_plan_of_a_folder_of_an_image_model_needs_no_torch(tmp_path: Path) -> None:
+def test_plan_of_a_folder_of_an_image_model_needs_no_torch(planner: ForkServer, tmp_path: Path) -> None:
     NewResNet(side=16, widths=(8, 16), blocks=1)(tmp_path, task=ImageClassification())
     options = ["resnet_prune", "--base", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", GUARDED, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert planned(planner, *options)
 
 
-def test_plan_of_a_folder_with_a_trimmed_vocabulary_needs_no_torch(tmp_path: Path, tiny_model: Path) -> None:
+def test_plan_of_a_folder_with_a_trimmed_vocabulary_needs_no_torch(
+    planner: ForkServer, tmp_path: Path, tiny_model: Path
+) -> None:
     data = tiny.write_dataset(tmp_path / "data")
     options = ["legal_bert", "--base", str(tiny_model), "--task.dataset", str(data), "--budget.disk-mb", "10"]
     options += ["--measure.sequence-length", "8", "--budget.latency-ratio", "None", "--distill.num-hidden-layers", "2"]
     options += ["--prune.num-attention-heads", "2", "--prune.intermediate-size", "64"]
-    done = subprocess.run([sys.executable, "-c", GUARDED, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert planned(planner, *options)

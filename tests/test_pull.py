@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import tiny
+from tests.fork_server import Finished
 from tests.hub_server import Fault, Hub, Repository
 from tests.test_push import NAME, cache_folder, command, hub, push, refused, settings  # noqa: F401  (two are fixtures)
 
@@ -36,10 +36,9 @@ cli.main()
 """
 
 
-def asked(hub: Hub, code: str, name: str, **more: str) -> subprocess.CompletedProcess[str]:  # noqa: F811
+def asked(hub: Hub, code: str, name: str, **more: str) -> Finished:  # noqa: F811
     """One question put to the package, with the exit codes and the lines of the command line."""
-    words = [sys.executable, "-c", code, name]
-    return subprocess.run(words, capture_output=True, text=True, env=settings(hub, **more), timeout=120)
+    return hub.clients.code(code, name, timeout=120, environment=settings(hub, **more))
 
 
 def put(hub: Hub, name: str, folder: Path, branch: str = "main", **more: bytes) -> None:  # noqa: F811
@@ -69,12 +68,12 @@ def data(hub: Hub, tmp_path: Path) -> str:  # noqa: F811
 
 
 def test_a_model_is_read_at_its_revision_and_offline_from_the_cache(hub: Hub, model: str) -> None:  # noqa: F811
-    folder = Path(asked(hub, FETCH, f"{model}@draft").stdout.strip())
+    folder = Path(asked(hub, FETCH, f"{model}@draft").out.strip())
     assert (folder / "draft.json").is_file()
     assert folder.name == hub.commit_of(model, "draft")
     assert "org/base@draft" not in refused(asked(hub, FETCH, model, HF_HUB_OFFLINE="1"))
-    assert asked(hub, FETCH, f"{model}@draft", HF_HUB_OFFLINE="1").stdout.strip() == str(folder)
-    assert not (Path(asked(hub, FETCH, model).stdout.strip()) / "draft.json").exists()
+    assert asked(hub, FETCH, f"{model}@draft", HF_HUB_OFFLINE="1").out.strip() == str(folder)
+    assert not (Path(asked(hub, FETCH, model).out.strip()) / "draft.json").exists()
     assert "no such revision" in refused(asked(hub, FETCH, f"{model}@nothing"))
 
 
@@ -84,7 +83,7 @@ def test_what_a_half_filled_cache_has_not_is_named(hub: Hub, model: str) -> None
     said = refused(asked(hub, FETCH, model, HF_HUB_OFFLINE="1"))
     assert "the cache has no model.safetensors of it, and HF_HUB_OFFLINE is set" in said
     hub.log.clear()
-    assert asked(hub, FETCH, model).returncode == 0
+    assert asked(hub, FETCH, model).code == 0
     (resumed,) = [line for line in hub.log if line.startswith("GET") and "model.safetensors" in line]
     half = len(hub.files(MODEL)["model.safetensors"]) // 2
     start = int(resumed.rpartition("bytes=")[2].partition("-")[0])
@@ -118,12 +117,12 @@ def test_what_the_hub_answers_to_a_reader_is_one_line_and_the_next_time_it_is_th
 ) -> None:
     hub.faults.append(fault)
     assert said in refused(asked(hub, FETCH, model))
-    assert asked(hub, FETCH, model).returncode == 0
+    assert asked(hub, FETCH, model).code == 0
 
 
 def test_a_file_that_the_hub_fails_to_give_once_is_asked_for_again(hub: Hub, model: str) -> None:  # noqa: F811
     hub.faults.append(Fault("GET", "/model.safetensors", 500))
-    assert asked(hub, FETCH, model).returncode == 0
+    assert asked(hub, FETCH, model).code == 0
     assert not hub.faults
 
 
@@ -137,18 +136,18 @@ def test_text_files_of_the_hub_are_read_as_text(hub: Hub, tmp_path: Path) -> Non
         card += f"  - split: {split}\n    path: {name}.csv\n"
     put(hub, "datasets/org/codes", tmp_path, **{"README.md": f"{card}---\n".encode()})
     code = COUNT.replace("print(len(", "print((").replace('.data.texts("train")))', ".data.labels))")
-    assert asked(hub, code, "org/codes").stdout.strip() == "['01', 'None']"
+    assert asked(hub, code, "org/codes").out.strip() == "['01', 'None']"
     offline = refused(asked(hub, code, "org/codes", HF_HUB_OFFLINE="1"))
     assert "no test split" in offline, "the card that says it is not asked without network"
 
 
 @pytest.mark.slow
 def test_data_is_read_at_its_revision_and_offline_never_at_another(hub: Hub, data: str) -> None:  # noqa: F811
-    assert asked(hub, COUNT, data).stdout.strip() == "240"
+    assert asked(hub, COUNT, data).out.strip() == "240"
     assert "is not in the cache" in refused(asked(hub, COUNT, f"{data}@short", HF_HUB_OFFLINE="1"))
-    assert asked(hub, COUNT, f"{data}@short").stdout.strip() == "80"
-    assert asked(hub, COUNT, f"{data}@short", HF_HUB_OFFLINE="1").stdout.strip() == "80"
-    assert asked(hub, COUNT, data, HF_HUB_OFFLINE="1").returncode == 0
+    assert asked(hub, COUNT, f"{data}@short").out.strip() == "80"
+    assert asked(hub, COUNT, f"{data}@short", HF_HUB_OFFLINE="1").out.strip() == "80"
+    assert asked(hub, COUNT, data, HF_HUB_OFFLINE="1").code == 0
     assert "no such revision" in refused(asked(hub, COUNT, f"{data}@nothing"))
     assert "org/nothing" in refused(asked(hub, COUNT, "org/nothing", HF_HUB_OFFLINE="1"))
 
@@ -166,8 +165,8 @@ from hfcompress.tasks.clicks import Clicks
 cli.dispatch = lambda arguments: print(len(Clicks(dataset=arguments[0]).data.logs["train"])) or 0
 cli.main()
 """
-    assert asked(hub, code, "org/log@draft").stdout.strip() == str(len(small.data.logs["train"]))
-    assert asked(hub, code, "org/log@draft", HF_HUB_OFFLINE="1").stdout.strip() == str(len(small.data.logs["train"]))
+    assert asked(hub, code, "org/log@draft").out.strip() == str(len(small.data.logs["train"]))
+    assert asked(hub, code, "org/log@draft", HF_HUB_OFFLINE="1").out.strip() == str(len(small.data.logs["train"]))
     assert "has no train.parquet" in refused(asked(hub, code, "org/log@main"))
     assert "is not in the cache" in refused(asked(hub, code, "org/none", HF_HUB_OFFLINE="1"))
 
@@ -181,10 +180,10 @@ def test_a_teacher_is_planned_with_by_name_and_revision(hub: Hub, tiny_teacher: 
     said = refused(command(hub, *asked, *smaller))
     assert "the Hub's cache does not have it" in said
     assert not hub.log, "a plan needs no network"
-    assert command(hub, "predict", "org/teacher@draft", "--text", "the river").returncode == 0
+    assert command(hub, "predict", "org/teacher@draft", "--text", "the river").code == 0
     done = command(hub, *asked, *smaller)
-    assert done.returncode in (0, 1), done.stderr
-    assert "teacher" in done.stdout
+    assert done.code in (0, 1), done.err
+    assert "teacher" in done.out
 
 
 @pytest.mark.slow
@@ -204,8 +203,8 @@ def test_a_run_from_names_carries_licence_and_data_over_and_is_repeated_offline_
     done = command(
         hub, "run", "legal_bert", "--smoke", *names, "--run-dir", run, "--push-to-hub", "--hub-model-id", "org/small"
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{hub.endpoint}/org/small/commit/" in done.stdout
+    assert done.code == 0, done.err[-3000:]
+    assert f"{hub.endpoint}/org/small/commit/" in done.out
     options = json.loads((run / "recipe.lock.json").read_text())["options"]
     assert options["base"] == f"{model}@{hub.commit_of(model, 'draft')}"
     assert options["task"]["dataset"] == f"{data}@{hub.commit_of(f'datasets/{data}', 'main')}"
@@ -214,13 +213,13 @@ def test_a_run_from_names_carries_licence_and_data_over_and_is_repeated_offline_
     assert (card.base_model, card.base_model_relation) == (model, "quantized")
 
     verified = command(hub, "verify", f"org/small@{hub.commit_of('org/small', 'main')}")
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert verified.code == 0, verified.out + verified.err
     lock = tmp_path / "lock.json"
     lock.write_bytes(hub.files("org/small")["recipe.lock.json"])
     again = command(hub, "run", "--from-lock", lock, "--run-dir", run, HF_HUB_OFFLINE="1")
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert "done in" not in again.stderr  # by their commits base and data are the same, so every stage was done before
-    assert again.stderr.count("done before, kept") == 11
+    assert again.code == 0, again.err[-3000:]
+    assert "done in" not in again.err  # by their commits base and data are the same, so every stage was done before
+    assert again.err.count("done before, kept") == 11
 
 
 @pytest.mark.slow
@@ -240,7 +239,7 @@ def test_a_mirror_that_others_wrote_reads_what_was_pushed(
     places = ("--hf-netloc", us, "--hf-lfs-netloc", us, "--mirror-netloc", here, "--mirror-lfs-netloc", here)
     words = [python, "-m", "olah.server", "--host", "127.0.0.1", "--port", port, "--hf-scheme", "http", *places]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    assert push(hub, finished).returncode == 0
+    assert push(hub, finished).code == 0
     mirror = subprocess.Popen(words, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, **quiet)  # type: ignore[call-overload]
     try:
         for _ in range(600):
@@ -250,7 +249,7 @@ def test_a_mirror_that_others_wrote_reads_what_was_pushed(
             time.sleep(0.1)
         hub.log.clear()
         done = command(hub, "verify", NAME, "--data", tiny_task.dataset, HF_ENDPOINT=f"http://{here}")
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.code == 0, done.out + done.err
         assert any("/resolve/" in line for line in hub.log), "the mirror asked this Hub"
         assert "the Hub answered 405" in refused(push(hub, finished, HF_ENDPOINT=f"http://{here}"))
     finally:

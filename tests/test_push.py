@@ -17,6 +17,7 @@ from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
 from hfcompress.release import agreed_licence
 from hfcompress.tasks.text_classification import TextClassification
+from tests.fork_server import Finished, ForkServer
 from tests.hub_server import TOKEN, Fault, Hub, serve
 
 NAME = "org/small"
@@ -28,8 +29,10 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(hub_fork_server: ForkServer) -> Iterator[Hub]:
+    """A Hub of its own, and the server that runs its clients."""
     with serve() as running:
+        running.clients = hub_fork_server
         yield running
 
 
@@ -40,23 +43,17 @@ def settings(hub: Hub, **more: str) -> dict[str, str]:
     return os.environ | own | more
 
 
-def command(hub: Hub, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(hub: Hub, *arguments: str | Path, **environment: str) -> Finished:
     """The command line with this Hub in place of the real one."""
-    return subprocess.run(
-        [sys.executable, "-m", "hfcompress", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=settings(hub, **environment),
-        timeout=600,
-    )
+    words = map(str, arguments)
+    return hub.clients.run(*words, timeout=600, most_mb=8000, environment=settings(hub, **environment))
 
 
 def run_code(hub: Hub, code: str, home: Path) -> str:
     """What a reader's own program prints, without this package's help, on another machine: its cache is empty."""
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, env=settings(hub, HF_HOME=str(home / "other")))
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
+    done = hub.clients.code(code, timeout=600, environment=settings(hub, HF_HOME=str(home / "other")))
+    assert done.code == 0, done.err[-2000:]
+    return done.out.strip()
 
 
 @pytest.fixture(autouse=True)
@@ -64,21 +61,21 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_CACHE_OF_HUB", str(tmp_path))
 
 
-def push(hub: Hub, run: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def push(hub: Hub, run: Path, *options: str, **environment: str) -> Finished:
     return command(hub, "push", run, "--hub-model-id", NAME, "--license", "mit", *options, **environment)
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
+def refused(done: Finished) -> str:
+    assert done.code == 2, done.out + done.err
+    assert "Traceback" not in done.err
+    return done.err.strip().splitlines()[-1]
 
 
 def test_models_and_evidence_go_up_in_one_commit_and_load_with_stock_tools(
     hub: Hub, finished: Path, tmp_path: Path
 ) -> None:
     done = push(hub, finished)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert hub.commits(NAME) == 1
     files = hub.files(NAME)
     assert set(files) >= {
@@ -128,7 +125,7 @@ def test_the_card_passes_the_hubs_own_validation_and_says_where_each_figure_is_f
 def test_a_push_without_changes_uploads_and_commits_nothing(hub: Hub, finished: Path) -> None:
     push(hub, finished)
     before = hub.uploaded
-    assert push(hub, finished).returncode == 0
+    assert push(hub, finished).code == 0
     assert (hub.uploaded, hub.commits(NAME)) == (before, 1)
 
 
@@ -138,7 +135,7 @@ def test_no_reader_sees_half_a_model_and_what_arrived_is_not_sent_again(hub: Hub
     assert hub.files(NAME) == {}
     before = hub.uploaded
     assert before > 0
-    assert push(hub, finished).returncode == 0
+    assert push(hub, finished).code == 0
     assert hub.uploaded == before
     assert hub.commits(NAME) == 1
 
@@ -147,7 +144,7 @@ def test_files_of_an_earlier_push_that_are_no_longer_made_are_removed(hub: Hub, 
     push(hub, finished)
     details = json.loads((copied / "details.json").read_text())
     (copied / "details.json").write_text(json.dumps(details | {"deliver": ["teacher", "int8"]}))
-    assert push(hub, copied).returncode == 0
+    assert push(hub, copied).code == 0
     assert "onnx/model.onnx" not in hub.files(NAME)
     assert "onnx/model_quantized.onnx" in hub.files(NAME)
 
@@ -171,14 +168,14 @@ def test_what_the_hub_refuses_is_one_line_and_the_next_push_succeeds(
     hub.faults.append(fault)
     assert said in refused(push(hub, finished))
     assert not hub.repositories.get(NAME) or hub.commits(NAME) == 0
-    assert push(hub, finished).returncode == 0
+    assert push(hub, finished).code == 0
     assert hub.commits(NAME) == 1
 
 
 @pytest.mark.parametrize("kind", ["cut", 500])
 def test_an_upload_that_fails_on_the_way_is_tried_again(hub: Hub, finished: Path, kind: str | int) -> None:
     hub.faults.append(Fault("PUT", "/lfs/store/", kind))
-    assert push(hub, finished).returncode == 0
+    assert push(hub, finished).code == 0
     assert not hub.faults
     assert hub.commits(NAME) == 1
 
@@ -187,7 +184,7 @@ def test_a_commit_whose_answer_gets_lost_is_not_made_twice(hub: Hub, finished: P
     hub.faults.append(Fault("POST", "/commit/", "cut"))
     assert "cannot be reached; what has arrived is kept" in refused(push(hub, finished))
     done = push(hub, finished)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert hub.commits(NAME) == 1
 
 
@@ -200,7 +197,7 @@ def test_a_download_that_is_cut_is_one_line_and_the_next_one_proves_whole(
     asked = ("verify", NAME, "--data", tiny_task.dataset)
     assert "run the same command again" in refused(command(hub, *asked))
     done = command(hub, *asked)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out + done.err
     assert not hub.faults
 
 
@@ -220,7 +217,7 @@ def test_a_push_that_is_killed_sends_only_the_rest_when_it_is_repeated(hub: Hub,
     process.wait()
     assert hub.files(NAME) == {}
     before = hub.uploaded
-    assert push(hub, finished).returncode == 0
+    assert push(hub, finished).code == 0
     assert hub.uploaded - before == file.stat().st_size
     assert hub.commits(NAME) == 1
 
@@ -232,8 +229,8 @@ def test_other_bytes_on_the_way_to_a_reader_are_found_out(
     push(hub, finished)
     hub.faults.append(Fault("GET", "/onnx/model_quantized.onnx", "corrupt"))
     done = command(hub, "verify", NAME, "--data", tiny_task.dataset)
-    assert done.returncode == 1
-    assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.stdout
+    assert done.code == 1
+    assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.out
 
 
 @pytest.mark.slow
@@ -243,7 +240,7 @@ def test_the_cards_lines_load_the_model(hub: Hub, finished: Path, tmp_path: Path
     assert len([line for line in code.splitlines() if line]) == 5
     said = run_code(hub, code + "print(classify('the river under this lake')[0]['label'])", tmp_path)
     here = command(hub, "predict", finished, "--text", "the river under this lake")
-    assert said == here.stdout.partition("\t")[0]
+    assert said == here.out.partition("\t")[0]
 
 
 @pytest.mark.slow
@@ -316,19 +313,19 @@ def test_what_cannot_be_a_licence_is_refused_without_the_hub(licence: str) -> No
 
 def test_dry_run_prints_files_and_card_and_sends_nothing(hub: Hub, finished: Path) -> None:
     done = push(hub, finished, "--dry-run")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     int8 = (next(finished.glob("int8-*")) / "model.onnx").stat().st_size
-    assert f"{int8:>12,}  onnx/model_quantized.onnx" in done.stdout
-    assert "# legal_bert-small-int8" in done.stdout
+    assert f"{int8:>12,}  onnx/model_quantized.onnx" in done.out
+    assert "# legal_bert-small-int8" in done.out
     assert not hub.log
 
 
 def test_private_revision_and_pull_request_reach_the_hub(hub: Hub, finished: Path) -> None:
-    assert push(hub, finished, "--private", "--revision", "draft").returncode == 0
+    assert push(hub, finished, "--private", "--revision", "draft").code == 0
     assert hub.repositories[NAME].private
     assert (hub.commits(NAME), hub.commits(NAME, "draft")) == (0, 1)
     done = push(hub, finished, "--create-pr")
-    assert "/discussions/1" in done.stdout
+    assert "/discussions/1" in done.out
     assert hub.commits(NAME) == 0
 
 
@@ -340,7 +337,7 @@ def test_a_budget_that_does_not_hold_is_pushed_only_when_asked_and_the_card_says
     (copied / "report.json").write_text(json.dumps(report))
     assert "--allow-failed" in refused(push(hub, copied))
     assert not hub.log
-    assert push(hub, copied, "--allow-failed").returncode == 0
+    assert push(hub, copied, "--allow-failed").code == 0
     text = hub.files(NAME)["README.md"].decode().split("---\n", 2)[2].strip()
     assert text.startswith("**The budget does not hold.**")
 
@@ -391,7 +388,7 @@ def test_words_that_look_a_little_like_a_token_are_none(hub: Hub, copied: Path) 
     details = json.loads((copied / "details.json").read_text())
     details["records"][0]["options"]["note"] = "risk-allocation-and-indemnification-clauses"
     (copied / "details.json").write_text(json.dumps(details))
-    assert push(hub, copied, "--dry-run").returncode == 0
+    assert push(hub, copied, "--dry-run").code == 0
 
 
 def test_a_changed_file_is_not_pushed(hub: Hub, copied: Path) -> None:
@@ -410,10 +407,10 @@ def test_verify_proves_the_evidence_elsewhere_and_a_changed_model_or_claim_fails
     push(hub, finished)
     asked = ("verify", NAME, "--data", tiny_task.dataset)
     done = command(hub, *asked)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "holds       accuracy on 90 texts" in done.stdout
-    assert "to compare  p50 latency" in done.stdout
-    assert "DIFFERS" not in done.stdout
+    assert done.code == 0, done.out + done.err
+    assert "holds       accuracy on 90 texts" in done.out
+    assert "to compare  p50 latency" in done.out
+    assert "DIFFERS" not in done.out
     assert "give yours with --data" in refused(command(hub, "verify", NAME))  # the data was a local folder
 
     files = hub.repositories[NAME].branches["main"][-1]
@@ -422,14 +419,14 @@ def test_verify_proves_the_evidence_elsewhere_and_a_changed_model_or_claim_fails
     row["accuracy"]["all"]["accuracy"], row["accuracy"]["all"]["ci95"]["accuracy"] = 0.1, [0.05, 0.15]
     hub.repositories[NAME].branches["main"].append(files | {"report.json": hub.keep(json.dumps(report).encode())})
     done = command(hub, *asked)
-    assert done.returncode == 1
-    assert "DIFFERS     accuracy on 90 texts" in done.stdout
+    assert done.code == 1
+    assert "DIFFERS     accuracy on 90 texts" in done.out
 
     changed = files | {"onnx/model_quantized.onnx": hub.keep(b"not the model")}
     hub.repositories[NAME].branches["main"].append(changed)
     done = command(hub, *asked)
-    assert done.returncode == 1
-    assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.stdout
+    assert done.code == 1
+    assert "DIFFERS     sha256 of onnx/model_quantized.onnx" in done.out
 
 
 @pytest.mark.slow
@@ -438,12 +435,12 @@ def test_predict_answers_from_the_hub_as_from_the_run_also_offline_from_the_cach
     asked = ("--text", "the river under this lake", "--format", "json")
     here = command(hub, "predict", finished, *asked)
     there = command(hub, "predict", NAME, *asked)
-    assert there.returncode == 0, there.stderr
-    assert there.stdout == here.stdout
-    assert command(hub, "predict", f"{NAME}@main", *asked).stdout == here.stdout
+    assert there.code == 0, there.err
+    assert there.out == here.out
+    assert command(hub, "predict", f"{NAME}@main", *asked).out == here.out
     push(hub, finished, "--revision", "draft")
-    assert command(hub, "predict", f"{NAME}@draft", *asked).stdout == here.stdout
-    assert command(hub, "predict", NAME, *asked, HF_HUB_OFFLINE="1").stdout == here.stdout
+    assert command(hub, "predict", f"{NAME}@draft", *asked).out == here.out
+    assert command(hub, "predict", NAME, *asked, HF_HUB_OFFLINE="1").out == here.out
     assert "not in the cache" in refused(command(hub, "predict", "org/other", *asked, HF_HUB_OFFLINE="1"))
     assert "no such revision" in refused(command(hub, "predict", f"{NAME}@nothing", *asked))
 
@@ -454,19 +451,18 @@ def test_a_lock_says_which_commit_a_name_meant(hub: Hub, finished: Path) -> None
     code = f"from hfcompress.hub import fetch, pinned; fetch({NAME!r}); print(pinned({NAME!r}, 'model'))"
 
     def locked(**environment: str) -> str:
-        words = [sys.executable, "-c", code]
-        done = subprocess.run(words, capture_output=True, text=True, env=settings(hub, **environment))
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        done = hub.clients.code(code, environment=settings(hub, **environment))
+        assert done.code == 0, done.err
+        return done.out.strip()
 
     assert locked() == f"{NAME}@{commit}"
     hub.repositories[NAME].branches["main"].append(dict(hub.repositories[NAME].branches["main"][-1]))
     asked = f"from hfcompress.hub import pinned; print(pinned({NAME!r}, 'model'))"
-    moved = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env=settings(hub))
-    assert moved.stdout.strip() == f"{NAME}@{commit}", "what was fetched, and not what has been pushed since"
+    moved = hub.clients.code(asked, environment=settings(hub))
+    assert moved.out.strip() == f"{NAME}@{commit}", "what was fetched, and not what has been pushed since"
     del hub.repositories[NAME].branches["main"][-1]
     assert locked(HF_HUB_OFFLINE="1") == f"{NAME}@{commit}", "from the cache"
-    assert command(hub, "predict", f"{NAME}@{commit}", "--text", "the river").returncode == 0
+    assert command(hub, "predict", f"{NAME}@{commit}", "--text", "the river").code == 0
 
 
 def test_verify_names_what_is_missing(hub: Hub, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_it_is_pushed_loaded_by_the_cards_own_lines_and_verified(
     tmp_path: Path,
 ) -> None:
     done = push(hub, smoke)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     files = hub.files(NAME)
     assert set(files) >= {
         "config.json", "preprocessor_config.json", "onnx/model_quantized.onnx", "records/int8.json",
@@ -38,17 +38,17 @@ def test_it_is_pushed_loaded_by_the_cards_own_lines_and_verified(
     Image.new("L", (8, 8), 90).save(picture)
     answer = run_code(hub, code.replace('"image.png"', repr(str(picture))), tmp_path).strip()
     said = command(hub, "predict", NAME, "--image", picture)
-    assert said.stdout.split()[0] == answer, said.stderr
+    assert said.out.split()[0] == answer, said.err
 
     done = command(hub, "verify", NAME)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "holds       labels as the run gave them" in done.stdout
-    assert "holds       accuracy on 100 images" in done.stdout
+    assert done.code == 0, done.out + done.err
+    assert "holds       labels as the run gave them" in done.out
+    assert "holds       accuracy on 100 images" in done.out
     branch = hub.repositories[NAME].branches["main"]
     report = json.loads(files["report.json"])
     row = next(model for model in report["models"] if model["name"] == "int8")
     row["accuracy"]["all"]["accuracy"] += 0.01
     branch.append(branch[-1] | {"report.json": hub.keep(json.dumps(report).encode())})
     done = command(hub, "verify", NAME)
-    assert done.returncode == 1
-    assert "DIFFERS     metrics of the run's answers" in done.stdout
+    assert done.code == 1
+    assert "DIFFERS     metrics of the run's answers" in done.out

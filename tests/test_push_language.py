@@ -25,7 +25,7 @@ def test_it_is_pushed_loaded_back_and_verified_and_a_changed_one_fails(
     tmp_path: Path,
 ) -> None:
     done = push(hub, smoke)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     files = hub.files(NAME)
     assert set(files) >= {
         "README.md",
@@ -67,9 +67,9 @@ assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 
     asked = ("verify", NAME, "--data", str(smoke / "smoke" / "data"))
     done = command(hub, *asked)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "holds       perplexity on" in done.stdout
-    assert "to compare  a token: claimed" in done.stdout
+    assert done.code == 0, done.out + done.err
+    assert "holds       perplexity on" in done.out
+    assert "to compare  a token: claimed" in done.out
     assert "give yours with --data" in refused(command(hub, "verify", NAME))
 
     branch = hub.repositories[NAME].branches["main"]
@@ -79,13 +79,13 @@ assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
     row["accuracy"]["all"]["ci95"]["perplexity"] = [1.0, 1.1]
     branch.append(kept | {"report.json": hub.keep(json.dumps(report).encode())})
     done = command(hub, *asked)
-    assert done.returncode == 1
-    assert "DIFFERS     perplexity on" in done.stdout
+    assert done.code == 1
+    assert "DIFFERS     perplexity on" in done.out
 
     branch.append(kept | {"genai/model.onnx.data": hub.keep(b"not the weights")})
     done = command(hub, *asked)
-    assert done.returncode == 1
-    assert "DIFFERS     sha256 of genai/model.onnx.data" in done.stdout
+    assert done.code == 1
+    assert "DIFFERS     sha256 of genai/model.onnx.data" in done.out
 
 
 def test_its_card_passes_the_hubs_validation_and_says_how_each_format_is_loaded(
@@ -115,8 +115,8 @@ def test_summarize_takes_a_pushed_name(hub: Hub, smoke: Path, tmp_path: Path) ->
     (tmp_path / "text.txt").write_text("the licence")
     asked = ("summarize", NAME, str(tmp_path / "text.txt"), "--max-new-tokens", "2", "--format", "json")
     there, here = command(hub, *asked), command(hub, asked[0], smoke, *asked[2:])
-    assert there.returncode == here.returncode
-    if there.returncode == 0:
-        assert json.loads(there.stdout)["summary"] == json.loads(here.stdout)["summary"]
+    assert there.code == here.code
+    if there.code == 0:
+        assert json.loads(there.out)["summary"] == json.loads(here.out)["summary"]
     else:  # a smoke model's context may be too small for the prompt: then both say so
-        assert there.stderr == here.stderr
+        assert there.err == here.err
