@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 import pytest
 from filelock import FileLock
 
+from hfcompress.evaluation import language_memory, memory
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 from recipes import tiny
@@ -54,6 +56,26 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer
     """Runs command lines that find every library imported."""
     with ForkServer(tmp_path_factory.mktemp("server")) as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_in_forks(fork_server: ForkServer) -> Iterator[None]:
+    """Measure the memory of models in forks: a process that starts anew spends seconds on its imports.
+
+    Tests of the process itself import `fresh_process` before this is set up.
+    """
+
+    def fresh_process(module: str, folder: Path, length: int, threads: int) -> dict[str, float]:
+        done = fork_server.call("tests.fork_server:memory_of", module, str(folder), length, threads, timeout=600)
+        if done.code != 0:
+            raise RuntimeError(done.err)
+        found: dict[str, float] = json.loads(done.out.splitlines()[-1])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (memory, language_memory):
+            patch.setattr(module, "fresh_process", partial(fresh_process, module.__name__.rpartition(".")[2]))
+        yield
 
 
 @pytest.fixture(scope="session")

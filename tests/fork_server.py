@@ -10,11 +10,13 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ class Finished:
 
 
 class ForkServer:
-    """Starts the server; `with` ends it.
+    """Starts the server when it is first asked; `with` ends it.
 
     Args:
         scratch: a folder for what the commands print.
@@ -78,25 +80,33 @@ class ForkServer:
     """
 
     def __init__(self, scratch: Path, imports: tuple[str, ...] = IMPORTS) -> None:
-        self.scratch = scratch
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        environment |= {"TRANSFORMERS_VERBOSITY": "error"}  # the command line sets it, too late for what is imported
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.fork_server", *imports],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            env=environment,
-            text=True,
-        )
+        self.scratch, self.imports = scratch, imports
+        self.started: subprocess.Popen[str] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        if self.started is None:
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            environment["TOKENIZERS_PARALLELISM"] = "false"
+            environment["TRANSFORMERS_VERBOSITY"] = "error"  # the command line sets it too late for what is imported
+            self.started = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "tests.fork_server", *self.imports],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=ROOT,
+                env=environment,
+                text=True,
+            )
+        return self.started
 
     def __enter__(self) -> "ForkServer":
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        if self.started is not None:
+            assert self.started.stdin is not None
+            self.started.stdin.close()
+            self.started.wait()
 
     def run(
         self,
@@ -105,6 +115,7 @@ class ForkServer:
         timeout: float = 60,
         most_mb: float = 2000,
         environment: dict[str, str] | None = None,
+        fork_memory: bool = False,
     ) -> Finished:
         """Run `hfcompress` with these arguments.
 
@@ -112,8 +123,10 @@ class ForkServer:
             timeout: seconds after which it is killed.
             most_mb: memory beyond the server's own, in MB, at which it is killed.
             environment: all of its environment variables, if not the server's.
+            fork_memory: whether it measures the memory of models in forks, and not in processes that it starts.
         """
-        return self._ask({"arguments": arguments, "environment": environment}, cwd, timeout, most_mb)
+        task = {"arguments": arguments, "environment": environment, "fork_memory": fork_memory}
+        return self._ask(task, cwd, timeout, most_mb)
 
     def call(self, function: str, *arguments: Any, timeout: float = 60, most_mb: float = 2000) -> Finished:
         """Call `module:function` with these arguments and print its result as JSON."""
@@ -126,14 +139,15 @@ class ForkServer:
         return self._ask({"code": code, "arguments": arguments, "environment": environment}, None, timeout, 2000)
 
     def _ask(self, task: dict[str, Any], cwd: Path | None, timeout: float, most_mb: float) -> Finished:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+        process = self.process
+        assert process.stdin is not None
+        assert process.stdout is not None
         out, err = self.scratch / "out", self.scratch / "err"
         task |= {"out": str(out), "err": str(err), "cwd": str(cwd or self.scratch)}
         task |= {"timeout": timeout, "most_mb": most_mb}
-        self.process.stdin.write(json.dumps(task) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        process.stdin.write(json.dumps(task) + "\n")
+        process.stdin.flush()
+        answer = json.loads(process.stdout.readline())
         return Finished(out=out.read_text(errors="replace"), err=err.read_text(errors="replace"), **answer)
 
 
@@ -166,6 +180,44 @@ def watch(child: int, timeout: float, most_mb: float) -> dict[str, Any]:
     return {"code": os.waitstatus_to_exitcode(status), "grown_mb": round(peak, 1), "timed_out": timed_out}
 
 
+def memory_of(module: str, folder: str, length: int, threads: int) -> dict[str, float]:
+    """What `python -m hfcompress.evaluation.MODULE` prints, with the imports of this process in `bare_rss_mb`."""
+    from hfcompress.evaluation import language_memory, memory
+
+    serve = language_memory.serve if module == "language_memory" else memory.server_of(Path(folder))
+    return {name: round(value, 1) for name, value in serve(Path(folder), length, threads).items()}
+
+
+def fork_memory_processes() -> None:
+    """Let this process measure the memory of models in forks of what it is now, without a model or a thread."""
+    from hfcompress.evaluation import language_memory, memory
+
+    here, there = socket.socketpair()
+    if os.fork() == 0:
+        here.close()
+        for line in there.makefile():
+            child = os.fork()
+            if child == 0:
+                there.sendall((json.dumps(memory_of(*json.loads(line))) + "\n").encode())
+                os._exit(0)
+            if os.waitpid(child, 0)[1] != 0:
+                there.sendall(b"null\n")
+        os._exit(0)
+    there.close()
+    stream = here.makefile("rw")
+
+    def fresh_process(module: str, folder: Path, length: int, threads: int) -> dict[str, float]:
+        stream.write(json.dumps([module, str(folder), length, threads]) + "\n")
+        stream.flush()
+        found: dict[str, float] | None = json.loads(stream.readline())
+        if found is None:
+            raise RuntimeError(f"the memory of {folder} could not be measured; what went wrong is printed above")
+        return found
+
+    memory.fresh_process = partial(fresh_process, "memory")
+    language_memory.fresh_process = partial(fresh_process, "language_memory")
+
+
 def resident_mb(process: int) -> float:
     """The resident memory of a process in MB; 0 when it has ended."""
     try:
@@ -189,6 +241,8 @@ def run_task(task: dict[str, Any]) -> None:
             assert HUB not in sys.modules, f"{HUB} has read its environment already"
             os.environ.clear()
             os.environ.update(task["environment"])
+        if task.get("fork_memory"):
+            fork_memory_processes()
         if name := task.get("function"):
             module, _, function = name.partition(":")
             print(json.dumps(getattr(importlib.import_module(module), function)(*task["arguments"])))

@@ -1,9 +1,8 @@
 """A/B tests: wrong decisions stay below the stated error at any number of looks, and real differences are found."""
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hfcompress import cli
 from hfcompress.errors import UserError
 from hfcompress.evaluation.sequential import Look, Tolerance, ab, boundary, looked, ratio_p, running_means
 from hfcompress.evaluation.traffic import Event, assigned
+from tests.fork_server import Finished, ForkServer
 
 EXPERIMENTS = 1000
 
@@ -169,10 +169,15 @@ def test_a_verdict_follows_from_the_bounds() -> None:
     assert Look(**at, theta=0.0, lower=-1.0, upper=1.0).verdict == "keep going"
 
 
-def command(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    tolerance = () if any(option.startswith("--tolerance") for option in options) else ("--tolerance", "0.05")
-    words = [sys.executable, "-m", "hfcompress", "ab", str(file), *tolerance, *options]
-    return subprocess.run(words, capture_output=True, text=True, env=os.environ)
+@pytest.fixture
+def command(fork_server: ForkServer) -> Callable[..., Finished]:
+    """`hfcompress ab` of a file, in a process of its own."""
+
+    def run(file: Path, *options: str) -> Finished:
+        tolerance = () if any(option.startswith("--tolerance") for option in options) else ("--tolerance", "0.05")
+        return fork_server.run("ab", str(file), *tolerance, *options)
+
+    return run
 
 
 def written(file: Path, events: list[Event]) -> Path:
@@ -182,29 +187,33 @@ def written(file: Path, events: list[Event]) -> Path:
 
 
 @pytest.mark.parametrize(("new", "count", "code"), [(0.2, 6000, 0), (0.1, 6000, 1), (0.2, 400, 3)])
-def test_the_exit_code_says_what_to_do(tmp_path: Path, new: float, count: int, code: int) -> None:
+def test_the_exit_code_says_what_to_do(
+    tmp_path: Path, command: Callable[..., Finished], new: float, count: int, code: int
+) -> None:
     file = written(tmp_path / "traffic.jsonl", experiment(0.2, new, count))
     done = command(file, "--metric", "ctr", "--planned-users", "3000")
-    assert done.returncode == code, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(command(file, "--metric", "ctr", "--format", "json").stdout)
+    assert done.code == code, done.out + done.err
+    found: dict[str, Any] = json.loads(command(file, "--metric", "ctr", "--format", "json").out)
     assert found["verdict"] in ("accept", "roll back", "keep going")
 
 
-def test_broken_lines_are_counted_and_wrong_questions_refused(tmp_path: Path) -> None:
+def test_broken_lines_are_counted_and_wrong_questions_refused(
+    tmp_path: Path, command: Callable[..., Finished]
+) -> None:
     file = written(tmp_path / "traffic.jsonl", experiment(0.2, 0.2, 400))
     with file.open("a") as stream:
         stream.write('{"id": "cut o\nnot json\n[1]\n{"id": "1", "arm": "old", "outcome": {"ctr": "yes"}}\n')
     done = command(file, "--metric", "ctr")
-    assert done.returncode == 3
-    assert "4 lines are no events" in done.stderr
-    assert "there are: ctr" in command(file, "--metric", "revenue").stderr
-    assert "no such file" in command(tmp_path / "nothing.jsonl", "--metric", "ctr").stderr
+    assert done.code == 3
+    assert "4 lines are no events" in done.err
+    assert "there are: ctr" in command(file, "--metric", "revenue").err
+    assert "no such file" in command(tmp_path / "nothing.jsonl", "--metric", "ctr").err
     lopsided = written(
         tmp_path / "srm.jsonl", [e for i, e in enumerate(experiment(0.2, 0.2)) if e.arm == "old" or i % 3]
     )
     done = command(lopsided, "--metric", "ctr")
-    assert done.returncode == 2
-    assert "the assignment or the logging is broken" in done.stderr
+    assert done.code == 2
+    assert "the assignment or the logging is broken" in done.err
 
 
 @pytest.mark.parametrize(
@@ -216,13 +225,15 @@ def test_broken_lines_are_counted_and_wrong_questions_refused(tmp_path: Path) ->
         (("--metric", "ctr", "--tolerance", "nan"), "--tolerance nan"),
     ],
 )
-def test_a_question_that_cannot_be_answered_is_no_verdict(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_a_question_that_cannot_be_answered_is_no_verdict(
+    tmp_path: Path, command: Callable[..., Finished], options: tuple[str, ...], said: str
+) -> None:
     """1 means "roll back": whatever is wrong with the question must not end with it."""
     events = [replace(event, outcome=event.outcome | {"label": "good"}) for event in experiment(0.2, 0.2, 400)]
     done = command(written(tmp_path / "traffic.jsonl", events), *options)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_a_defect_is_no_verdict_either(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

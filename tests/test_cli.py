@@ -17,6 +17,7 @@ import pytest
 from hfcompress.cli import main
 from hfcompress.evaluation.size import integer_bytes
 from hfcompress.saturation import saturating_layers
+from tests.fork_server import ForkServer
 from tests.hub_server import TOKEN, serve
 
 ROOT = Path(__file__).parents[1]
@@ -53,11 +54,12 @@ def refused(*arguments: str | Path, stdin: str | bytes = b"") -> str:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smoke(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Path:
     folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = process("run", "legal_bert", "--smoke", "--run-dir", folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "The budget holds." in done.stdout
+    words = ("run", "legal_bert", "--smoke", "--run-dir", str(folder))
+    done = fork_server.run(*words, timeout=550, most_mb=8000, fork_memory=True)
+    assert done.code == 0, done.err[-3000:]
+    assert "The budget holds." in done.out
     return folder
 
 
@@ -198,11 +200,12 @@ def test_the_page_and_the_card_are_there_and_need_no_network(smoke: Path) -> Non
     assert (smoke / "model_card.md").read_text().startswith("---\n")
 
 
-def test_a_second_run_makes_nothing_again(smoke: Path) -> None:
+def test_a_second_run_makes_nothing_again(smoke: Path, fork_server: ForkServer) -> None:
     before = {path: path.stat().st_mtime_ns for path in smoke.glob("*-*/record.json")}
-    done = process("run", "legal_bert", "--smoke", "--run-dir", smoke)
-    assert done.returncode == 0
-    assert "running" not in done.stderr
+    done = fork_server.run("run", "legal_bert", "--smoke", "--run-dir", str(smoke), timeout=300)
+    assert done.code == 0
+    assert "done before, kept" in done.err
+    assert "running" not in done.err
     assert {path: path.stat().st_mtime_ns for path in smoke.glob("*-*/record.json")} == before
 
 
@@ -331,8 +334,11 @@ def test_the_options_that_the_guide_shows_are_not_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tmp_path: Path) -> None:
-    """The recipe on other data by options alone, one epoch a stage: it is not the accuracy that is tested."""
-    once = [part for stage in ("finetune", "distill", "prune", "qat") for part in (f"--{stage}.max-steps", "20")]
+    """The recipe on other data by options alone, a few steps a stage: it is not the accuracy that is tested.
+
+    All test texts are read, but a teacher's answers to all 4,570 training texts would take most of the time.
+    """
+    once = [part for stage in ("finetune", "distill", "prune", "qat") for part in (f"--{stage}.max-steps", "5")]
     done = process(
         "run",
         "legal_bert",
@@ -340,8 +346,14 @@ def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tm
         real_data / "cuad",
         "--task.data-files",
         "review_*.parquet",
+        "--task.max-train-examples",
+        "400",
+        "--task.max-length",
+        "64",
         "--run-dir",
         tmp_path / "clauses",
+        "--measure.sequence-length",
+        "64",
         "--measure.runs",
         "10",
         *once,

@@ -59,6 +59,18 @@ def test_the_parent_hears_what_the_process_measured(exported: Path) -> None:
     assert found["load_ms"] > 0
 
 
+@pytest.mark.parametrize("folder", ["exported", "tiny_teacher"])
+def test_a_fork_measures_what_a_process_of_its_own_does(folder: str, request: pytest.FixtureRequest) -> None:
+    """The tests' own way, but for the imports, which a fork has already."""
+    from hfcompress.evaluation import memory
+
+    path: Path = request.getfixturevalue(folder)
+    assert memory.fresh_process is not fresh_process
+    alone, forked = fresh_process(path, 32, 1), memory.fresh_process(path, 32, 1)
+    assert set(alone) == set(forked)
+    assert forked["peak_rss_mb"] >= forked["bare_rss_mb"] > alone["bare_rss_mb"]
+
+
 def test_a_model_that_does_not_run_is_an_error_not_a_number(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(RuntimeError, match="failed"):

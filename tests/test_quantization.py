@@ -414,7 +414,7 @@ def test_gptq_keeps_up(theirs: SimpleNamespace, grid: Grid) -> None:
     assert error <= 1.05 * share(inputs @ (weight - other).T, inputs @ weight.T)
 
 
-@pytest.mark.parametrize("bits", [3, 4, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bits", [4, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (2, 3))])
 def test_hqq_keeps_up_though_its_zeros_are_integers(theirs: SimpleNamespace, bits: int) -> None:
     config = theirs.HQQModuleConfig(
         weight=theirs.QTensorConfig(nbits=bits, group_size=128, round_zero=True), scale=None, zero=None
