@@ -1,11 +1,12 @@
 """The house: imports point one way, the command line is quick, the public names are those that are documented."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ LEAVES = {"errors", "escaping", "inside"}  # import nothing but each other, and 
 FORBIDDEN_EVERYWHERE = {"recipes", "tests", "benchmarks"}
 
 
-def imports(file: Path) -> set[str]:
+@functools.cache
+def imports(file: Path) -> frozenset[str]:
     """The first part below hfcompress of every import (or the foreign package's name)."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -65,10 +67,10 @@ def imports(file: Path) -> set[str]:
         for name in names:
             parts = name.split(".")
             found.add(parts[1] if parts[0] == "hfcompress" and len(parts) > 1 else f"/{parts[0]}")
-    return found
+    return frozenset(found)
 
 
-def wrong_imports(part: str, names: set[str]) -> set[str]:
+def wrong_imports(part: str, names: Set[str]) -> set[str]:
     """The imports that point against the arrows of the house."""
     wrong = {name for name in names if name.removeprefix("/") in FORBIDDEN_EVERYWHERE}
     if part in ALLOWED:

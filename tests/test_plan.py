@@ -412,10 +412,18 @@ def planned(planner: ForkServer, *options: str) -> str:
     return done.out
 
 
-def test_a_plan_that_imports_torch_is_seen(planner: ForkServer) -> None:
-    done = planner.code(f"import sys; sys.modules['torch'] = sys\n{GUARDED}", "--help")
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ("sys.modules['torch'] = sys", "a plan needs no torch"),
+        ("socket.create_connection(('127.0.0.1', 9))", "a plan needs no network"),
+    ],
+)
+def test_a_plan_with_torch_or_the_network_is_seen(planner: ForkServer, plan: str, said: str) -> None:
+    other = f"import socket, sys, hfcompress.cli\ndef main():\n    {plan}\nhfcompress.cli.main = main\n"
+    done = planner.code(other + GUARDED)
     assert done.code == 70
-    assert "a plan needs no torch" in done.err
+    assert said in done.err
 
 
 @pytest.mark.parametrize("recipe", ["legal_bert", "legal_bert_structured"])
