@@ -65,7 +65,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(folder: Path, out: Path) -> dict[int, Path]:
-    """Bits -> folder of the model in ONNX, its batch norms as after training: the exporter stores equal biases once."""
+    """Bits -> folder of the model as ONNX, its batch norms as after training: equal biases would be stored once."""
     network = hfcompress.load(folder)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
