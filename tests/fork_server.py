@@ -81,20 +81,20 @@ class ForkServer:
 
     def __init__(self, scratch: Path, imports: tuple[str, ...] = IMPORTS) -> None:
         self.scratch, self.imports = scratch, imports
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # not that of the first test
+        self.environment["TOKENIZERS_PARALLELISM"] = "false"
+        self.environment["TRANSFORMERS_VERBOSITY"] = "error"  # the command line sets it too late for what is imported
         self.started: subprocess.Popen[str] | None = None
 
     @property
     def process(self) -> subprocess.Popen[str]:
         if self.started is None:
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-            environment["TOKENIZERS_PARALLELISM"] = "false"
-            environment["TRANSFORMERS_VERBOSITY"] = "error"  # the command line sets it too late for what is imported
             self.started = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "tests.fork_server", *self.imports],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=ROOT,
-                env=environment,
+                env=self.environment,
                 text=True,
             )
         return self.started
