@@ -59,14 +59,12 @@ def test_the_parent_hears_what_the_process_measured(exported: Path) -> None:
     assert found["load_ms"] > 0
 
 
-@pytest.mark.parametrize("folder", ["exported", "tiny_teacher"])
-def test_a_fork_measures_what_a_process_of_its_own_does(folder: str, request: pytest.FixtureRequest) -> None:
+def test_a_fork_measures_what_a_process_of_its_own_does(tiny_model: Path) -> None:
     """The tests' own way, but for the imports, which a fork has already."""
     from hfcompress.evaluation import memory
 
-    path: Path = request.getfixturevalue(folder)
     assert memory.fresh_process is not fresh_process
-    alone, forked = fresh_process(path, 32, 1), memory.fresh_process(path, 32, 1)
+    alone, forked = fresh_process(tiny_model, 32, 1), memory.fresh_process(tiny_model, 32, 1)
     assert set(alone) == set(forked)
     assert forked["peak_rss_mb"] >= forked["bare_rss_mb"] > alone["bare_rss_mb"]
 

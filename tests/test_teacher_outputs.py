@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from hfcompress.models import load_tokenizer
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.teacher_outputs import CachedTeacher, Wanted, fill, require_same_task, teacher_outputs
 from recipes import tiny
+from tests.fork_server import ForkServer
 from tests.image_models import write_mobilenet
 
 ALL = Wanted(hidden_layers=(0, 2, 4), attention_layers=(1, 4), relation_layer=4)
@@ -125,7 +124,6 @@ def check_contents(cached: CachedTeacher, data: Any) -> None:
 
 
 KILLED = """
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from hfcompress import teacher_outputs
@@ -139,14 +137,10 @@ run_fill(Path(sys.argv[3]), task.data.encode(tokenizer, 32, "train"), tokenizer,
 
 
 def test_a_killed_computation_goes_on_after_the_last_journalled_chunk(
-    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification, fork_server: ForkServer
 ) -> None:
-    arguments = [tiny_task.dataset, str(tiny_model), str(tmp_path / "teacher")]
-    root = str(Path(__file__).parents[1])
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments], cwd=root, env=os.environ | {"PYTHONPATH": root}, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
+    killed = fork_server.code(KILLED, tiny_task.dataset, str(tiny_model), str(tmp_path / "teacher"))
+    assert killed.code == -signal.SIGKILL, killed.err
     assert json.loads((tmp_path / "teacher" / "journal.json").read_text())["done"] == 80
     tokenizer = load_tokenizer(tiny_model)
     data = tiny_task.data.encode(tokenizer, 32, "train")
