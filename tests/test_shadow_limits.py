@@ -53,6 +53,18 @@ class Echo:
         return np.zeros((len(texts), 1), dtype=np.float32)
 
 
+class Held(Echo):
+    """An old model that answers no request until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = threading.Event()
+
+    def logits(self, texts: list[str], max_length: int) -> Any:
+        assert self.may.wait(20)
+        return super().logits(texts, max_length)
+
+
 class Silent:
     """A new model that takes everything and answers nothing."""
 
@@ -211,13 +223,16 @@ def test_connections_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_requests_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow_server, "MOST_WAITING", 2)
-    running = Server(tmp_path / "traffic.jsonl", Echo(seconds=0.5))
+    old = Held()
+    running = Server(tmp_path / "traffic.jsonl", old)
     try:
         codes: list[int] = []
 
         def ask() -> None:
             with running.client() as client:
                 codes.append(client.post("/", json={"input": "x"}).status_code)
+                if codes[-1] == 503:  # only now, however slow the machine: two wait, and a third has come
+                    old.may.set()
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
