@@ -124,6 +124,7 @@ def check_contents(cached: CachedTeacher, data: Any) -> None:
 
 
 KILLED = """
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from hfcompress import teacher_outputs
