@@ -85,10 +85,10 @@ test-slow: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m hfcompress.report.card model_cards
+	$(BIN)/python -m hfcompress.report.cards model_cards
 
 cards: $(READY)
-	$(BIN)/python -m hfcompress.report.card --write model_cards
+	$(BIN)/python -m hfcompress.report.cards --write model_cards
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.legal_bert $(ARGS)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import images, trained
-from hfcompress.coupling import Batch
+from hfcompress.layers import Batch
 from hfcompress.pruning_target import Plan
 from hfcompress.record import cpu_name
 from hfcompress.structured import prune

@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 from hfcompress.arena_interpreter import run
 from hfcompress.budget import ImageBudget
 from hfcompress.delivery import spread
-from hfcompress.evaluation.predictor import onnx_session
+from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.image_onnx import export_images
 from hfcompress.integer_graph import read_onnx
 from hfcompress.microcontroller import plan_microcontroller

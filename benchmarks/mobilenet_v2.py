@@ -19,7 +19,7 @@ from datasets import Image, load_dataset
 
 from hfcompress import onnx_graph
 from hfcompress.evaluation import latency
-from hfcompress.evaluation.predictor import onnx_session
+from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.evaluation.statistics import Difference, accuracy, group_confusions, paired_difference
 from hfcompress.image_onnx import export_images, require_parity
 from hfcompress.models import load_classifier, load_image_processor

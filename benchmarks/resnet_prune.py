@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
-from hfcompress.coupling import Batch
 from hfcompress.evaluation.statistics import accuracy, group_confusions, paired_difference
+from hfcompress.layers import Batch
 from hfcompress.ops.losses import soft_cross_entropy, states_mse
 from hfcompress.pruning_target import Plan
 from hfcompress.record import cpu_name, write_json

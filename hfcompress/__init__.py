@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfcompress.budget import Budget, ClickBudget, EmbeddingBudget, ImageBudget, LanguageBudget, Verdict
     from hfcompress.errors import CheckFailed, UserError
+    from hfcompress.models import load
     from hfcompress.plan import Plan
     from hfcompress.record import Record
     from hfcompress.run import Run
     from hfcompress.stage import Artifact, Stage
-    from hfcompress.surgery import load
 
     __version__: str
 
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 MODULES = {
-    "budget": ("Budget", "ClickBudget", "EmbeddingBudget", "ImageBudget", "LanguageBudget", "Verdict"),
-    "errors": ("CheckFailed", "UserError"),
-    "plan": ("Plan",),
-    "record": ("Record",),
-    "run": ("Run",),
-    "stage": ("Artifact", "Stage"),
-    "surgery": ("load",),
+    "hfcompress.budget": ("Budget", "ClickBudget", "EmbeddingBudget", "ImageBudget", "LanguageBudget", "Verdict"),
+    "hfcompress.errors": ("CheckFailed", "UserError"),
+    "hfcompress.plan": ("Plan",),
+    "hfcompress.record": ("Record",),
+    "hfcompress.run": ("Run",),
+    "hfcompress.stage": ("Artifact", "Stage"),
+    "hfcompress.models": ("load",),
 }
 
 
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = package_version()
     elif module := next((module for module, names in MODULES.items() if name in names), None):
-        value = getattr(import_module(f"{__name__}.{module}"), name)
+        value = getattr(import_module(module), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value  # found without this function from now on

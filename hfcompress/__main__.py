@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hfcompress.errors import INTERRUPTED_LINE
+
 INTERRUPTED = 130
-SAID = "hfcompress: interrupted; run the same command again to go on"
 
 
 def interrupted(*_: Any) -> None:
@@ -25,7 +26,7 @@ def interrupted(*_: Any) -> None:
 def leave(*_: Any) -> None:
     """Say so and end, without the interpreter's own cleaning up, amid which a signal would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.write(2, f"{SAID}\n".encode())
+    os.write(2, f"{INTERRUPTED_LINE}\n".encode())
     os._exit(INTERRUPTED)
 
 

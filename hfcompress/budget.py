@@ -19,6 +19,9 @@ LIMITS = (
     "sram_kb",
     "flash_kb",
 )
+PREDICTED_LIMITS = (
+    "disk_mb", "ram_mb", "peak_over_bare_mb", "latency_ms", "latency_ratio", "embedding_ratio", "first_token_ms"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -256,3 +259,17 @@ def drop_verdict(
         n_needed=n_needed(found, allowed),
         verdict=decision,
     )
+
+
+def predicted_verdicts(budget: Budget, candidate: str, predicted: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each stated limit; `ok` is None where nothing is predicted, as for every drop."""
+    limits = {name: getattr(budget, name, None) for name in PREDICTED_LIMITS} | {
+        f"drop:{m}": drop for m, drop in budget.drop.items()
+    }
+    rows = []
+    for limit, allowed in limits.items():
+        if allowed is not None:
+            value = predicted.get(limit)
+            ok = None if value is None else value <= allowed
+            rows.append({"limit": limit, "candidate": candidate, "allowed": allowed, "predicted": value, "ok": ok})
+    return rows

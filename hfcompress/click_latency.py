@@ -16,7 +16,7 @@ from hfcompress.click_graph import write_click_graph
 from hfcompress.click_shape import tower_layers
 from hfcompress.embedding_graph import StoredTable
 from hfcompress.evaluation.latency import interleaved
-from hfcompress.evaluation.predictor import onnx_session
+from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.ops.table_sizes import PRIME, block_sizes, parts
 
 ROWS = 4_096  # ids a column: as many blocks of mixed dimensions as there are of a million

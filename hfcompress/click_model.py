@@ -9,17 +9,21 @@ The folder holds config.json (columns, tables, widths) and model.safetensors: no
 
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfcompress.click_inputs import LABELS, read_config, write_config
+from hfcompress.click_inputs import LABELS, inputs_of, read_config, write_config
 from hfcompress.errors import UserError
 from hfcompress.ops.embedding_tables import make_table
 from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantLinear
 from hfcompress.ops.table_sizes import table_bytes
 from hfcompress.permissions import as_umask_says
+
+if TYPE_CHECKING:
+    from hfcompress.tasks.click_log import ClickLog
 
 
 class KnownIds(nn.Module):
@@ -128,3 +132,15 @@ def load_click_model(folder: Path) -> ClickModel:
     except (FileNotFoundError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / 'model.safetensors'} cannot be read ({str(error)[:160]}); make it again") from None
     return network.eval()
+
+
+def logits_of(network: "ClickModel", log: "ClickLog", batch: int = 16_384) -> "np.ndarray[Any, Any]":
+    """Return the network's logits for a log, float32 [rows, 2]."""
+    inputs = {name: torch.from_numpy(array) for name, array in inputs_of(log).items()}
+    network.eval()
+    with torch.inference_mode():
+        parts = [
+            network(**{name: tensor[start : start + batch] for name, tensor in inputs.items()}).numpy()
+            for start in range(0, len(log), batch)
+        ]
+    return np.concatenate(parts)

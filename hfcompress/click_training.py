@@ -184,22 +184,6 @@ def optimizers_of(network: "ClickModel", options: ClickTrain) -> "list[torch.opt
     return found
 
 
-def logits_of(network: "ClickModel", log: ClickLog, batch: int = 16_384) -> "np.ndarray[Any, Any]":
-    """float32 [rows, 2], in torch."""
-    import numpy as np
-    import torch
-
-    from hfcompress.click_inputs import inputs_of
-
-    inputs = {name: torch.from_numpy(array) for name, array in inputs_of(log).items()}
-    network.eval()
-    with torch.inference_mode():
-        parts = [
-            network(**{name: tensor[start : start + batch] for name, tensor in inputs.items()}).numpy()
-            for start in range(0, len(log), batch)
-        ]
-    return np.concatenate(parts)
-
 
 def new_click_model(rows: dict[str, int], dim: int, bottom: int, top: tuple[int, ...], unknown: str) -> "ClickModel":
     """A model with whole tables, its weights drawn by torch's generator."""

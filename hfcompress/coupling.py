@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.errors import CheckFailed, UserError, needs
+from hfcompress.layers import Batch, logits_of
 
-Batch = dict[str, Tensor]
 Units = dict[str, list[int]]  # a group's root -> numbers of its units
 TOLERANCE = 1e-4  # logits of the cut network against the masked one, fp32, of logits up to 1
 
@@ -168,16 +168,6 @@ def refuse_shared(network: nn.Module, example: Batch) -> None:
         hook.remove()
     if twice := next((name for name, times in calls.items() if times > 1), None):
         raise UserError(f"{twice} is used {calls[twice]} times in a forward pass: such a layer cannot be pruned here")
-
-
-def logits_of(network: nn.Module, batch: Batch) -> Tensor:
-    """Logits [batch, classes] in eval mode, without gradients; train or eval mode are left as they were."""
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        found = network(**batch)
-    network.train(training)
-    return getattr(found, "logits", found).float()
 
 
 def cut(network: nn.Module, example: Batch, groups: list[Group], removed: Units) -> None:

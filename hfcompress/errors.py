@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+INTERRUPTED_LINE = "hfcompress: interrupted; run the same command again to go on"
 MOST_THREADS = 1024  # runtimes hang when they are to start a hundred thousand
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.image_layers import Layers
-from hfcompress.layer_costs import Layer
+from hfcompress.layers import Layer
 from hfcompress.machine import Graph
 
 RUNS, FEWEST_RUNS = 40, 5
@@ -32,7 +32,7 @@ def images_ms(
         networks: name -> layers, and whether they are in int8; size: height and width of an image.
     """
     from hfcompress.evaluation.latency import interleaved
-    from hfcompress.evaluation.predictor import onnx_session
+    from hfcompress.evaluation.sessions import onnx_session
 
     calls: dict[str, Any] = {}
     for name, (layers, integer) in networks.items():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hfcompress.layer_costs import Layer
+from hfcompress.layers import Layer
 
 Layers = dict[str, Layer]  # by the name of the module, in the order of their use
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.budget import Budget, ImageBudget
+from hfcompress.budget import Budget, ImageBudget, predicted_verdicts
 from hfcompress.image_shape import ImageShape
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ def compare_images(
     Args:
         reference: what `latency_ratio` is counted from.
     """
-    from hfcompress.plan import predicted_verdicts
-
     times = milliseconds(models, measure)
     plan.rows = [
         {"name": model.name, "stage": model.stage, "format": model.shape.format}

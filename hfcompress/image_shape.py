@@ -11,7 +11,7 @@ from hfcompress.errors import UserError
 from hfcompress.guard import read_config
 from hfcompress.image_input import channels_of
 from hfcompress.image_layers import DEFAULTS, Layers, layers_of_config, narrowed, resized, with_defaults
-from hfcompress.layer_costs import Layer
+from hfcompress.layers import Layer
 from hfcompress.surgery import SURGERY, Edit, read_edits
 
 BLOCK = 4  # channels
@@ -337,7 +337,7 @@ def traced(config: dict[str, Any], edits: list[Edit], size: tuple[int, int]) -> 
     """Any network of transformers: built on torch's meta device, edited, and shown an image without pixels."""
     import torch
 
-    from hfcompress.layer_costs import layers_of
+    from hfcompress.layers import layers_of
     from hfcompress.surgery import apply
 
     network = on_meta(config)

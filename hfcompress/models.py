@@ -88,6 +88,15 @@ def load_classifier(folder: Path, labels: list[str] | None = None, *, replace_he
     return torch_momentum(model).eval()
 
 
+def load(folder: Path) -> "PreTrainedModel":
+    """The classifier of a folder with or without surgery.json, in float32 and in eval mode.
+
+    Raises:
+        UserError: see `load_classifier`.
+    """
+    return load_classifier(Path(folder))
+
+
 def head_rows(folder: Path, config: Any, labels: list[str]) -> list[int] | None:
     """The row of a folder's head for each label; None where its head is for other labels, or not for one label a text.
 

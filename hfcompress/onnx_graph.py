@@ -368,7 +368,7 @@ def integer_kernels(path: Path) -> int:
 
 def parity(network: Any, path: Path, batch: dict[str, Array]) -> tuple[float, float]:
     """The largest difference of logits between torch and onnxruntime on a padded batch; the largest logit."""
-    from hfcompress.evaluation.predictor import onnx_session
+    from hfcompress.evaluation.sessions import onnx_session
 
     (found,) = onnx_session(path, threads=1).run(["logits"], batch)
     with torch.inference_mode():

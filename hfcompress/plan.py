@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress import hub
-from hfcompress.budget import Budget
+from hfcompress.budget import PREDICTED_LIMITS, Budget, predicted_verdicts
 from hfcompress.click_shape import ClickShape
 from hfcompress.devices import HERE, device, known_device
 from hfcompress.encoder_edits import edited
@@ -27,7 +27,7 @@ from hfcompress.shape import (
     other_parameters,
     parameters,
 )
-from hfcompress.stage import Stage, with_option
+from hfcompress.stage import Stage, snake_case, with_option
 from hfcompress.surgery import read_edits
 from hfcompress.vocabulary import tokenizer_bytes
 from hfcompress.weights import require_unquantized
@@ -41,10 +41,7 @@ TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json
 TENSOR_HEADER = 110
 GRAPH_BYTES, LAYER_BYTES = 13_000, 20_600
 QDQ_GRAPH_BYTES, QDQ_LAYER_BYTES = 4_700, 9_600
-LIMITS = (
-    "disk_mb", "ram_mb", "peak_over_bare_mb", "latency_ms", "latency_ratio", "embedding_ratio", "first_token_ms"
-)  # fmt: skip
-PREDICTED = ("parameters", *LIMITS, "sram_kb", "flash_kb")
+PREDICTED = ("parameters", *PREDICTED_LIMITS, "sram_kb", "flash_kb")
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
 SHOWN_STUDENTS = 4
 # Peak memory of a serving process, fitted to measured ones (within 8% of BERT-base and MiniLM, fp32 and int8).
@@ -185,8 +182,6 @@ class Plan:
         return Planned(name, "base", shape)
 
     def __call__(self, stage: Stage, *, name: str | None = None, **inputs: Any) -> Planned:
-        from hfcompress.run import snake_case
-
         needs_libraries(stage.libraries)
         for value in inputs.values():
             if isinstance(value, Planned) and value.stage == "base":
@@ -372,20 +367,6 @@ def saved_tokenizer_bytes(folder: Path) -> int:
     file = folder / "tokenizer.json"
     indented = Tokenizer.from_file(str(file)).to_str(pretty=True)
     return tokenizer_bytes(folder) - file.stat().st_size + len(indented.encode("utf-8"))
-
-
-def predicted_verdicts(budget: Budget, candidate: str, predicted: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each stated limit; `ok` is None where nothing is predicted, as for every drop."""
-    limits = {name: getattr(budget, name, None) for name in LIMITS} | {
-        f"drop:{m}": drop for m, drop in budget.drop.items()
-    }
-    rows = []
-    for limit, allowed in limits.items():
-        if allowed is not None:
-            value = predicted.get(limit)
-            ok = None if value is None else value <= allowed
-            rows.append({"limit": limit, "candidate": candidate, "allowed": allowed, "predicted": value, "ok": ok})
-    return rows
 
 
 def advice(teacher: Shape, candidate: Shape, budget: Budget, serving: Serving, ok: bool) -> list[str]:

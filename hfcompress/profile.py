@@ -254,9 +254,9 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     import torch
 
     from hfcompress.loading import load_whole, says_what_does_not_fit
-    from hfcompress.models import check_folder
+    from hfcompress.models import check_folder, load
     from hfcompress.pretrained import stock_class, stock_config
-    from hfcompress.surgery import load, read_edits
+    from hfcompress.surgery import read_edits
 
     kind = read_config(folder).get("model_type")
     random = torch.Generator().manual_seed(0)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfcompress.coupling import Batch, Group, Member, Units
+from hfcompress.coupling import Group, Member, Units
 from hfcompress.factorization import Seen, watch
+from hfcompress.layers import Batch
 from hfcompress.ops.hessian import SecondMoment, row_errors
 from hfcompress.ops.least_squares import Elimination, without_columns
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from hfcompress.comparison import disagreement, proven
 from hfcompress.errors import UserError, needs
-from hfcompress.hub import PUSHING, require_repository
 from hfcompress.inside import component, inside
 from hfcompress.lock import LOCK, read_lock
+from hfcompress.push import PUSHING, require_repository
 from hfcompress.record import Record, read_json
 from hfcompress.report.console import candidate_row
 from hfcompress.secret_search import first_secret

@@ -1,7 +1,6 @@
 """Run: calls each stage of a recipe once, skips what is done, resumes what was cut off, records everything."""
 
 import dataclasses
-import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from hfcompress.errors import UserError
 from hfcompress.files import PART, FolderLock, disk_is_full, full_disk, say_left, sweep
 from hfcompress.lock import LOCK, lock, plain
 from hfcompress.record import cpu_name, environment, read_json, sha256, slow_integers, write_json
-from hfcompress.stage import Artifact, Stage, content_key, with_option
+from hfcompress.stage import Artifact, Stage, content_key, snake_case, with_option
 
 if TYPE_CHECKING:
     from hfcompress.language_shape import LanguageShape
@@ -255,11 +254,6 @@ def counted_on_a_microcontroller(candidate: Artifact, budget: Budget) -> dict[st
     row: dict[str, Any] = {"name": candidate.name}
     add_to_rows([row], candidate.name, candidate.path, budget)
     return {candidate.name: row}
-
-
-def snake_case(name: str) -> str:
-    """MovementPrune -> movement_prune, QAT -> qat."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def latency_notes(budget: Budget) -> list[str]:

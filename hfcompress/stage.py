@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
@@ -180,3 +181,8 @@ def folder_hash(folder: Path) -> str:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def snake_case(name: str) -> str:
+    """MovementPrune -> movement_prune, QAT -> qat."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

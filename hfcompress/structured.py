@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfcompress.coupling import Batch, Group, Units, cut, cut_and_check, find_groups, has_filters
+from hfcompress.coupling import Group, Units, cut, cut_and_check, find_groups, has_filters
 from hfcompress.errors import UserError
 from hfcompress.files import whole_path
 from hfcompress.layer_costs import Costs, Kept
+from hfcompress.layers import Batch
 from hfcompress.machine import Machine
 from hfcompress.ops import channel_importance
 from hfcompress.pruning_target import MEASURES, Importance, Measure, Plan

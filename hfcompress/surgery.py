@@ -62,17 +62,6 @@ def write_edits(folder: Path, edits: list[Edit]) -> None:
         (folder / SURGERY).write_text(json.dumps({"edits": edits}, indent=1) + "\n", encoding="utf-8")
 
 
-def load(folder: Path) -> "PreTrainedModel":
-    """The classifier of a folder with or without surgery.json, in float32 and in eval mode.
-
-    Raises:
-        UserError: see `models.load_classifier`.
-    """
-    from hfcompress.models import load_classifier
-
-    return load_classifier(Path(folder))
-
-
 def rebuild(folder: Path, model: "PreTrainedModel", edits: list[Edit]) -> "PreTrainedModel":
     """Edit a fresh stock `model` and load the folder's weights into it, all of them.
 

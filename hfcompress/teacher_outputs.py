@@ -15,10 +15,11 @@ from torch import Tensor
 from hfcompress import bert
 from hfcompress.errors import UserError, needs
 from hfcompress.models import is_vision, load_classifier, load_image_processor, load_tokenizer
+from hfcompress.ops.precision import use_bf16
 from hfcompress.record import sha256, write_json
 from hfcompress.stage import TENSORS, folder_hash, library_versions
 from hfcompress.tasks.image_data import pixel_values
-from hfcompress.training import progress_wanted, use_bf16
+from hfcompress.training import progress_wanted
 
 if TYPE_CHECKING:
     from datasets import Dataset

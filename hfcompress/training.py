@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hfcompress.errors import UserError, require, require_numbers
+from hfcompress.ops.precision import use_bf16
 from hfcompress.reporters import require_reporter
 
 if TYPE_CHECKING:
@@ -144,21 +145,6 @@ class Progress:
             "resumed_at_step": self.resumed_at_step,
             "history": self.history,
         }
-
-
-def use_bf16(choice: str) -> bool:
-    """Whether to compute in bf16 here: as asked, or on "auto" where the hardware has the instructions for it."""
-    import torch
-
-    if choice != "auto":
-        return choice == "yes"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

@@ -18,9 +18,10 @@ from transformers import (
 
 from benchmarks.cifar_resnet import CifarResNet
 from hfcompress import coupling
-from hfcompress.coupling import Batch, Group, Units, cut, cut_and_check, find_groups, logits_of, masked
+from hfcompress.coupling import Group, Units, cut, cut_and_check, find_groups, masked
 from hfcompress.errors import UserError
-from hfcompress.layer_costs import Costs, Layer
+from hfcompress.layer_costs import Costs
+from hfcompress.layers import Batch, Layer, logits_of
 from hfcompress.machine import Machine
 
 PIXELS = {"pixel_values": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))}

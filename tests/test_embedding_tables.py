@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from hfcompress.click_export import export_clicks
 from hfcompress.click_inputs import write_config
-from hfcompress.click_model import ClickModel, KnownIds
+from hfcompress.click_model import ClickModel, KnownIds, logits_of
 from hfcompress.click_shape import ClickShape
-from hfcompress.click_training import ClickTrain, fit, logits_of, new_click_model
+from hfcompress.click_training import ClickTrain, fit, new_click_model
 from hfcompress.embedding_graph import Lookup, known_ids, look_up
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.evaluation.click_predictor import ClickPredictor

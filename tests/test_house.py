@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable, Set
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 import hfcompress
 from hfcompress.cli.common import found_recipes
@@ -88,6 +91,43 @@ def test_imports_point_one_way(file: Path) -> None:
 def test_an_arrow_that_turns_back_is_seen() -> None:
     assert wrong_imports("ops", {"/torch", "models"}) == {"models"}
     assert wrong_imports("stages", {"/recipes"}) == {"/recipes"}
+
+
+def imported(file: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that a file imports anywhere, functions included; not those for types alone."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    branches = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    guards = [node for node in branches if ast.unparse(node.test) == "TYPE_CHECKING"]
+    for_types = {id(inner) for node in guards for statement in node.body for inner in ast.walk(statement)}
+    found = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import) and id(node) not in for_types:
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and id(node) not in for_types:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            found |= {name, name.rpartition(".")[0]} & modules
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other in a circle."""
+    matrix = np.array([[other in graph[name] for other in graph] for name in graph])
+    _, group = connected_components(csr_matrix(matrix), directed=True, connection="strong")
+    members = [[name for name, number in zip(graph, group, strict=True) if number == g] for g in set(group)]
+    return [names for names in members if len(names) > 1]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = {".".join(f.relative_to(PACKAGE.parent).with_suffix("").parts): f for f in PACKAGE.rglob("*.py")}
+    files = {name: file for name, file in files.items() if not name.endswith(".__init__")}
+    assert not circles({name: imported(file, set(files)) - {name} for name, file in files.items()})
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert not circles({"a": {"b"}, "b": set()})
 
 
 HELPS = [["--help"], ["run", "--help"], ["list"], *(["run", recipe, "--help"] for recipe in found_recipes())]

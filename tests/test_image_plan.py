@@ -31,7 +31,7 @@ from hfcompress.image_graph import Writer
 from hfcompress.image_layers import layers_of_config
 from hfcompress.image_onnx import export_images
 from hfcompress.image_shape import ImageShape, traced
-from hfcompress.layer_costs import layers_of
+from hfcompress.layers import layers_of
 from hfcompress.mobilenet_graph import mobilenet_graph
 from hfcompress.models import load_classifier, load_image_processor, save
 from hfcompress.plan import Plan, render

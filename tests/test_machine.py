@@ -10,7 +10,7 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from hfcompress import machine, onnx_graph
-from hfcompress.evaluation import predictor
+from hfcompress.evaluation import sessions
 from hfcompress.machine import Graph, Machine, embeddings_graph, layer_graph
 
 HIDDEN, HEADS, INTERMEDIATE = 64, 4, 96
@@ -59,13 +59,13 @@ def test_embeddings_have_the_hidden_size(tmp_path: Path) -> None:
 
 def test_parts_run_in_the_session_that_models_are_measured_in(monkeypatch: pytest.MonkeyPatch) -> None:
     threads_seen = []
-    original = predictor.onnx_session
+    original = sessions.onnx_session
 
     def seen(path: Path, threads: int) -> object:
         threads_seen.append(threads)
         return original(path, threads)
 
-    monkeypatch.setattr(predictor, "onnx_session", seen)
+    monkeypatch.setattr(sessions, "onnx_session", seen)
     monkeypatch.setattr(machine, "CACHE_BYTES", 8_000)
     small = Machine(threads=1)
     assert small.layer_ms(1, 8, HIDDEN, HEADS, INTERMEDIATE, 8) >= 0

@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from hfcompress.evaluation.memory import rss_mb
-from hfcompress.evaluation.predictor import onnx_session
+from hfcompress.evaluation.sessions import onnx_session
 import onnxruntime
 bare = rss_mb()
 file, side, ours = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "ours"
@@ -83,12 +83,12 @@ def test_symmetric_int8_weights_stay_int8_in_memory(tmp_path: Path) -> None:
 
 
 def test_memory_is_measured_in_the_session_that_is_timed(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
-    from hfcompress.evaluation import memory, predictor
+    from hfcompress.evaluation import memory, sessions
 
     opened: list[Path] = []
-    original = predictor.onnx_session
+    original = sessions.onnx_session
     monkeypatch.setattr(
-        predictor, "onnx_session", lambda path, threads: opened.append(path) or original(path, threads)
+        sessions, "onnx_session", lambda path, threads: opened.append(path) or original(path, threads)
     )
     memory.serve_onnx(exported, 32, 1)
     assert opened == [exported / "model.onnx"]

@@ -11,7 +11,7 @@ from hfcompress import microcontroller
 from hfcompress.arena_interpreter import run
 from hfcompress.budget import ImageBudget, verdicts
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import onnx_session
+from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.integer_graph import IntegerGraph, Operation, read_onnx
 from hfcompress.mobilenet_graph import mobilenet_graph
 from hfcompress.patch_inference import cuts, fitting_patches, input_region, patched, smallest_patches

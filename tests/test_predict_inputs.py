@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor, batches, has_ranges_of_a_batch
+from hfcompress.evaluation.predictor import Predictor, batches
+from hfcompress.evaluation.sessions import has_ranges_of_a_batch
 from hfcompress.evaluation.text_inputs import (
     LONGEST,
     complete,

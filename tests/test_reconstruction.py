@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import images, trained
-from hfcompress.coupling import Batch, Group, Member, logits_of, masked
+from hfcompress.coupling import Group, Member, masked
+from hfcompress.layers import Batch, logits_of
 from hfcompress.ops.hessian import row_errors
 from hfcompress.ops.least_squares import Elimination, without_columns
 from hfcompress.reconstruction import columns_that_go, elimination_scores, reconstructed

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hfcompress.report import card, console, html
+from hfcompress.report import card, cards, console, html
 
 CLASSES = {
     "Permissive": 704,
@@ -486,7 +486,7 @@ def save(folder: Path, report: dict[str, Any], details: dict[str, Any]) -> Path:
 
 def run_card(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["card", *arguments])
-    return card.main()
+    return cards.main()
 
 
 def test_cards_are_written_and_a_number_typed_by_hand_is_found(

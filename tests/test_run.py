@@ -19,8 +19,8 @@ import pytest
 from hfcompress import stage as stages
 from hfcompress.errors import UserError
 from hfcompress.record import Record, sha256
-from hfcompress.run import Run, snake_case
-from hfcompress.stage import Artifact, content_key, library_version
+from hfcompress.run import Run
+from hfcompress.stage import Artifact, content_key, library_version, snake_case
 from hfcompress.stages.adopt import Adopt
 from hfcompress.stages.embeddings import TrimVocabulary
 from hfcompress.stages.finetune import Finetune

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hfcompress.evaluation.predictor import onnx_session
+from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.record import environment, slow_integers
 from hfcompress.saturation import require_exact, saturated_product, saturating_layers
 from hfcompress.unsigned_weights import store_file_unsigned, store_unsigned

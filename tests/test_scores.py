@@ -9,7 +9,8 @@ import pytest
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation import replay
-from hfcompress.evaluation.predictor import Predictor, label_names
+from hfcompress.evaluation.answers import label_names
+from hfcompress.evaluation.predictor import Predictor
 from hfcompress.evaluation.scores import answer_of, score_function, scores_of
 from hfcompress.evaluation.traffic import Event
 from hfcompress.serving import answer

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
-from hfcompress.coupling import Batch, Group, find_groups
+from hfcompress.coupling import Group, find_groups
 from hfcompress.errors import UserError
 from hfcompress.layer_costs import Costs
+from hfcompress.layers import Batch
 from hfcompress.machine import Machine
 from hfcompress.pruning_target import Importance, Plan, one_target
 from hfcompress.structured import choose, prune, taylor_of_batches, unit_scores

@@ -14,7 +14,6 @@ from typing import NoReturn, TextIO, cast
 import tyro
 
 import hfcompress
-from hfcompress.__main__ import SAID
 from hfcompress.cli.arguments import as_written, option_value, spelled
 from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
@@ -26,7 +25,7 @@ from hfcompress.cli.profiling import profile
 from hfcompress.cli.results import check, env, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
-from hfcompress.errors import UserError
+from hfcompress.errors import INTERRUPTED_LINE, UserError
 from hfcompress.escaping import TerminalOutput, one_line
 from hfcompress.files import chain, disk_is_full, full_disk
 
@@ -52,7 +51,7 @@ def main() -> None:
         print(f"hfcompress: {one_line(str(error))}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
     except KeyboardInterrupt:
-        print(SAID, file=sys.stderr)
+        print(INTERRUPTED_LINE, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of standard output has gone, as with `| head`
         forget_output()

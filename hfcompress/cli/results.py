@@ -78,7 +78,7 @@ def push(
         allow_failed: push although the budget does not hold; the card says so first.
         license: of the result, where the base model names none.
     """
-    from hfcompress import hub
+    from hfcompress.push import push as upload
     from hfcompress.release import release
 
     found = release(run, hub_model_id, license, allow_failed=allow_failed)
@@ -87,7 +87,7 @@ def push(
             print(f"{size:>12,}  {place}")
         print(f"{sum(found.sizes().values()):>12,}  in all\n\n{found.rendered['README.md'].decode()}")
         return 0
-    print(hub.push(found, hub_model_id, private=private, revision=revision, create_pr=create_pr))
+    print(upload(found, hub_model_id, private=private, revision=revision, create_pr=create_pr))
     return 0
 
 

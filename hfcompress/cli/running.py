@@ -252,7 +252,7 @@ def run_recipe(
         if getattr(own, option) and not own.push_to_hub:
             raise UserError(f"--{option.replace('_', '-')}: has no effect without --push-to-hub; leave it out")
     if own.hub_model_id:
-        from hfcompress.hub import PUSHING, require_repository, require_token
+        from hfcompress.push import PUSHING, require_repository, require_token
 
         require_repository(own.hub_model_id)
         require_token()

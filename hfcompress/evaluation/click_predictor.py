@@ -26,7 +26,7 @@ class ClickPredictor:
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         from hfcompress.click_inputs import read_config
-        from hfcompress.evaluation.predictor import onnx_session
+        from hfcompress.evaluation.sessions import onnx_session
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))

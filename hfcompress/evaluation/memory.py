@@ -45,7 +45,7 @@ def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, fl
     import onnxruntime  # noqa: F401  (imported before `bare` is read, as it belongs to the bare runtime)
     from tokenizers import Tokenizer
 
-    from hfcompress.evaluation.predictor import array_type, onnx_session
+    from hfcompress.evaluation.sessions import array_type, onnx_session
     from hfcompress.evaluation.text_inputs import complete
 
     bare = rss_mb()
@@ -127,7 +127,7 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     if is_onnx:
         import onnxruntime  # noqa: F401  (part of the bare runtime)
 
-        from hfcompress.evaluation.predictor import onnx_session
+        from hfcompress.evaluation.sessions import onnx_session
     else:
         import torch
         import transformers.models.auto.modeling_auto  # noqa: F401  (the same)

@@ -1,8 +1,7 @@
 """Predictor: logits of a classifier folder, whatever its format."""
 
-import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,13 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.answers import label_names, numbers, require_labels
 from hfcompress.evaluation.cutting import beginning
 from hfcompress.evaluation.scores import Function, score_function
+from hfcompress.evaluation.sessions import array_type, has_ranges_of_a_batch, onnx_session, output_name
 
 Array = np.ndarray[Any, Any]
-DEFAULT_LABELS = 2  # of a config.json that names none: transformers leaves out its own names for them
-# Their ranges are found on a whole batch: what stands beside a text would change its answer.
-RANGES_OF_A_BATCH = (b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"DynamicQuantizeLSTM")
 
 
 class Answers(Protocol):
@@ -172,76 +170,6 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def array_type(kind: str) -> Any:
-    """The numpy type of a graph's integer input."""
-    return {"tensor(int32)": np.int32}.get(kind, np.int64)
-
-
-def output_name(session: Any, folder: Path) -> str:
-    """The graph's output that holds the logits.
-
-    Raises:
-        UserError: it cannot be told.
-    """
-    names = [entry.name for entry in session.get_outputs()]
-    if "logits" not in names and len(names) > 1:
-        raise UserError(f"{folder / 'model.onnx'} has the outputs {', '.join(names)}, and none is called logits")
-    return "logits" if "logits" in names else str(names[0])
-
-
-def has_ranges_of_a_batch(file: Path) -> bool:
-    """Whether a graph finds the ranges of its int8 activations while it runs, over all texts of a batch."""
-    if not file.stat().st_size:
-        return False
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(name) >= 0 for name in RANGES_OF_A_BATCH)
-
-
-def label_names(config: Mapping[str, Any], folder: Path) -> list[str]:
-    """What config.json calls the labels, by their numbers: LABEL_0, LABEL_1, ... where it only says how many.
-
-    Raises:
-        UserError: its id2label does not number the labels from 0 on.
-    """
-    names = config.get("id2label")
-    if not names:
-        return [f"LABEL_{i}" for i in range(config.get("num_labels") or DEFAULT_LABELS)]
-    try:
-        known = {int(key): name for key, name in names.items()}
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{folder / 'config.json'}: its id2label does not give a name to each number") from None
-    missing = next((i for i in range(len(known)) if i not in known), None)
-    if missing is not None:
-        raise UserError(
-            f"{folder / 'config.json'}: its id2label has {len(known)} names and none for {missing}; number them from 0"
-        )
-    return [str(known[i]) for i in range(len(known))]
-
-
-def require_labels(logits: Array, labels: Sequence[str], folder: Path) -> None:
-    """Refuse logits of another count than there are labels.
-
-    Raises:
-        UserError: with both counts.
-    """
-    if logits.shape[1:] != (len(labels),):
-        raise UserError(
-            f"{folder} answers with {logits.shape[-1]} numbers, and its config.json names {len(labels)} labels; "
-            "give id2label a name for each"
-        )
-
-
-def numbers(logits: Array, folder: Path) -> Array:
-    """The logits as they are.
-
-    Raises:
-        UserError: some are nan.
-    """
-    if np.isnan(logits).any():
-        raise UserError(f"{folder} answers with no numbers (nan): its weights are damaged; fetch or make it again")
-    return logits
-
-
 def open_predictor(folder: Path, threads: int | None = None) -> Any:
     """What can be asked for labels: a `Predictor` of texts, or what config.json says the folder is."""
     from hfcompress.evaluation.click_predictor import ClickPredictor
@@ -253,23 +181,3 @@ def open_predictor(folder: Path, threads: int | None = None) -> Any:
     if kind == "clicks":
         return ClickPredictor(folder, threads)
     return (ImagePredictor if is_vision(kind) else Predictor)(folder, threads)
-
-
-def onnx_session(path: Path, threads: int) -> Any:
-    """An onnxruntime session on the CPU; symmetric int8 graphs get the option that makes their kernels integer.
-
-    Raises:
-        UserError: the file is not a model that onnxruntime runs.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on shared cores spinning is far slower
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no public base class
-        raise UserError(f"{path} cannot be run ({str(error).splitlines()[0][:160]}); make it again") from error

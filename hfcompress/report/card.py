@@ -1,15 +1,11 @@
 """The model card of a run's candidate: Hub metadata and text, every number from the report."""
 
-import argparse
-import json
-import sys
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hfcompress.escaping import code_span, markdown, one_line
-from hfcompress.files import write_whole
 from hfcompress.report.console import number, outcome, sentence, threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends
 
@@ -317,41 +313,3 @@ def class_rows(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str
         f"{before[label]['f1']:.3f} | {after[label]['f1']:.3f} | {after[label]['f1'] - before[label]['f1']:+z.3f} |"
         for label in sorted(before, key=lambda label: after[label]["f1"] - before[label]["f1"])
     ]
-
-
-def cards(folder: Path) -> list[tuple[Path, str]]:
-    """(README.md, what it must say) of every folder that holds a report.json and its details.json."""
-    from hfcompress.report.pages import card_of
-
-    found = []
-    for file in sorted(folder.glob("*/report.json")):
-        report, details = (
-            json.loads((file.parent / name).read_text(encoding="utf-8")) for name in ("report.json", "details.json")
-        )
-        found.append((file.parent / "README.md", card_of(report, details)))
-    return found
-
-
-def differing(folder: Path) -> list[Path]:
-    """The cards that do not say what their report says."""
-    return [path for path, text in cards(folder) if not path.is_file() or path.read_text(encoding="utf-8") != text]
-
-
-def main() -> int:
-    """Check the cards in a folder against their reports, or write them: exit 1 when one differs."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--write", action="store_true", help="write the cards instead of checking them")
-    arguments = parser.parse_args()
-    if arguments.write:
-        for path, text in cards(arguments.folder):
-            write_whole(path, text)
-        return 0
-    wrong = differing(arguments.folder)
-    for path in wrong:
-        print(f"{path} differs from the report.json beside it: make cards", file=sys.stderr)
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -32,8 +32,7 @@ class ExportClicks:
 
         from hfcompress.click_export import export_clicks
         from hfcompress.click_inputs import write_config
-        from hfcompress.click_model import load_click_model
-        from hfcompress.click_training import logits_of
+        from hfcompress.click_model import load_click_model, logits_of
         from hfcompress.evaluation.click_predictor import ClickPredictor
         from hfcompress.onnx_graph import integer_kernels
         from hfcompress.saturation import require_exact

@@ -64,8 +64,8 @@ class CompressEmbeddings(ClickTrain):
     def __call__(self, out: Path, *, model: Path, task: Clicks) -> dict[str, Any]:
         import torch
 
-        from hfcompress.click_model import ClickModel, load_click_model, save_click_model
-        from hfcompress.click_training import fit, logits_of
+        from hfcompress.click_model import ClickModel, load_click_model, logits_of, save_click_model
+        from hfcompress.click_training import fit
 
         before = load_click_model(model)
         frequencies = frequencies_of(task)

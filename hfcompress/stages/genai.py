@@ -57,9 +57,9 @@ class ExportGenai:
         from hfcompress.evaluation.simulation import check, small_enough
         from hfcompress.graph_writer import DATA, MODEL
         from hfcompress.models import load_tokenizer
+        from hfcompress.ops.precision import use_bf16
         from hfcompress.packed import PackedModel
         from hfcompress.record import write_json
-        from hfcompress.training import use_bf16
 
         packed = PackedModel(model)
         context = min(self.context, int(packed.config["max_position_embeddings"]))

@@ -186,7 +186,7 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
     import numpy as np
     import torch
 
-    from hfcompress.evaluation.predictor import onnx_session
+    from hfcompress.evaluation.sessions import onnx_session
     from hfcompress.evaluation.size import integer_bytes, sizes
     from hfcompress.image_onnx import require_integer_kernels
     from hfcompress.saturation import require_exact

@@ -28,8 +28,8 @@ class QuantizeTowers(ClickTrain):
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: Clicks) -> dict[str, Any]:
         """`teacher` says the soft targets: the model that all began with."""
-        from hfcompress.click_model import load_click_model, quantize_towers, save_click_model
-        from hfcompress.click_training import fit, logits_of
+        from hfcompress.click_model import load_click_model, logits_of, quantize_towers, save_click_model
+        from hfcompress.click_training import fit
         from hfcompress.ops.fake_quant import ActivationQuantizer
 
         network, log = load_click_model(model), task.data.logs["train"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from hfcompress.coupling import Batch
+    from hfcompress.layers import Batch
     from hfcompress.training import Examples
 
 

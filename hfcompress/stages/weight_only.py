@@ -203,8 +203,8 @@ class WeightOnly:
         from hfcompress.awq_folding import fold_awq
         from hfcompress.checkpoint import write_shard
         from hfcompress.ops.hessian import relative_output_error
+        from hfcompress.ops.precision import use_bf16
         from hfcompress.packed import packed_tensors
-        from hfcompress.training import use_bf16
 
         prefix = f"model.layers.{index}."
         of_layer = {name: grids[prefix + name] for name in stack.kind.linears}
