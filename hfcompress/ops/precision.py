@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def use_bf16(choice: str) -> bool:
-    """Return whether to compute in bf16 here: as asked, or on "auto" where the hardware has the instructions for it."""
+    """Return whether to compute in bf16: as asked, or on "auto" where the hardware has instructions for it."""
     import torch
 
     if choice != "auto":
