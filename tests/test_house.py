@@ -38,7 +38,7 @@ ALLOWED = {
         "surgery",
         "weights",
     },
-    "tasks": {"tasks", "errors", "foreign_files", "image_input", "lines", "memory"},
+    "tasks": {"tasks", "errors", "evaluation", "foreign_files", "image_input", "lines", "memory"},
     "report": {"report", "errors", "files"},
     "record": {"errors", "files"},
     "files": {"errors", "permissions"},
@@ -49,7 +49,7 @@ ALLOWED = {
     "inside": set(),
     "shape": set(),
     "stage": {"record", "files", "shape"},
-    "training": {"errors", "reporters"},
+    "training": {"errors", "ops", "reporters"},
     "reporters": {"errors"},
     "budget": {"errors", "evaluation"},
 }
