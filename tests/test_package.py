@@ -25,8 +25,8 @@ def test_every_exported_name_is_where_it_is_said_to_be() -> None:
     for module, names in hfcompress.MODULES.items():
         for name in names:
             value = getattr(hfcompress, name)
-            assert value is getattr(import_module(f"hfcompress.{module}"), name)
-            assert value.__module__ == f"hfcompress.{module}"
+            assert value is getattr(import_module(module), name)
+            assert value.__module__ == module
             assert value.__doc__
 
 
