@@ -69,7 +69,7 @@ iot-camera: $(READY)
 	$(BIN)/hfcompress run iot_camera --scale $(SCALE) $(ARGS)
 
 teacher: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m recipes.licence_teacher
+	OMP_WAIT_POLICY=passive $(BIN)/python -m hfcompress.recipes.licence_teacher
 
 smoke: $(READY)
 	$(BIN)/hfcompress run legal_bert --smoke $(ARGS)
@@ -89,6 +89,7 @@ test-slow: $(READY)
 
 check: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m hfcompress.report.cards model_cards
 

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.legal_bert import print_stages
-from hfcompress.hub import pull
-from hfcompress.record import cpu_name, read_json
-from recipes.legal_bert import BERT_LARGE
+from hfcompress.folders.fetch import pull
+from hfcompress.folders.record import cpu_name, read_json
+from hfcompress.recipes.legal_bert import BERT_LARGE
 
 TRAINING = ("finetune", "distill", "prune", "qat")
 
@@ -47,7 +47,7 @@ def write_base(folder: Path) -> None:
     import torch
     from transformers import BertConfig, BertModel
 
-    from hfcompress.models import load_tokenizer
+    from hfcompress.architectures.models import load_tokenizer
 
     torch.manual_seed(0)
     shape = {name: getattr(BERT_LARGE, name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")}

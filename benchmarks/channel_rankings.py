@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import images, trained
-from hfcompress.layers import Batch
-from hfcompress.pruning_target import Plan
-from hfcompress.record import cpu_name
-from hfcompress.structured import prune
+from hfcompress.architectures.layers import Batch
+from hfcompress.compress.prune.iterations import prune
+from hfcompress.compress.prune.target import Plan
+from hfcompress.folders.record import cpu_name
 
 ROWS: tuple[tuple[Any, Any], ...] = tuple(
     (importance, ranking)

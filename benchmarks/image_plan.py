@@ -14,11 +14,11 @@ from typing import Any
 from hfcompress.evaluation import latency
 from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.evaluation.memory import fresh_process
-from hfcompress.image_graph import images_ms
-from hfcompress.record import cpu_name
-from hfcompress.stages.new_images import NewImages, NewMobileNet, NewResNet
-from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
+from hfcompress.folders.record import cpu_name
+from hfcompress.formats.onnx_image_stages import ExportImages, StaticInt8Images
+from hfcompress.planning.image_graph import images_ms
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.training.new_images import NewImages, NewMobileNet, NewResNet
 
 NETWORKS: dict[str, NewImages] = {
     "MobileNetV2 0.35, 48 x 48": NewMobileNet(),

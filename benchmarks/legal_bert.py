@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hfcompress.record import cpu_name, peak_rss_mb, read_json
+from hfcompress.folders.record import cpu_name, peak_rss_mb, read_json
 
 EXAMPLES = 512
 
@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 from hfcompress.evaluation.memory import rss_mb
 folder, out = map(Path, sys.argv[1:])
-from hfcompress import onnx_graph
-from hfcompress.models import load_classifier
+from hfcompress.formats import onnx_export as onnx_graph
+from hfcompress.architectures.models import load_classifier
 before = rss_mb()
 onnx_graph.export(load_classifier(folder), out)
 print(before, rss_mb())
@@ -35,7 +35,7 @@ from hfcompress.evaluation.memory import rss_mb
 folder, out = map(Path, sys.argv[1:])
 import shutil
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
-from hfcompress.stages.onnx import quantize
+from hfcompress.formats.onnx import quantize
 before = rss_mb()
 quantize(folder, out, AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True), None)
 print(before, rss_mb())
@@ -47,9 +47,9 @@ from pathlib import Path
 import torch
 from hfcompress.evaluation.memory import rss_mb
 folder, out = map(Path, sys.argv[1:])
-from hfcompress.models import load_classifier
+from hfcompress.architectures.models import load_classifier
 from hfcompress.ops.fake_quant import ActivationQuantizer
-from hfcompress.stages.qat import prepare, write_int8
+from hfcompress.compress.quantize.qat import prepare, write_int8
 before = rss_mb()
 network = load_classifier(folder)
 prepare(network, symmetric=False, learned=True)
@@ -101,9 +101,9 @@ def print_teacher_cache(run: Path, details: dict[str, Any]) -> None:
     import numpy as np
     import torch
 
-    from hfcompress.models import load_tokenizer
+    from hfcompress.architectures.models import load_tokenizer
     from hfcompress.tasks.text_classification import TextClassification
-    from hfcompress.teacher_outputs import Wanted, teacher_outputs
+    from hfcompress.training.teacher_outputs import Wanted, teacher_outputs
 
     record = next(r for r in details["records"] if r["name"] == "teacher")
     teacher = run / f"teacher-{record['key']}"

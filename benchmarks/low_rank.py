@@ -17,12 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import images, trained
-from hfcompress import bert
-from hfcompress.factorization import Layer, Measure, Option, by_budget, find_layers, layer_options, put, watch
-from hfcompress.models import load_classifier, load_tokenizer
-from hfcompress.record import cpu_name
-from hfcompress.stages.factorize import Factorize
-from recipes import licence_teacher
+from hfcompress.architectures import bert
+from hfcompress.architectures.models import load_classifier, load_tokenizer
+from hfcompress.compress.factorize.factorize import Factorize
+from hfcompress.compress.factorize.ranks import (
+    Layer,
+    Measure,
+    Option,
+    by_budget,
+    find_layers,
+    layer_options,
+    put,
+    watch,
+)
+from hfcompress.folders.record import cpu_name
+from hfcompress.recipes import licence_teacher
 
 BATCH = 32
 Answers = Callable[[nn.Module], Tensor]
@@ -143,9 +152,7 @@ def heading(measure: str) -> None:
 def show(name: str, share: float, found: Tensor, whole: Tensor, labels: Tensor) -> None:
     right = float((found.argmax(1) == labels).float().mean())
     equal = float((found.argmax(1) == whole.argmax(1)).float().mean())
-    kl = nn.functional.kl_div(
-        found.log_softmax(1), whole.log_softmax(1), log_target=True, reduction="batchmean"
-    )
+    kl = nn.functional.kl_div(found.log_softmax(1), whole.log_softmax(1), log_target=True, reduction="batchmean")
     print(f"{name:26} {share:12.2f} {right:9.3f} {equal:14.3f} {float(kl):8.4f}", flush=True)
 
 

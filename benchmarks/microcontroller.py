@@ -15,19 +15,19 @@ import numpy as np
 import onnx
 import pyarrow.parquet as parquet
 
-from hfcompress.arena_interpreter import run
+from hfcompress.architectures.models import load_classifier, load_image_processor
 from hfcompress.budget import ImageBudget
-from hfcompress.delivery import spread
 from hfcompress.evaluation.sessions import onnx_session
-from hfcompress.image_onnx import export_images
-from hfcompress.integer_graph import read_onnx
-from hfcompress.microcontroller import plan_microcontroller
-from hfcompress.models import load_classifier, load_image_processor
-from hfcompress.patch_inference import smallest_patches
-from hfcompress.record import cpu_name, read_json
+from hfcompress.folders.record import cpu_name, read_json
+from hfcompress.formats.onnx_images import export_images
+from hfcompress.formats.tensorrt import static_qdq
+from hfcompress.planning.devices.arena import run
+from hfcompress.planning.devices.integer_graph import read_onnx
+from hfcompress.planning.devices.microcontroller import plan_microcontroller
+from hfcompress.planning.devices.patches import smallest_patches
+from hfcompress.planning.devices.tensor_lifetimes import KB, plan_memory
+from hfcompress.runs.delivery import spread
 from hfcompress.tasks.image_data import decode, pixel_values
-from hfcompress.tensor_lifetimes import KB, plan_memory
-from hfcompress.tensorrt_onnx import static_qdq
 
 CALIBRATED, COUNTED = 32, 3  # images
 

@@ -17,17 +17,17 @@ import numpy as np
 import onnx
 from datasets import Image, load_dataset
 
-from hfcompress import onnx_graph
+from hfcompress.architectures.models import load_classifier, load_image_processor
 from hfcompress.evaluation import latency
 from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.evaluation.statistics import Difference, accuracy, group_confusions, paired_difference
-from hfcompress.image_onnx import export_images, require_parity
-from hfcompress.models import load_classifier, load_image_processor
-from hfcompress.onnx_graph import Array
-from hfcompress.record import cpu_name
-from hfcompress.stages.onnx_images import CALIBRATION_BATCH
+from hfcompress.folders.record import cpu_name
+from hfcompress.formats import onnx_export
+from hfcompress.formats.onnx_export import Array
+from hfcompress.formats.onnx_image_stages import CALIBRATION_BATCH
+from hfcompress.formats.onnx_images import export_images, require_parity
+from hfcompress.formats.tensorrt import static_qdq
 from hfcompress.tasks.image_data import decode, pixel_values
-from hfcompress.tensorrt_onnx import static_qdq
 
 CALIBRATION = 32  # images of the other half
 BATCH = 20
@@ -130,7 +130,7 @@ def print_kernels(models: dict[str, Path]) -> None:
     """What onnxruntime runs: its optimized graph, counted."""
     print()
     for name, file in models.items():
-        kernels = Counter(node.op_type for node in onnx_graph.optimized_nodes(file))
+        kernels = Counter(node.op_type for node in onnx_export.optimized_nodes(file))
         print(f"{name:18} {file.stat().st_size / 1e6:6.2f} MB  {dict(kernels.most_common())}")
 
 

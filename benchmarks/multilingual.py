@@ -124,9 +124,9 @@ def write_base(folder: Path, texts: list[str]) -> dict[str, int]:
     import torch
     from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
 
-    from hfcompress import hub
+    from hfcompress.folders import fetch
 
-    source = hub.pull(BASE)
+    source = fetch.pull(BASE)
     tokenizer, network = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source)
     vocabulary = [piece for piece, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
     fresh = new_pieces(texts, tokenizer, set(vocabulary), PIECES - len(vocabulary))

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import TrainerCallback, set_seed
 
-from hfcompress import bert
-from hfcompress.distillation import label_loss
+from hfcompress.architectures import bert
+from hfcompress.architectures.models import load_classifier, load_tokenizer, save
+from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.evaluation.predictor import Predictor
-from hfcompress.models import load_classifier, load_tokenizer, save
+from hfcompress.folders.record import cpu_name, read_json
 from hfcompress.ops.importance import cubic_schedule, top_share
-from hfcompress.record import cpu_name, read_json
-from hfcompress.stages.movement_prune import MovementPrune
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.teacher_outputs import Wanted, teacher_outputs
-from hfcompress.training import train
+from hfcompress.training.losses import label_loss
+from hfcompress.training.teacher_outputs import Wanted, teacher_outputs
+from hfcompress.training.trainer import train
 
 TASK = TextClassification()
 

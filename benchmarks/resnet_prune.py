@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
+from hfcompress.architectures.layers import Batch
+from hfcompress.compress.prune.iterations import prune
+from hfcompress.compress.prune.target import Plan
 from hfcompress.evaluation.statistics import accuracy, group_confusions, paired_difference
-from hfcompress.layers import Batch
+from hfcompress.folders.record import cpu_name, write_json
 from hfcompress.ops.losses import soft_cross_entropy, states_mse
-from hfcompress.pruning_target import Plan
-from hfcompress.record import cpu_name, write_json
-from hfcompress.structured import prune
-from hfcompress.training import Train, train
+from hfcompress.training.trainer import Train, train
 
 ROWS = ("unpruned", "unpruned-finetuned", "reconstruction", "l1", "taylor", "geometric_median", "random")
 SCORED = 512  # training images that gradients are taken from and layers are fitted on

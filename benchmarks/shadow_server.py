@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from hfcompress.record import cpu_name
+from hfcompress.folders.record import cpu_name
 
 TEXT = "You may not rent, lease, lend or sublicense the software {number} times, nor any part of its documentation. "
 REPEATED = 4  # about 100 tokens

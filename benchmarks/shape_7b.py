@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hfcompress.checkpoint import INDEX, write_shard
-from hfcompress.language_shape import LanguageShape
+from hfcompress.architectures.checkpoint import INDEX, write_shard
+from hfcompress.architectures.decoder_spec import LanguageShape
 
 COPY_BYTES = 64_000_000
 
@@ -53,7 +53,7 @@ def write_random(folder: Path, layers: int) -> None:
     """The checkpoint: a shard a layer; every matrix has its own noise, since onnxruntime keeps equal ones once."""
     import torch
 
-    from hfcompress.stages.pretrain import byte_pair_tokenizer
+    from hfcompress.training.pretrain import byte_pair_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(layers)))
@@ -165,35 +165,60 @@ def weights_bytes(folder: Path) -> int:
 def streamed(work: Path, checkpoint: Path, options: argparse.Namespace) -> Path:
     """Allot, round, write the ONNX folder; what the last two take is held against mere copying."""
     calibration, found = measured_stage(
-        work, "calibration", "hfcompress.stages.calibrate", "Calibrate(windows=1)", model=checkpoint,
+        work,
+        "calibration",
+        "hfcompress.compress.quantize.calibrate",
+        "Calibrate(windows=1)",
+        model=checkpoint,
         task="CausalLM(window=128, stride=64, calibration_windows=1)",
-    )  # fmt: skip
+    )
     say("calibrate, 128 tokens", found)
     allotment, found = measured_stage(
-        work, "allotment", "hfcompress.stages.allot", "Allot(group_sizes=(128, 256))", model=checkpoint,
-        calibration=calibration, ram_gb=options.ram_gb, context=options.context,
-    )  # fmt: skip
+        work,
+        "allotment",
+        "hfcompress.compress.quantize.bit_allocation",
+        "Allot(group_sizes=(128, 256))",
+        model=checkpoint,
+        calibration=calibration,
+        ram_gb=options.ram_gb,
+        context=options.context,
+    )
     say(f"allot, {options.ram_gb} GB", found | chosen_bits(allotment))
     packed, of_rtn = measured_stage(
-        work, "packed", "hfcompress.stages.weight_only", "WeightOnly('rtn', max_memory_gb=4.0)", model=checkpoint,
-        task=None, allotment=allotment,
-    )  # fmt: skip
+        work,
+        "packed",
+        "hfcompress.compress.quantize.weight_only",
+        "WeightOnly('rtn', max_memory_gb=4.0)",
+        model=checkpoint,
+        task=None,
+        allotment=allotment,
+    )
     say("rtn", of_rtn | {"bytes": weights_bytes(packed)})
     onnx, of_onnx = measured_stage(
-        work, "onnx", "hfcompress.stages.genai", f"ExportGenai(context={options.context}, windows=1)", model=packed,
+        work,
+        "onnx",
+        "hfcompress.formats.genai",
+        f"ExportGenai(context={options.context}, windows=1)",
+        model=packed,
         task="CausalLM(window=128, stride=64, calibration_windows=1)",
-    )  # fmt: skip
+    )
     say("onnx, int8 cache", of_onnx | {"bytes": weights_bytes(onnx)})
     _, of_float = measured_stage(
-        work, "float", "hfcompress.stages.genai", f"ExportGenai('float32', context={options.context}, windows=1)",
-        model=packed, task="CausalLM(window=128, stride=64, calibration_windows=1)",
-    )  # fmt: skip
+        work,
+        "float",
+        "hfcompress.formats.genai",
+        f"ExportGenai('float32', context={options.context}, windows=1)",
+        model=packed,
+        task="CausalLM(window=128, stride=64, calibration_windows=1)",
+    )
     shutil.rmtree(work / "float")
     say("onnx, float32 cache", of_float)
     copied = copying_seconds(checkpoint, weights_bytes(onnx), work / "scratch")
     seconds = of_rtn["seconds"] + of_float["seconds"]
-    say("rtn + onnx, float32 cache", {"seconds": round(seconds, 1), "copy_s": round(copied, 1),
-                                      "ratio": round(seconds / copied, 2)})  # fmt: skip
+    say(
+        "rtn + onnx, float32 cache",
+        {"seconds": round(seconds, 1), "copy_s": round(copied, 1), "ratio": round(seconds / copied, 2)},
+    )
     return onnx
 
 
@@ -212,9 +237,9 @@ def chosen_bits(allotment: Path) -> dict[str, Any]:
 
 def served(onnx: Path, options: argparse.Namespace) -> None:
     """Decoding and memory of the ONNX folder, beside the prediction for this machine."""
-    from hfcompress.devices import decode_ms, device, first_token_ms
     from hfcompress.evaluation.language_memory import fresh_process
-    from hfcompress.language_plan import expected
+    from hfcompress.planning.decoders import expected
+    from hfcompress.planning.devices.memory import decode_ms, device, first_token_ms
 
     parts = expected(onnx, options.context)
     read = LanguageShape.read(onnx)
@@ -243,9 +268,13 @@ def one_gptq(work: Path, checkpoint: Path, layers: int, windows: int) -> None:
     """GPTQ of windows of 512 tokens, under 4 GB."""
     task = f"CausalLM(window=512, stride=256, calibration_windows={windows})"
     out, found = measured_stage(
-        work, "gptq", "hfcompress.stages.weight_only", "WeightOnly('gptq', max_memory_gb=4.0)", model=checkpoint,
+        work,
+        "gptq",
+        "hfcompress.compress.quantize.weight_only",
+        "WeightOnly('gptq', max_memory_gb=4.0)",
+        model=checkpoint,
         task=task,
-    )  # fmt: skip
+    )
     written = [file.stat().st_mtime for file in sorted(out.glob("*.safetensors"))]  # embedding, layers, head
     found |= {"layer_s": round((written[-2] - written[0]) / layers, 1), "head_s": round(written[-1] - written[-2], 1)}
     say(f"gptq, {layers} layers and the head, {512 * windows:,} tokens", found)
@@ -261,7 +290,7 @@ def main() -> None:
     parser.add_argument("--gptq", action="store_true")
     parser.add_argument("--windows", type=int, default=128, help="of 512 tokens, that calibrate with --gptq")
     options = parser.parse_args()
-    from hfcompress.record import cpu_name
+    from hfcompress.folders.record import cpu_name
 
     layers = options.layers or (1 if options.gptq else 32)
     work: Path = options.work

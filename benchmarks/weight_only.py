@@ -52,8 +52,8 @@ def log_probabilities(model: Any, windows: list[Any]) -> list[Array]:
 
 def ours(model: Path, algorithm: Any, grid: Grid, task: CausalLM) -> Any:
     """A layer at a time through the stage; the embedding and the head are the original's."""
-    from hfcompress.packed import load_simulated
-    from hfcompress.stages.weight_only import WeightOnly
+    from hfcompress.architectures.quantized_model import load_simulated
+    from hfcompress.compress.quantize.weight_only import WeightOnly
 
     original = loaded(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ def main() -> None:
     os.environ["LOGLEVEL"] = "ERROR"
     from transformers import AutoTokenizer
 
-    from hfcompress.record import cpu_name
+    from hfcompress.folders.record import cpu_name
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""An encoder's word embeddings in fewer bytes: word tables (stages/word_table.py) against fewer pieces.
+"""An encoder's word embeddings in fewer bytes: word tables (compress/embeddings/word_table.py) against fewer pieces.
 
 `python -m benchmarks.word_table` takes the shipped licence teacher (13,596 pieces of 384 numbers), whose word
 table becomes each of --points (KIND-BITS-RATIO), distilled for --steps (0: as it starts). Beside them its vocabulary
@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from hfcompress import vocabulary
-from hfcompress.distillation import label_loss
+from hfcompress.architectures.models import load_classifier, load_tokenizer, save
+from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
+from hfcompress.compress.embeddings.word_table import WordTable
 from hfcompress.evaluation.predictor import Predictor
 from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_difference
-from hfcompress.models import load_classifier, load_tokenizer, save
-from hfcompress.record import cpu_name
-from hfcompress.stages.adopt import Adopt
-from hfcompress.stages.embeddings import TrimVocabulary
-from hfcompress.stages.word_table import WordTable
-from hfcompress.teacher_outputs import Wanted, teacher_outputs
-from hfcompress.training import train
-from recipes import licence_teacher
-from recipes.ctr_embeddings import point_of
+from hfcompress.folders.record import cpu_name
+from hfcompress.recipes import licence_teacher
+from hfcompress.recipes.ctr_embeddings import point_of
+from hfcompress.tasks import vocabulary
+from hfcompress.training.adopt import Adopt
+from hfcompress.training.losses import label_loss
+from hfcompress.training.teacher_outputs import Wanted, teacher_outputs
+from hfcompress.training.trainer import train
 
 TASK = licence_teacher.TASK
 POINTS = ("rows-8-3.9", "hashed-8-4", "quotient_remainder-8-4", "mixed-8-4", "rows-4-7", "factorized-8-7")
@@ -121,9 +121,7 @@ def heading(teacher: Path, count: int) -> Callable[[str, int, Path, float], None
         logits = answers(folder, texts)
         kl = float((np.exp(said) * (said - log_softmax(logits, axis=1))).sum(1).mean())
         after = group_confusions(labels, logits.argmax(1), groups, classes)
-        change = paired_difference(
-            before, after, METRICS["accuracy"], confidence=0.95, resamples=RESAMPLES, seed=0
-        )
+        change = paired_difference(before, after, METRICS["accuracy"], confidence=0.95, resamples=RESAMPLES, seed=0)
         equal, right = (float((logits.argmax(1) == other).mean()) for other in (theirs.argmax(1), labels))
         bounds = f"{100 * change.lower_bound:+.2f} to {100 * change.upper_bound:+.2f}"
         print(

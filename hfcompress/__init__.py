@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hfcompress.architectures.models import load
     from hfcompress.budget import Budget, ClickBudget, EmbeddingBudget, ImageBudget, LanguageBudget, Verdict
     from hfcompress.errors import CheckFailed, UserError
-    from hfcompress.models import load
-    from hfcompress.plan import Plan
-    from hfcompress.record import Record
-    from hfcompress.run import Run
+    from hfcompress.folders.record import Record
+    from hfcompress.planning.plan import Plan
+    from hfcompress.runs.run import Run
     from hfcompress.stage import Artifact, Stage
 
     __version__: str
@@ -38,11 +38,11 @@ __all__ = [
 MODULES = {
     "hfcompress.budget": ("Budget", "ClickBudget", "EmbeddingBudget", "ImageBudget", "LanguageBudget", "Verdict"),
     "hfcompress.errors": ("CheckFailed", "UserError"),
-    "hfcompress.plan": ("Plan",),
-    "hfcompress.record": ("Record",),
-    "hfcompress.run": ("Run",),
+    "hfcompress.planning.plan": ("Plan",),
+    "hfcompress.folders.record": ("Record",),
+    "hfcompress.runs.run": ("Run",),
     "hfcompress.stage": ("Artifact", "Stage"),
-    "hfcompress.models": ("load",),
+    "hfcompress.architectures.models": ("load",),
 }
 
 

@@ -177,7 +177,7 @@ def verdicts(
 
     Args:
         models: the measured rows, as in report.json.
-        differences: metric -> paired difference of the candidate to the reference (see stages/measure.py).
+        differences: metric -> paired difference of the candidate to the reference (see evaluation/measure.py).
         predicted: disk_mb, ram_mb, latency_ms, latency_ratio, embedding_ratio as `plan` predicted them, where it did.
 
     Raises:

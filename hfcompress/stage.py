@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from hfcompress.files import FOREIGN
-from hfcompress.inside import inside
-from hfcompress.record import Record, sha256
+from hfcompress.folders.files import FOREIGN
+from hfcompress.folders.inside import inside
+from hfcompress.folders.record import Record, sha256
 
 TENSORS = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 TRAINING = (*TENSORS, "accelerate", "datasets")

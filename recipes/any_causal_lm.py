@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import LanguageBudget
+from hfcompress.compress.quantize.linears import QuantizeLinears
 from hfcompress.errors import UserError
-from hfcompress.run import Run
-from hfcompress.stages.adopt_language import AdoptLanguage
-from hfcompress.stages.measure_language import MeasureLanguage
-from hfcompress.stages.quantize_linears import QuantizeLinears
+from hfcompress.evaluation.measure_language import MeasureLanguage
+from hfcompress.runs.run import Run
 from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.training.adopt_language import AdoptLanguage
 
 SCALES = ("small", "full")
 NEEDED = {"measure.context": "here: give --budget.context"}
@@ -54,7 +54,7 @@ def arguments(scale: str, folder: Path) -> dict[str, Any]:
     """Both scales are the model that is given; smoke makes a tiny GPT-NeoX."""
     if scale != "smoke":
         return {}
-    from recipes import tiny
+    from hfcompress.recipes import tiny
 
     data = tiny.made(folder / "smoke" / "data", tiny.write_dataset)
     base = tiny.made(folder / "smoke" / "base", partial(tiny.write_gpt_neox, data=data))

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import ClickBudget
+from hfcompress.compress.embeddings.tables import CompressEmbeddings
+from hfcompress.compress.quantize.towers import QuantizeTowers
 from hfcompress.errors import UserError
-from hfcompress.run import Run
-from hfcompress.stages.click_onnx import ExportClicks
-from hfcompress.stages.embedding_codes import CompressEmbeddings
-from hfcompress.stages.measure_clicks import MeasureClicks
-from hfcompress.stages.quantize_towers import QuantizeTowers
-from hfcompress.stages.rollout import Rollout
-from hfcompress.stages.train_clicks import TrainClicks
+from hfcompress.evaluation.measure_clicks import MeasureClicks
+from hfcompress.formats.click_onnx import ExportClicks
+from hfcompress.rollout.stage import Rollout
+from hfcompress.runs.run import Run
 from hfcompress.tasks.clicks import GENERATED, Clicks
+from hfcompress.training.train_clicks import TrainClicks
 
 SCALES = ("small", "full")
 CURVE = (

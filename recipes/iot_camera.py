@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import ImageBudget
-from hfcompress.run import Run
-from hfcompress.stages.finetune_images import FinetuneImages
-from hfcompress.stages.measure_images import MeasureImages
-from hfcompress.stages.new_images import NEW, NewMobileNet
-from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
-from hfcompress.stages.qat_images import QATImages
-from hfcompress.stages.structured_prune import StructuredPruneImages
+from hfcompress.compress.prune.structured import StructuredPruneImages
+from hfcompress.compress.quantize.qat_images import QATImages
+from hfcompress.evaluation.measure_images import MeasureImages
+from hfcompress.formats.onnx_image_stages import ExportImages, StaticInt8Images
+from hfcompress.runs.run import Run
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.training.finetune_images import FinetuneImages
+from hfcompress.training.new_images import NEW, NewMobileNet
 
 SCALES = ("small", "full")
 NEEDED = {"new": "without --base new"}

@@ -4,21 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.pooling import started_as
 from hfcompress.budget import Budget
-from hfcompress.pooling import started_as
-from hfcompress.run import Run
-from hfcompress.shape import Shape
+from hfcompress.compress.distill import Distill
+from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
+from hfcompress.compress.prune.movement import MovementPrune
+from hfcompress.compress.quantize.qat import QAT
+from hfcompress.evaluation.measure import Measure
+from hfcompress.formats.onnx import DynamicInt8, ExportOnnx, StaticInt8
+from hfcompress.recipes import licence_teacher
+from hfcompress.runs.run import Run
 from hfcompress.stage import Artifact
-from hfcompress.stages.adopt import Adopt
-from hfcompress.stages.distill import Distill
-from hfcompress.stages.embeddings import TrimVocabulary
-from hfcompress.stages.finetune import Finetune
-from hfcompress.stages.measure import Measure
-from hfcompress.stages.movement_prune import MovementPrune
-from hfcompress.stages.onnx import DynamicInt8, ExportOnnx, StaticInt8
-from hfcompress.stages.qat import QAT
 from hfcompress.tasks.text_classification import TextClassification
-from recipes import licence_teacher
+from hfcompress.training.adopt import Adopt
+from hfcompress.training.finetune import Finetune
 
 SCALES = ("small", "full")
 NEEDED = {
@@ -173,7 +173,7 @@ def full(folder: Path) -> dict[str, Any]:
 
 def smoke(folder: Path) -> dict[str, Any]:
     """Tiny random models on made-up sentences: every stage, in a minute."""
-    from recipes import tiny
+    from hfcompress.recipes import tiny
 
     quick: dict[str, Any] = {"learning_rate": 1e-3, "per_device_train_batch_size": 16}
     data = tiny.made(folder / "smoke" / "data", tiny.write_dataset)

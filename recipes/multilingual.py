@@ -4,20 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.budget import EmbeddingBudget
-from hfcompress.run import Run
-from hfcompress.shape import Shape
-from hfcompress.stages.embeddings import TrimVocabulary
-from hfcompress.stages.factorize_embeddings import FactorizeEmbeddings
-from hfcompress.stages.finetune import Finetune
-from hfcompress.stages.measure import Measure
-from hfcompress.stages.onnx import ExportOnnx
-from hfcompress.stages.qat import QAT
-from hfcompress.stages.word_table import WordTable
+from hfcompress.compress.embeddings.factorize import FactorizeEmbeddings
+from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
+from hfcompress.compress.embeddings.word_table import WordTable
+from hfcompress.compress.quantize.qat import QAT
+from hfcompress.evaluation.measure import Measure
+from hfcompress.formats.onnx import ExportOnnx
+from hfcompress.recipes import licence_teacher
+from hfcompress.recipes.ctr_embeddings import point_of
+from hfcompress.recipes.legal_bert import ANSWERED, as_pooled
+from hfcompress.runs.run import Run
 from hfcompress.tasks.text_classification import TextClassification
-from recipes import licence_teacher
-from recipes.ctr_embeddings import point_of
-from recipes.legal_bert import ANSWERED, as_pooled
+from hfcompress.training.finetune import Finetune
 
 __all__ = ["ANSWERED", "NEEDED", "SCALES", "arguments", "recipe"]
 SCALES = ("small", "full")
@@ -65,9 +65,7 @@ def recipe(
     trimmed = run(trim, model=teacher, task=task, name="trimmed")
     factorized = run(factorize, model=trimmed, task=task, name="factorized")
     int8 = run(qat, model=factorized, teacher=trimmed, task=task, name="int8")
-    others = [
-        run(replace(words, **point_of(point)), model=trimmed, task=task, name=f"{point}x") for point in curve
-    ]
+    others = [run(replace(words, **point_of(point)), model=trimmed, task=task, name=f"{point}x") for point in curve]
     whole_onnx = run(ExportOnnx(), model=teacher, task=task, name="teacher-onnx")
     return run.compare(
         teacher,
@@ -115,7 +113,7 @@ def full(folder: Path) -> dict[str, Any]:
 
 def smoke(folder: Path) -> dict[str, Any]:
     """A tiny random model on made-up sentences: every stage, in half a minute."""
-    from recipes import legal_bert
+    from hfcompress.recipes import legal_bert
 
     tiny = legal_bert.smoke(folder)
     quick: dict[str, Any] = {"learning_rate": 1e-3, "per_device_train_batch_size": 16}

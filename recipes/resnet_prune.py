@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import ImageBudget
+from hfcompress.compress.prune.structured import StructuredPruneImages
+from hfcompress.compress.prune.target import Importance
 from hfcompress.errors import UserError
-from hfcompress.pruning_target import Importance
-from hfcompress.run import Run
-from hfcompress.stages.finetune_images import FinetuneImages
-from hfcompress.stages.measure_images import MeasureImages
-from hfcompress.stages.new_images import NEW, NewResNet
-from hfcompress.stages.onnx_images import ExportImages, StaticInt8Images
-from hfcompress.stages.structured_prune import StructuredPruneImages
+from hfcompress.evaluation.measure_images import MeasureImages
+from hfcompress.formats.onnx_image_stages import ExportImages, StaticInt8Images
+from hfcompress.runs.run import Run
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.training.finetune_images import FinetuneImages
+from hfcompress.training.new_images import NEW, NewResNet
 
 SCALES = ("small", "full")
 NEEDED = {"new": "without --base new"}

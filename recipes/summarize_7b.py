@@ -4,22 +4,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.budget import LanguageBudget
+from hfcompress.compress.quantize.bit_allocation import Allot
+from hfcompress.compress.quantize.calibrate import Calibrate
+from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.evaluation.llama_decoder import import_llama
-from hfcompress.language_shape import LanguageShape
-from hfcompress.run import Run
-from hfcompress.stages.adopt_language import AdoptLanguage
-from hfcompress.stages.allot import Allot
-from hfcompress.stages.calibrate import Calibrate
-from hfcompress.stages.compressed_tensors import ExportTransformers
-from hfcompress.stages.genai import ExportGenai
-from hfcompress.stages.gguf import ExportGguf
-from hfcompress.stages.measure_language import MeasureLanguage
-from hfcompress.stages.measure_summaries import MeasureSummaries
-from hfcompress.stages.pretrain import Pretrain
-from hfcompress.stages.weight_only import WeightOnly
+from hfcompress.evaluation.measure_language import MeasureLanguage
+from hfcompress.evaluation.measure_summaries import MeasureSummaries
+from hfcompress.formats.compressed_tensors import ExportTransformers
+from hfcompress.formats.genai import ExportGenai
+from hfcompress.formats.gguf import ExportGguf
+from hfcompress.runs.run import Run
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.summarization import Summarization
+from hfcompress.training.adopt_language import AdoptLanguage
+from hfcompress.training.pretrain import Pretrain
 
 SCALES = ("small", "full")
 NEEDED = {
@@ -157,7 +157,7 @@ def full(folder: Path) -> dict[str, Any]:
 
 def smoke(folder: Path) -> dict[str, Any]:
     """A tiny Llama, trained for a few steps: every stage, in less than a minute."""
-    from recipes import tiny
+    from hfcompress.recipes import tiny
 
     data = tiny.made(folder / "smoke" / "data", tiny.write_dataset)
     return {

@@ -7,8 +7,8 @@ import string
 from collections.abc import Callable
 from pathlib import Path
 
-from hfcompress.files import PART, flush, write_whole
-from hfcompress.record import sha256
+from hfcompress.folders.files import PART, flush, write_whole
+from hfcompress.folders.record import sha256
 
 WORDS = {
     "apple": ["apple", "pear", "plum", "grape", "melon", "cherry"],
@@ -83,7 +83,7 @@ def write_gpt_neox(folder: Path, data: Path) -> Path:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from hfcompress.stages.pretrain import byte_pair_tokenizer
+    from hfcompress.training.pretrain import byte_pair_tokenizer
 
     lines = (data / "train.jsonl").read_text(encoding="utf-8").splitlines()
     tokenizer = byte_pair_tokenizer([json.loads(line)["text"] for line in lines], 300)

@@ -16,9 +16,9 @@ import pytest
 from filelock import FileLock
 
 from hfcompress.evaluation import language_memory, memory
+from hfcompress.recipes import tiny
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
-from recipes import tiny
 from tests.fork_server import WITHOUT_HUB, ForkServer
 from tests.image_models import write_mobilenet
 
@@ -101,7 +101,7 @@ def tiny_model(made_once: Made) -> Path:
 @pytest.fixture(scope="session")
 def tiny_teacher(made_once: Made, tiny_model: Path, tiny_task: TextClassification) -> Path:
     """`tiny_model`, fine-tuned until it classifies well."""
-    from hfcompress.stages.finetune import Finetune
+    from hfcompress.training.finetune import Finetune
 
     # At twice this rate two of the three classes melt into one with most seeds.
     finetune = Finetune(
@@ -113,7 +113,7 @@ def tiny_teacher(made_once: Made, tiny_model: Path, tiny_task: TextClassificatio
 @pytest.fixture(scope="session")
 def exported(made_once: Made, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
     """`tiny_teacher` as ONNX in fp32."""
-    from hfcompress.stages.onnx import ExportOnnx
+    from hfcompress.formats.onnx import ExportOnnx
 
     def export(out: Path) -> None:
         (out / "work").mkdir()
@@ -139,7 +139,7 @@ def image_classifier(
     made_once: Made, image_base: Path, image_task: ImageClassification
 ) -> tuple[Path, dict[str, Any]]:
     """`image_base`, trained until it reads some digits; and what its training returned."""
-    from hfcompress.stages.finetune_images import FinetuneImages
+    from hfcompress.training.finetune_images import FinetuneImages
 
     finetune = FinetuneImages(
         num_train_epochs=8, learning_rate=3e-3, per_device_train_batch_size=32, bf16="no", shift=0.0
@@ -163,10 +163,10 @@ def finished(made_once: Made, tiny_teacher: Path, tiny_task: TextClassification)
 def finish(folder: Path, tiny_teacher: Path, tiny_task: TextClassification) -> None:
     """Write the run of `finished`."""
     from hfcompress.budget import Budget
-    from hfcompress.run import Run
-    from hfcompress.stages.adopt import Adopt
-    from hfcompress.stages.measure import Measure
-    from hfcompress.stages.onnx import DynamicInt8, ExportOnnx
+    from hfcompress.evaluation.measure import Measure
+    from hfcompress.formats.onnx import DynamicInt8, ExportOnnx
+    from hfcompress.runs.run import Run
+    from hfcompress.training.adopt import Adopt
 
     run = Run(folder, "legal_bert", "small", options={"task": tiny_task})
     teacher = run(Adopt(), model=tiny_teacher, task=tiny_task, name="teacher")

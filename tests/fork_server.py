@@ -35,7 +35,7 @@ IMPORTS = (
     "transformers.trainer",
     "onnxruntime",
     "hfcompress.cli",
-    "hfcompress.run",
+    "hfcompress.runs.run",
 )
 WITHOUT_HUB = (
     "numpy",
@@ -53,7 +53,7 @@ WITHOUT_HUB = (
     "safetensors.torch",
     "onnxruntime",
     "hfcompress.cli",
-    "hfcompress.run",
+    "hfcompress.runs.run",
     "hfcompress.evaluation.statistics",
     "hfcompress.report.plots",
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hfcompress.budget import ImageBudget
-from hfcompress.stages.finetune_images import FinetuneImages
-from hfcompress.stages.measure_images import MeasureImages
+from hfcompress.evaluation.measure_images import MeasureImages
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.training.finetune_images import FinetuneImages
 from tests import onnx_images
 
 TASK = ImageClassification(max_train_examples=300)
@@ -50,9 +50,9 @@ class ToOnnx:
     libraries: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, out: Path, *, model: Path, task: Any = None) -> dict[str, Any]:
+        from hfcompress.architectures.models import load_classifier
         from hfcompress.evaluation.memory import image_size
-        from hfcompress.image_onnx import export_images
-        from hfcompress.models import load_classifier
+        from hfcompress.formats.onnx_images import export_images
 
         side = image_size(model)[0]
         export_images(load_classifier(model), out, (side, side))

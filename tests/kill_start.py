@@ -1,4 +1,4 @@
-"""One start of a command line that is killed at a file event of its run: what tests/test_kill_harness.py forks.
+"""One start of a command line that is killed at a file event of its run: what tests/runs/test_kill_harness.py forks.
 
 A file event is what Python's audit hooks and safetensors' writer see below the run's folder: a file opened for
 writing, renamed, linked or removed, a folder made or removed. The kill comes just before it happens; of a safetensors

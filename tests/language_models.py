@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from hfcompress.checkpoint import write_shard
+from hfcompress.architectures.checkpoint import write_shard
 from hfcompress.ops.grid import Grid
-from hfcompress.stages.pretrain import byte_pair_tokenizer
 from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.training.pretrain import byte_pair_tokenizer
 
 WORDS = ["the", "licence", "grants", "you", "a", "right", "to", "use", "copy", "modify", "and", "distribute", "these"]
 
@@ -56,7 +56,7 @@ def write_llama(folder: Path, *, tied: bool = True, kind: str = "Llama", seed: i
 
 def pack_model(model: Path, out: Path, grid: Grid) -> Path:
     """Every matrix rounded to nearest, as a packed folder."""
-    from hfcompress.stages.weight_only import WeightOnly
+    from hfcompress.compress.quantize.weight_only import WeightOnly
 
     (out / "work").mkdir(parents=True)
     WeightOnly("rtn", grid.bits, grid.group_size, grid.symmetric)(out, model=model, task=CausalLM())

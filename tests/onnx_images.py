@@ -9,8 +9,8 @@ import onnx
 import torch
 from transformers import PretrainedConfig
 
-from hfcompress.image_onnx import export_images
-from hfcompress.tensorrt_onnx import static_qdq
+from hfcompress.formats.onnx_images import export_images
+from hfcompress.formats.tensorrt import static_qdq
 
 
 class Mixed(torch.nn.Module):

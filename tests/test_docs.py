@@ -197,7 +197,7 @@ def test_the_readmes_python_runs(
 @pytest.mark.slow
 def test_the_three_commands_run_on_a_model_of_ones_own(tmp_path: Path) -> None:
     """A teacher with as many layers, heads and neurons as the student of the small scale, and no less."""
-    from recipes import tiny
+    from hfcompress.recipes import tiny
 
     tiny.write_dataset(tmp_path / "DATA")
     tiny.write_model(tmp_path / "FOLDER", layers=4, hidden=96, heads=12, intermediate=1024)

@@ -103,9 +103,9 @@ def test_a_plan_and_so_a_run_refuses_before_long_work(
 
 
 def test_a_plan_asks_for_the_libraries_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfcompress.plan import Plan
-    from hfcompress.stages.compressed_tensors import ExportTransformers
-    from hfcompress.stages.gguf import ExportGguf
+    from hfcompress.formats.compressed_tensors import ExportTransformers
+    from hfcompress.formats.gguf import ExportGguf
+    from hfcompress.planning.plan import Plan
 
     stages: list[tuple[Any, str]] = [(ExportGguf(), "gguf"), (ExportTransformers(), "compressed_tensors")]
     for stage, package in stages:
@@ -115,8 +115,8 @@ def test_a_plan_asks_for_the_libraries_of_each_stage(monkeypatch: pytest.MonkeyP
 
 
 def test_functions_refuse_when_they_are_called_without_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfcompress import secret_search
     from hfcompress.evaluation.summaries import rouge
+    from hfcompress.folders.fetch import secret_search
     from hfcompress.ops.tensor_train import cores
 
     for package in ("rouge_score", "tensorly", "detect_secrets"):
@@ -131,7 +131,7 @@ def test_functions_refuse_when_they_are_called_without_a_plan(monkeypatch: pytes
 
 
 def test_a_push_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfcompress.release import release
+    from hfcompress.hub.release import release
 
     hide(monkeypatch, "detect_secrets")
     with pytest.raises(UserError, match=r"pushing a run needs detect_secrets.*hfcompress\[push\]"):

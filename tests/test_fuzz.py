@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import tiny
+from hfcompress.recipes import tiny
 from tests import fuzz
 from tests.fork_server import Finished, ForkServer
 from tests.image_models import write_mobilenet

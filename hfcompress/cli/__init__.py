@@ -26,8 +26,8 @@ from hfcompress.cli.results import check, env, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
 from hfcompress.errors import INTERRUPTED_LINE, UserError
-from hfcompress.escaping import TerminalOutput, one_line
-from hfcompress.files import chain, disk_is_full, full_disk
+from hfcompress.folders.escaping import TerminalOutput, one_line
+from hfcompress.folders.files import chain, disk_is_full, full_disk
 
 BLOCK = 4096  # bytes, below which a disk is called full
 HELP = {"-h", "--help", "--help-all"}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from hfcompress.errors import UserError
-from hfcompress.escaping import one_line
+from hfcompress.folders.escaping import one_line
 from hfcompress.tasks.find_splits import say
 
 

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import recipes
+from hfcompress import recipes
 from hfcompress.errors import MOST_THREADS, UserError
-from hfcompress.guard import read_config
-from hfcompress.inside import inside
-from hfcompress.record import read_json
+from hfcompress.folders.guard import read_config
+from hfcompress.folders.inside import inside
+from hfcompress.folders.record import read_json
 
 FAILED, WRONG_INPUT, KEEP_GOING, DEFECT, INTERRUPTED, NO_READER = 1, 2, 3, 70, 130, 141
 
@@ -42,13 +42,13 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
     Args:
         name: a run or a repository that was pushed, whose compressed model is meant, or the folder of one model.
     """
-    from hfcompress import hub
-    from hfcompress.lock import LOCK, read_lock
-    from hfcompress.models import check_config
+    from hfcompress.architectures.models import check_config
+    from hfcompress.folders import fetch
+    from hfcompress.hub.verify import laid_out
     from hfcompress.report.console import candidate_row
-    from hfcompress.verify import laid_out
+    from hfcompress.runs.lock import LOCK, read_lock
 
-    folder = hub.fetch(name)
+    folder = fetch.fetch(name)
     if not (folder / "report.json").is_file() and (folder / "config.json").is_file():
         check_config(folder)
         yield folder, tokens_read(folder)
@@ -70,8 +70,8 @@ def tokens_read(folder: Path) -> int:
 
     Clicks and images have no tokens.
     """
-    from hfcompress.evaluation.text_inputs import text_limit
-    from hfcompress.image_shape import is_image_model
+    from hfcompress.architectures.text_inputs import text_limit
+    from hfcompress.planning.image_spec import is_image_model
 
     details = folder.parent / "details.json"
     if details.is_file():
@@ -88,7 +88,7 @@ def refuse_images(*folders: Path) -> None:
     Raises:
         UserError: one of the models labels images.
     """
-    from hfcompress.image_shape import is_image_model
+    from hfcompress.planning.image_spec import is_image_model
 
     for folder in folders:
         if is_image_model(folder / "config.json"):
@@ -115,7 +115,7 @@ def load_recipe(name: str) -> Any:
         near = difflib.get_close_matches(wanted, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
         raise UserError(f"there is no recipe {name}; {hint}")
-    return importlib.import_module(f"recipes.{wanted}")
+    return importlib.import_module(f"hfcompress.recipes.{wanted}")
 
 
 def quiet() -> None:

@@ -35,7 +35,7 @@ def export(
     if bits == 8 and to != "litert":
         raise UserError(f"--bits 8: {to} has the bits that the model has; leave it out")
     quiet()
-    from hfcompress import delivery
+    from hfcompress.runs import delivery
 
     place = out or Path(f"{Path(model).expanduser().resolve().name}-{to}")
     found = delivery.export(
@@ -54,8 +54,8 @@ def export(
 
 def images_of(model: str, given: Path | None) -> Any:
     """Where images come from: what was given, else the run's own data; None where that is neither here nor images."""
-    from hfcompress import delivery
-    from hfcompress.lock import LOCK, locked_task, read_lock
+    from hfcompress.runs import delivery
+    from hfcompress.runs.lock import LOCK, locked_task, read_lock
     from hfcompress.tasks.image_classification import ImageClassification
 
     if given is not None:

@@ -8,8 +8,8 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import quiet, require_counts
 from hfcompress.errors import UserError
-from hfcompress.inside import inside
-from hfcompress.record import read_json, write_json
+from hfcompress.folders.inside import inside
+from hfcompress.folders.record import read_json, write_json
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"--include-path {include_path}: no such folder")
     quiet()
-    from hfcompress import harness
+    from hfcompress.evaluation import harness
     from hfcompress.evaluation.latency import default_threads
 
     manager = harness.task_manager(list(tasks), include_path)

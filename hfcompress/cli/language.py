@@ -10,10 +10,10 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import INTERRUPTED, candidate_of, quiet, require_counts
 from hfcompress.errors import UserError
-from hfcompress.guard import read_config
+from hfcompress.folders.guard import read_config
 
 if TYPE_CHECKING:
-    from hfcompress.generation import Stats
+    from hfcompress.evaluation.generation import Stats
 
 
 def summarize(
@@ -46,19 +46,19 @@ def summarize(
     require_counts(0, lookup=lookup)
     text = read_document(file)
     quiet()
-    from hfcompress import summarization
-    from hfcompress.end_tokens import end_tokens
+    from hfcompress.architectures.models import language_tokenizer
+    from hfcompress.evaluation import long_documents
     from hfcompress.evaluation.decoder import open_decoder
+    from hfcompress.evaluation.generation import Stats
     from hfcompress.evaluation.latency import default_threads
-    from hfcompress.generation import Stats
-    from hfcompress.models import language_tokenizer
+    from hfcompress.folders.end_tokens import end_tokens
 
     with candidate_of(model) as (folder, _):
         refuse_classifiers(folder, model)
         decoder, tokenizer = open_decoder(folder, threads or default_threads()), language_tokenizer(folder)
         cost, begun, first, written = Stats(), time.perf_counter(), None, list[str]()
         try:
-            for piece in summarization.summarize(
+            for piece in long_documents.summarize(
                 decoder,
                 tokenizer,
                 text,
@@ -99,7 +99,7 @@ def refuse_classifiers(folder: Path, model: str) -> None:
     Raises:
         UserError: it labels images or texts.
     """
-    from hfcompress.image_shape import is_image_model
+    from hfcompress.planning.image_spec import is_image_model
 
     config = folder / "config.json"
     images = is_image_model(config)
@@ -121,7 +121,7 @@ def read_document(file: Path) -> str:
     Raises:
         UserError: no such file, or see `document_text`.
     """
-    from hfcompress.summarization import document_text
+    from hfcompress.evaluation.long_documents import document_text
 
     if str(file) == "-":
         return document_text(sys.stdin.buffer.read(), "standard input")

@@ -12,7 +12,7 @@ from tyro import _errors  # its only structured account of what was wrong; pypro
 
 from hfcompress.cli.arguments import is_option, option_value
 from hfcompress.errors import UserError
-from hfcompress.escaping import one_line
+from hfcompress.folders.escaping import one_line
 
 LONGEST = 80  # characters of a value that are repeated
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "a text", "PATH": "a path", "None": "None"}

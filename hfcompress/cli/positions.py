@@ -17,7 +17,7 @@ def within_positions(options: dict[str, Any], given: Iterable[str]) -> dict[str,
     Args:
         given: names of the options on the command line (task.max-length). These stay: they are refused later.
     """
-    from hfcompress.evaluation.text_inputs import text_limit
+    from hfcompress.architectures.text_inputs import text_limit
 
     typed, found = set(given), dict(options)
     for name in ("base", "teacher"):

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import candidate_of
 from hfcompress.errors import UserError
-from hfcompress.lines import as_column, json_line, read_lines
+from hfcompress.folders.lines import as_column, json_line, read_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +46,7 @@ def predict(
     lines = iter(given) if given is not None else lines_of(file)
     with candidate_of(run) as (folder, max_length):
         from hfcompress.evaluation.predictor import open_predictor
-        from hfcompress.image_shape import is_image_model
+        from hfcompress.planning.image_spec import is_image_model
 
         images = is_image_model(folder / "config.json")
         if text is not None and images:
@@ -57,9 +57,7 @@ def predict(
             require_files(image)
         predictor = open_predictor(folder)
         place = OPTION if image else str(file or "standard input")
-        answered = (
-            labeled_images(predictor, lines, place) if images else labeled_texts(predictor, lines, max_length)
-        )
+        answered = labeled_images(predictor, lines, place) if images else labeled_texts(predictor, lines, max_length)
         for line, answer in answered:
             if format == "json":
                 print(json_line(answer | {"image" if images else "text": line}))
@@ -105,7 +103,7 @@ def require_text(file: Path) -> None:
 def labeled_texts(predictor: Any, lines: Iterator[str], max_length: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line and its answer, in order; so many are asked together."""
     from hfcompress.evaluation.scores import answer_of
-    from hfcompress.evaluation.traffic import whole
+    from hfcompress.rollout.traffic import whole
 
     while chunk := together(lines):
         chunk = [whole(line) for line in chunk]
@@ -133,7 +131,7 @@ def labeled_images(predictor: Any, lines: Iterator[str], given: str) -> Iterator
         UserError: a file is not there, or holds no whole image; those before it have been answered.
     """
     from hfcompress.evaluation.scores import answer_of
-    from hfcompress.evaluation.traffic import whole
+    from hfcompress.rollout.traffic import whole
 
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, IMAGES)):
@@ -167,7 +165,7 @@ def read_image(path: str, named: str) -> "Image":
     Raises:
         UserError: the file is not there, or holds no whole image.
     """
-    from hfcompress.image_input import decode
+    from hfcompress.tasks.image_input import decode
 
     place = Path(path)
     if not path.strip():

@@ -7,7 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from hfcompress.cli.common import candidate_of, quiet, require_counts
-from hfcompress.hub import PACKAGED, pull
+from hfcompress.folders.fetch import PACKAGED, pull
 
 TOKENS = 128
 
@@ -32,7 +32,7 @@ def profile(
         timed: measure time; --no-timed reads the files' headers alone.
         format: text or json.
     """
-    from hfcompress import profile as profiles
+    from hfcompress.planning import profile as profiles
 
     require_counts(batch=batch, sequence_length=sequence_length, threads=threads, runs=runs)
     quiet()
@@ -51,8 +51,8 @@ def request_length(folder: Path, asked: int | None) -> int:
     Raises:
         UserError: the model has fewer positions than were asked for.
     """
-    from hfcompress.evaluation.text_inputs import require_positions, usable_positions
-    from hfcompress.guard import read_config
+    from hfcompress.architectures.text_inputs import require_positions, usable_positions
+    from hfcompress.folders.guard import read_config
 
     config = read_config(folder)
     if asked is None:

@@ -9,16 +9,16 @@ from typing import Literal
 from tyro.conf import Positional
 
 from hfcompress.cli.common import FAILED, load_recipe, quiet
-from hfcompress.escaping import one_line
-from hfcompress.inside import inside
-from hfcompress.record import read_json, write_json
+from hfcompress.folders.escaping import one_line
+from hfcompress.folders.inside import inside
+from hfcompress.folders.record import read_json, write_json
 
 
 def report(run: Positional[Path]) -> int:
     """Render report.json, report.html and the model card of a run again from its records, and print the table."""
-    from hfcompress.comparison import CLAIM, COMPARISON, Comparison, disagreement, proven
     from hfcompress.report.console import table
     from hfcompress.report.pages import write_pages
+    from hfcompress.runs.comparison import CLAIM, COMPARISON, Comparison, disagreement, proven
 
     found = read_json(inside(run, "report.json"), "recipe", "scale", "models", "verdicts", "notes", "ok")
     details = read_json(inside(run, "details.json"), "records", "reference", "base", "deliver")
@@ -42,8 +42,8 @@ def check(run: Positional[Path]) -> int:
     The verdicts are computed again from what the stages recorded: a report.json that says otherwise is named, and the
     exit code is 1.
     """
-    from hfcompress.comparison import disagreement, intact_models, proven
     from hfcompress.report.console import verdict_lines
+    from hfcompress.runs.comparison import disagreement, intact_models, proven
 
     claimed = read_json(inside(run, "report.json"), "models", "verdicts")
     found = proven(run)
@@ -78,8 +78,8 @@ def push(
         allow_failed: push although the budget does not hold; the card says so first.
         license: of the result, where the base model names none.
     """
-    from hfcompress.push import push as upload
-    from hfcompress.release import release
+    from hfcompress.hub.push import push as upload
+    from hfcompress.hub.release import release
 
     found = release(run, hub_model_id, license, allow_failed=allow_failed)
     if dry_run:
@@ -100,11 +100,11 @@ def verify(model: Positional[str], data: str | None = None, format: Literal["tex
         format: text (a line a claim) or json.
     """
     quiet()
-    from hfcompress import hub
-    from hfcompress.lock import LOCK, locked_task, read_lock
-    from hfcompress.verify import verify as verified
+    from hfcompress.folders import fetch
+    from hfcompress.hub.verify import verify as verified
+    from hfcompress.runs.lock import LOCK, locked_task, read_lock
 
-    folder = hub.fetch(model)
+    folder = fetch.fetch(model)
     locked = read_lock(folder / LOCK)
     recipe = load_recipe(locked["recipe"]).recipe
     task = locked_task(locked, inspect.signature(recipe).parameters["task"].default, data)
@@ -115,7 +115,7 @@ def verify(model: Positional[str], data: str | None = None, format: Literal["tex
 
 def env() -> int:
     """Print versions, processor, threads and GPU: what to add to a bug report."""
-    from hfcompress.record import environment
+    from hfcompress.folders.record import environment
 
     print(json.dumps(environment(), indent=1))
     return 0

@@ -23,9 +23,9 @@ from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.positions import within_positions
 from hfcompress.cli.results import push
-from hfcompress.effects import refuse_empty, refuse_without_effect
 from hfcompress.errors import UnknownShape, UserError, needs
-from hfcompress.files import FolderLock, scratch_below
+from hfcompress.folders.files import FolderLock, scratch_below
+from hfcompress.runs.effects import refuse_empty, refuse_without_effect
 
 
 def list_recipes() -> int:
@@ -113,7 +113,7 @@ def scale_of(module: Any, scale: str, folder: Path | None) -> Iterator[tuple[dic
         yield module.arguments(scale, folder), None
     else:
         quiet()
-        from hfcompress.run import ranks
+        from hfcompress.runs.run import ranks
 
         processes = ranks()
         held = FolderLock(folder) if processes.is_main_process else None
@@ -128,7 +128,7 @@ def scale_of(module: Any, scale: str, folder: Path | None) -> Iterator[tuple[dic
 
 def from_lock(file: Path, arguments: list[str]) -> int:
     """Run a recipe with the options that a lock says; those given beside it win."""
-    from hfcompress.lock import options_from, read_lock, require_same_data, say_what_differs
+    from hfcompress.runs.lock import options_from, read_lock, require_same_data, say_what_differs
 
     locked = read_lock(file, task=True)
     module, scale = load_recipe(locked["recipe"]), locked["scale"]
@@ -252,7 +252,7 @@ def run_recipe(
         if getattr(own, option) and not own.push_to_hub:
             raise UserError(f"--{option.replace('_', '-')}: has no effect without --push-to-hub; leave it out")
     if own.hub_model_id:
-        from hfcompress.push import PUSHING, require_repository, require_token
+        from hfcompress.hub.push import PUSHING, require_repository, require_token
 
         require_repository(own.hub_model_id)
         require_token()
@@ -260,8 +260,8 @@ def run_recipe(
             needs(package)
     refuse_other_recipe(folder, name)
     quiet()
-    from hfcompress.plan import Plan
-    from hfcompress.run import Run
+    from hfcompress.planning.plan import Plan
+    from hfcompress.runs.run import Run
 
     planned = Plan(fetches=True, options=options)  # the run needs the model anyhow
     try:
@@ -296,7 +296,7 @@ def refuse_other_recipe(folder: Path, name: str) -> None:
     Raises:
         UserError: the folder holds one.
     """
-    from hfcompress.lock import LOCK, read_lock
+    from hfcompress.runs.lock import LOCK, read_lock
 
     if (folder / LOCK).is_file():
         try:
@@ -329,8 +329,8 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
 
 
 def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str, on: str) -> int:
-    from hfcompress.plan import Plan, render
-    from hfcompress.record import cpu_name, slow_integers
+    from hfcompress.folders.record import cpu_name, slow_integers
+    from hfcompress.planning.plan import Plan, render
 
     planned = Plan(on, options=options)
     recipe(planned, **options)

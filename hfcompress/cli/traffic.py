@@ -12,12 +12,12 @@ from tyro.conf import Positional
 
 from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, refuse_images
 from hfcompress.errors import UserError
-from hfcompress.escaping import one_line, terminal
-from hfcompress.files import disk_is_full, full_disk, write_output
-from hfcompress.lines import json_line
+from hfcompress.folders.escaping import one_line, terminal
+from hfcompress.folders.files import disk_is_full, full_disk, write_output
+from hfcompress.folders.lines import json_line
 
 if TYPE_CHECKING:
-    from hfcompress.evaluation.traffic import Writer
+    from hfcompress.rollout.traffic import Writer
 
 PAGE_EVERY = 20  # requests
 MOST_USERS = 10**12
@@ -43,9 +43,9 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
         rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
     """
     from hfcompress.evaluation.predictor import open_predictor
-    from hfcompress.evaluation.traffic import Writer, bounded_lines
-    from hfcompress.files import disk_is_full
-    from hfcompress.serving import record as recorded
+    from hfcompress.folders.files import disk_is_full
+    from hfcompress.rollout.serving import record as recorded
+    from hfcompress.rollout.traffic import Writer, bounded_lines
 
     with candidate_of(model) as (folder, max_length):
         refuse_images(folder)
@@ -77,10 +77,10 @@ def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path]
         traffic: JSON lines, as `record` writes them; an outcome `label` is the true label.
         metric: also estimate what this outcome would have been under each model; needs recorded propensities.
     """
-    from hfcompress.evaluation import counterfactual
-    from hfcompress.evaluation import replay as replays
-    from hfcompress.evaluation import traffic as recorded
     from hfcompress.evaluation.predictor import open_predictor
+    from hfcompress.rollout import counterfactual
+    from hfcompress.rollout import replay as replays
+    from hfcompress.rollout import traffic as recorded
 
     with candidate_of(old) as (one, max_length), candidate_of(new) as (other, its_length):
         refuse_images(one, other)
@@ -123,9 +123,9 @@ def shadow(
         serve: a port of 127.0.0.1: requests come as POST / with {"input": ...}, and GET / is the page. Ends
             on SIGINT, SIGTERM or SIGHUP.
     """
-    from hfcompress import serving
     from hfcompress.evaluation.predictor import open_predictor
-    from hfcompress.evaluation.traffic import Writer, bounded_lines
+    from hfcompress.rollout import serving
+    from hfcompress.rollout.traffic import Writer, bounded_lines
 
     if serve is not None and not 0 < serve < 65536:
         raise UserError(f"--serve {serve}: a port is a number from 1 to 65535")
@@ -142,7 +142,7 @@ def shadow(
                 if not other.wait_until_loaded():
                     print(f"{new} does not load: what it is asked will be dropped", file=sys.stderr)
                 if serve is not None:
-                    from hfcompress import shadow_server
+                    from hfcompress.rollout import shadow_server
 
                     shadow_server.serve(test, serve)
                     return 0
@@ -222,8 +222,8 @@ def ab(
     """
     from dataclasses import replace
 
-    from hfcompress.evaluation import sequential
-    from hfcompress.evaluation import traffic as recorded
+    from hfcompress.rollout import sequential
+    from hfcompress.rollout import traffic as recorded
 
     if not 0 < share < 1 or not 0.5 < confidence < 1 or not 1 <= planned_users <= MOST_USERS:
         raise UserError(

@@ -25,7 +25,7 @@ class ClickPredictor:
     function: Function = "softmax"
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.click_inputs import read_config
+        from hfcompress.architectures.click_inputs import read_config
         from hfcompress.evaluation.sessions import onnx_session
 
         self.folder = folder
@@ -35,7 +35,7 @@ class ClickPredictor:
         self.session: Any = onnx_session(onnx, self.threads) if onnx.is_file() else None
         self.network: Any = None
         if self.session is None:
-            from hfcompress.click_model import load_click_model
+            from hfcompress.architectures.click_model import load_click_model
 
             self.network = load_click_model(folder)
         self.runtime = "onnxruntime" if self.session else "torch"
@@ -51,7 +51,7 @@ class ClickPredictor:
 
     def judge(self, log: Any, batch: int = 16_384) -> Array:
         """Logits [rows, 2] of a log's rows."""
-        from hfcompress.click_inputs import inputs_of
+        from hfcompress.architectures.click_inputs import inputs_of
 
         inputs = inputs_of(log)
         count = len(inputs["dense"])

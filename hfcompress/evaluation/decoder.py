@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError, needs
-from hfcompress.guard import check_foreign
+from hfcompress.folders.guard import check_foreign
 
 Array = np.ndarray[Any, Any]
 

@@ -11,7 +11,7 @@ from hfcompress.errors import UserError, needs
 from hfcompress.evaluation.answers import label_names, numbers, require_labels
 from hfcompress.evaluation.scores import Function, score_function
 from hfcompress.evaluation.sessions import onnx_session
-from hfcompress.image_input import channels_of, pixel_values
+from hfcompress.tasks.image_input import channels_of, pixel_values
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,8 +31,8 @@ class ImagePredictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.evaluation.text_inputs import full_config
-        from hfcompress.models import load_image_processor
+        from hfcompress.architectures.models import load_image_processor
+        from hfcompress.architectures.text_inputs import full_config
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -49,7 +49,7 @@ class ImagePredictor:
             self.runtime = "onnxruntime"
             self.session = onnx_session(folder / "model.onnx", self.threads)
         else:
-            from hfcompress.models import load_classifier
+            from hfcompress.architectures.models import load_classifier
 
             self.runtime = "torch"
             self.network = load_classifier(folder)

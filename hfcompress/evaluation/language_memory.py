@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hfcompress.guard import read_config
+from hfcompress.folders.guard import read_config
 
 ANSWER = 16  # tokens of the context that are generated
 

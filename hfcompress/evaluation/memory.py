@@ -45,8 +45,8 @@ def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, fl
     import onnxruntime  # noqa: F401  (imported before `bare` is read, as it belongs to the bare runtime)
     from tokenizers import Tokenizer
 
+    from hfcompress.architectures.text_inputs import complete
     from hfcompress.evaluation.sessions import array_type, onnx_session
-    from hfcompress.evaluation.text_inputs import complete
 
     bare = rss_mb()
     begun = time.perf_counter()
@@ -68,10 +68,10 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from hfcompress import models
-    from hfcompress.evaluation.text_inputs import inputs_of
-    from hfcompress.loading import load_whole
-    from hfcompress.pretrained import stock_tokenizer
+    from hfcompress.architectures import models
+    from hfcompress.architectures.loading import load_whole
+    from hfcompress.architectures.pretrained import stock_tokenizer
+    from hfcompress.architectures.text_inputs import inputs_of
 
     torch.set_num_threads(threads)
     bare = rss_mb()
@@ -102,7 +102,7 @@ def serve_clicks(folder: Path, rows: int, threads: int) -> dict[str, float]:
     else:
         import torch
 
-        from hfcompress import click_model  # noqa: F401  (the same)
+        from hfcompress.architectures import click_model  # noqa: F401  (the same)
 
         torch.set_num_threads(threads)
     from hfcompress.evaluation.click_predictor import ClickPredictor
@@ -121,7 +121,7 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     """Load and run an image classifier: with onnxruntime alone where the folder holds a graph."""
     import numpy as np
 
-    from hfcompress.image_input import channels_of
+    from hfcompress.tasks.image_input import channels_of
 
     is_onnx = (folder / "model.onnx").is_file()
     if is_onnx:
@@ -133,12 +133,12 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
         import transformers.models.auto.modeling_auto  # noqa: F401  (the same)
 
         torch.set_num_threads(threads)
-        from hfcompress.models import load_classifier
+        from hfcompress.architectures.models import load_classifier
     bare = rss_mb()
     begun = time.perf_counter()
     model: Any = onnx_session(folder / "model.onnx", threads) if is_onnx else load_classifier(folder)
     load_ms = (time.perf_counter() - begun) * 1e3
-    from hfcompress.guard import read_config
+    from hfcompress.folders.guard import read_config
 
     channels = channels_of(read_config(folder))
     pixels = np.zeros((batch, channels, *image_size(folder)), dtype=np.float32)
@@ -158,7 +158,7 @@ def image_size(folder: Path) -> tuple[int, int]:
         UserError: it is damaged, or does not say them.
     """
     from hfcompress.errors import UserError
-    from hfcompress.foreign_files import read_object
+    from hfcompress.folders.foreign_files import read_object
 
     file = folder / "preprocessor_config.json"
     try:
@@ -172,7 +172,7 @@ def image_size(folder: Path) -> tuple[int, int]:
 
 def server_of(folder: Path) -> Any:
     """Which of the functions above serves a folder."""
-    from hfcompress.guard import read_config
+    from hfcompress.folders.guard import read_config
 
     if read_config(folder).get("model_type") == "clicks":
         return serve_clicks

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.foreign_files import read_object
-from hfcompress.guard import check_foreign
+from hfcompress.folders.foreign_files import read_object
+from hfcompress.folders.guard import check_foreign
 
 Array = np.ndarray[Any, Any]
 CHUNK = 64  # tokens of a prompt read at once: more take more room for logits and activations, and no less time

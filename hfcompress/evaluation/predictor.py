@@ -10,9 +10,9 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.answers import label_names, numbers, require_labels
-from hfcompress.evaluation.cutting import beginning
 from hfcompress.evaluation.scores import Function, score_function
 from hfcompress.evaluation.sessions import array_type, has_ranges_of_a_batch, onnx_session, output_name
+from hfcompress.tasks.cutting import beginning
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +26,7 @@ class Answers(Protocol):
     def function(self) -> Function:
         """What turns logits into scores (see evaluation/scores.py)."""
         ...
+
     def logits(self, texts: list[str], max_length: int) -> Array:
         """[texts, labels]."""
         ...
@@ -43,8 +44,8 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.evaluation import text_inputs
-        from hfcompress.models import load_tokenizer
+        from hfcompress.architectures import text_inputs
+        from hfcompress.architectures.models import load_tokenizer
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -66,7 +67,7 @@ class Predictor:
             self.output = output_name(self.session, folder)
             self.alone = has_ranges_of_a_batch(folder / "model.onnx")
         else:
-            from hfcompress.models import load_classifier
+            from hfcompress.architectures.models import load_classifier
 
             self.runtime = "torch"
             self.network = load_classifier(folder)
@@ -134,7 +135,7 @@ class Predictor:
         Raises:
             UserError: the runtime refuses them, or answers with other than a number for each label.
         """
-        from hfcompress.evaluation.text_inputs import complete
+        from hfcompress.architectures.text_inputs import complete
 
         try:
             logits = self.run(complete(encoded, self.inputs))
@@ -152,7 +153,7 @@ class Predictor:
         Raises:
             UserError: the model has fewer positions than that.
         """
-        from hfcompress.evaluation.text_inputs import complete, full_request
+        from hfcompress.architectures.text_inputs import complete, full_request
 
         if self.positions is not None and sequence_length > self.positions:
             raise UserError(
@@ -172,10 +173,10 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 def open_predictor(folder: Path, threads: int | None = None) -> Any:
     """What can be asked for labels: a `Predictor` of texts, or what config.json says the folder is."""
+    from hfcompress.architectures.models import is_vision
     from hfcompress.evaluation.click_predictor import ClickPredictor
     from hfcompress.evaluation.image_predictor import ImagePredictor
-    from hfcompress.guard import read_config
-    from hfcompress.models import is_vision
+    from hfcompress.folders.guard import read_config
 
     kind = read_config(folder).get("model_type")
     if kind == "clicks":

@@ -10,7 +10,7 @@ CHECKED_PARAMETERS = 50_000_000  # the simulation takes 4 bytes for each
 
 
 def small_enough(packed: Any) -> bool:
-    """Whether a packed model (packed.py) is simulated as soon as it was delivered."""
+    """Whether a packed model (architectures/quantized_model.py) is simulated as soon as it was delivered."""
     return 2 * sum(place.bytes for place in packed.checkpoint.places.values()) <= CHECKED_PARAMETERS
 
 
@@ -25,8 +25,8 @@ def check(folder: Path, packed: Any, ids: list[int], allowed: float = AGREEMENT)
     import numpy as np
     import torch
 
+    from hfcompress.architectures.quantized_model import load_simulated
     from hfcompress.evaluation.decoder import open_decoder
-    from hfcompress.packed import load_simulated
 
     with torch.inference_mode():
         simulated = load_simulated(packed.folder)(torch.tensor([ids])).logits[0].numpy()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import needs
-from hfcompress.foreign_files import read_object
-from hfcompress.guard import read_config
-from hfcompress.weights import header, unread_weights, weight_files
+from hfcompress.folders.foreign_files import read_object
+from hfcompress.folders.guard import read_config
+from hfcompress.folders.weights import header, unread_weights, weight_files
 
 NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
 # Stored, and no parameters: statistics of batch norms, positions, and the masks of old checkpoints.
@@ -103,7 +103,7 @@ def embedding_bytes(folder: Path) -> int:
 
 
 def packed_bits(folder: Path) -> dict[str, int]:
-    """Module -> bits of its packed integers, for a packed model (packed.py) or one in compressed-tensors' format."""
+    """Module -> bits of its packed integers, for our quantized form or compressed-tensors'."""
     if (folder / "surgery.json").is_file():
         grids = read_object(folder / "surgery.json").get("grids", {})
         return {name: grid["bits"] for name, grid in grids.items()}

@@ -27,9 +27,7 @@ MEASURES = (*ROUGE, *COPYING, "words", "compression", "unsupported")
 # A full stop ends a sentence only before a space ("3.14", "example.org"); a Chinese or Japanese one always does. An
 # abbreviation before a space ("Art. 5") is taken for an end too: as a place to cut or to count, that does little harm.
 # Possessive, and only from the first stop of a run: each character is looked at once, however many dots there are.
-SENTENCE_END = re.compile(
-    r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)|[。！？]++[」』”’）]*+|(?<=\S)(?=[ \t]*+\n\s*\n)"
-)
+SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)|[。！？]++[」』”’）]*+|(?<=\S)(?=[ \t]*+\n\s*\n)")
 WORD_END = re.compile(r"(?<=\S)(?=\s)")
 WORD = re.compile(r"\w+(?:['’]\w+)?")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

@@ -86,9 +86,9 @@ def load(folder: Path) -> "PreTrainedModel":
     Raises:
         UserError: see `TorchDecoder`.
     """
-    from hfcompress.loading import load_whole
-    from hfcompress.models import check_folder
-    from hfcompress.packed import SURGERY, attention_option, load_simulated
+    from hfcompress.architectures.loading import load_whole
+    from hfcompress.architectures.models import check_folder
+    from hfcompress.architectures.quantized_model import SURGERY, attention_option, load_simulated
 
     if (folder / SURGERY).is_file():
         return load_simulated(folder)

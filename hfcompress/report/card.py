@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hfcompress.escaping import code_span, markdown, one_line
+from hfcompress.folders.escaping import code_span, markdown, one_line
 from hfcompress.report.console import number, outcome, sentence, threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends
 

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from hfcompress.files import write_whole
+from hfcompress.folders.files import write_whole
 from hfcompress.report.pages import card_of
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hfcompress.escaping import terminal
+from hfcompress.folders.escaping import terminal
 from hfcompress.report import console, plots
 
 RARE = 30  # texts of a class below which its figures are flagged

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hfcompress.escaping import code_span, markdown
+from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends, prediction_errors, template, waterfalls

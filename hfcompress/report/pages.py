@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hfcompress.files import write_whole
+from hfcompress.folders.files import write_whole
 
 
 def page_of(report: dict[str, Any], details: dict[str, Any]) -> str:

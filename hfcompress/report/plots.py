@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from hfcompress.errors import EXTRAS, has
-from hfcompress.escaping import one_line, terminal
+from hfcompress.folders.escaping import one_line, terminal
 
 if has("matplotlib"):  # else a report is written without plots
     import matplotlib

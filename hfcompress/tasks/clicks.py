@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hfcompress.errors import UserError, require_numbers
-from hfcompress.memory import require_machine_memory
+from hfcompress.folders.memory import require_machine_memory
 from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
 from hfcompress.tasks.hub_data import told_of_dataset
 from hfcompress.tasks.splits import names_repository

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError
-from hfcompress.image_input import decode as decode
-from hfcompress.image_input import pixel_values as pixel_values
+from hfcompress.tasks.image_input import decode as decode
+from hfcompress.tasks.image_input import pixel_values as pixel_values
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
-from hfcompress.foreign_files import refuse_pointer
-from hfcompress.lines import BYTE_ORDER_MARK, other_encoding, split_lines
+from hfcompress.folders.foreign_files import refuse_pointer
+from hfcompress.folders.lines import BYTE_ORDER_MARK, other_encoding, split_lines
 from hfcompress.tasks.cells import as_text, plain_types, spelled, whole_characters
 from hfcompress.tasks.find_splits import kind_of, say
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.cutting import beginning
 from hfcompress.tasks.cells import column
 from hfcompress.tasks.columns import check_columns
+from hfcompress.tasks.cutting import beginning
 from hfcompress.tasks.examples import Examples, Missing, check_cells, examples_of, held_apart
 from hfcompress.tasks.find_splits import SPLITS
 from hfcompress.tasks.hold_out import require_classes, sample_of

@@ -1,0 +1,1 @@
+"""What is known of transformers' architectures: module names, config fields, shapes, and how a cut model is saved."""

@@ -1,0 +1,43 @@
+"""How a pruned model is written down: as a stock class's config where one can express its shape, else as edits."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from hfcompress.architectures.patches import edits_of, resizes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def named_shape(whole: "PreTrainedModel", network: "PreTrainedModel") -> str:
+    """Give `network`, cut in place from what `whole` still is, the config or the edits that lead to its shape.
+
+    Returns: "transformers" when its config says the shape, "surgery" when its edits do.
+    """
+    changes = None if edits_of(whole) else config_changes(network)
+    if changes is not None:
+        config = copy.deepcopy(network.config)
+        config.update(changes)
+        stock = type(network)(config)
+        if not resizes(stock, network):
+            network.config.update(changes)
+            return "transformers"
+    network.edits = [*edits_of(whole), *resizes(whole, network)]
+    return "surgery"
+
+
+def config_changes(network: Any) -> dict[str, Any] | None:
+    """The fields of a config that come nearest to the model's widths; None for a class that has no such fields.
+
+    A ResNet's inner widths follow from its stages' ones, a MobileNetV2's all from one multiplier: a cut one has
+    neither. A BERT's layers all have the same number of neurons, and heads only shrink with the hidden size.
+    """
+    if network.config.model_type == "bert":
+        return {"intermediate_size": network.bert.encoder.layer[0].intermediate.dense.out_features}
+    if network.config.model_type == "resnet":
+        stages = network.resnet.encoder.stages
+        return {
+            "embedding_size": network.resnet.embedder.embedder.convolution.out_channels,
+            "hidden_sizes": [stage.layers[-1].layer[-1].convolution.out_channels for stage in stages],
+        }
+    return None

@@ -1,0 +1,51 @@
+"""Which smaller shapes can be cut out of a model: refused from plain numbers, before anything is trained."""
+
+from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.errors import UserError
+
+
+def narrowed(
+    model: Shape,
+    option: str,
+    *,
+    num_hidden_layers: int | None = None,
+    num_attention_heads: int | None = None,
+    hidden_size: int | None = None,
+    intermediate_size: int | None = None,
+) -> Shape:
+    """The shape that is left of `model` when so much of it is kept; None keeps all.
+
+    Heads stay whole and a stock BERT derives their size as hidden_size / num_attention_heads, so the hidden size is
+    always heads x the model's own head size; one of the two is enough.
+
+    Args:
+        option: the stage's name as it is typed, for the errors.
+
+    Raises:
+        UserError: more than the model has, or what the stock class cannot express; says what is allowed.
+    """
+    head_size = model.hidden_size // model.num_attention_heads
+    heads = num_attention_heads
+    if heads is None:
+        heads = model.num_attention_heads if hidden_size is None else hidden_size // head_size
+    kept = {
+        "num_hidden_layers": model.num_hidden_layers if num_hidden_layers is None else num_hidden_layers,
+        "num_attention_heads": heads,
+        "intermediate_size": model.intermediate_size if intermediate_size is None else intermediate_size,
+    }
+    if num_attention_heads is None and hidden_size is not None and not 1 <= heads <= model.num_attention_heads:
+        raise UserError(
+            f"--{option}.hidden-size {hidden_size}: a multiple of {head_size} (the head size) "
+            f"from {head_size} to {model.hidden_size} (the model it is cut from)"
+        )
+    for name, value in kept.items():
+        most = getattr(model, name)
+        if not 1 <= value <= most:
+            flag = f"--{option}.{name.replace('_', '-')}"
+            raise UserError(f"{flag} {value}: from 1 to {most} (the model it is cut from has no more)")
+    if hidden_size is not None and hidden_size != heads * head_size:
+        raise UserError(
+            f"--{option}.hidden-size {hidden_size}: a stock BERT's hidden size is heads x head size; "
+            f"with {heads} heads of {head_size} it is {heads * head_size}"
+        )
+    return model.with_(**kept, hidden_size=heads * head_size)

@@ -1,0 +1,1 @@
+"""Stages that change weights: distillation, pruning, factorization, embeddings, quantization."""

@@ -1,0 +1,1 @@
+"""Embedding tables in fewer bytes, and vocabularies cut to what is used."""

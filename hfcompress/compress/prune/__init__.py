@@ -1,0 +1,1 @@
+"""Pruning of heads, neurons, channels and residual dimensions: the result is physically smaller."""

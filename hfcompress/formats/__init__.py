@@ -1,0 +1,1 @@
+"""The files of runtimes: written, opened, checked against what they were made from."""

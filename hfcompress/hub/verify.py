@@ -1,0 +1,280 @@
+"""verify: hold a fetched repository's files against its records, and measure again what its report claims."""
+
+import math
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hfcompress.errors import UserError
+from hfcompress.folders.inside import component, inside
+from hfcompress.folders.record import environment, read_json, sha256
+from hfcompress.hub.release import FOLDERS, PREDICTIONS, file_of, placed
+from hfcompress.report.console import candidate_row
+from hfcompress.runs.comparison import inconsistency
+
+if TYPE_CHECKING:
+    from hfcompress.tasks.causal_lm import CausalLM
+    from hfcompress.tasks.clicks import Clicks
+    from hfcompress.tasks.image_classification import ImageClassification
+    from hfcompress.tasks.text_classification import TextClassification
+
+RUNS = 30
+RESAMPLES = 1000
+# What identical files may change on identical data, since another processor adds in another order. Integer sums are
+# exact on every one (saturation.py), but a float beside them may fall to either side of a level.
+SAME_LABELS = 0.995
+"""Share of texts that must get the label that the run gave them."""
+SAME_VALUE = 0.001
+"""Of AUC, log-loss and the other metrics of a click model."""
+SAME_PERPLEXITY = 0.005
+"""As a share of it: 0.005 nats a token."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing the report says, what was found here, and whether they agree; None where nothing is decided."""
+
+    what: str
+    claimed: str
+    found: str
+    ok: bool | None
+
+    def __str__(self) -> str:
+        word = {True: "holds", False: "DIFFERS", None: "to compare"}[self.ok]
+        return f"{word:11} {self.what}: claimed {self.claimed}, found {self.found}"
+
+
+def verify(
+    folder: Path, task: "TextClassification | ImageClassification | CausalLM | Clicks", data: str
+) -> list[Claim]:
+    """Check every claim that can be checked here.
+
+    On the data that the report is about, the same files must give the same answers, but for what another processor
+    rounds otherwise (see SAME_LABELS and SAME_VALUE). On other data each metric gets an interval of its own, which
+    must have a part in common with the claimed one.
+
+    Args:
+        folder: a repository as it was fetched; task: the data that accuracy is measured on; data: the identity of the
+            data that it was measured on.
+
+    Raises:
+        UserError: it is not a repository that `push` made, or the data has other labels.
+    """
+    report = read_json(folder / "report.json", "models", "verdicts")
+    if "delivered" not in report:
+        raise UserError(f"{folder}: its report.json names no delivered files; is it a repository that `push` made?")
+    hashes = [hash_claim(folder, place, name) for place, name in report["delivered"].items()]
+    wrong = inconsistency(report)
+    hashes.append(Claim("verdicts", "follow from the figures", wrong or "follow from the figures", wrong is None))
+    if not all(claim.ok for claim in hashes):
+        return hashes  # what was changed is not run
+    row = candidate_row(report)
+    with tempfile.TemporaryDirectory() as work:
+        model = laid_out(folder, row, Path(work))
+        same = task.identity.rpartition("@")[2] == data.rpartition("@")[2]
+        measured_on = Claim("data", data, task.identity, True if same else None)
+        metric = row["accuracy"]["metric"]
+        if metric == "perplexity":
+            return [*hashes, measured_on, *language_claims(model, row, cast("CausalLM", task), same)]
+        if metric == "auc":
+            clicks = click_claims(model, row, cast("Clicks", task), same)
+            return [*hashes, measured_on, *processor_claims(model), *clicks]
+        classified = cast("TextClassification | ImageClassification", task)
+        kept = inside(folder, PREDICTIONS) if same else None
+        measured = [*accuracy_claims(model, row, classified, kept), latency_claim(model, row)]
+        return [*hashes, measured_on, *processor_claims(model), *measured]
+
+
+def hash_claim(folder: Path, place: str, name: str) -> Claim:
+    """Whether a file has the bytes that the record of its model says."""
+    records, where = inside(folder, "records"), str(folder / "report.json")
+    record = read_json(records / f"{component(name, where)}.json", "sha256")
+    claimed = str(record["sha256"].get(file_of(place), "nothing"))
+    file = inside(folder, place, where)
+    found = sha256(file) if file.is_file() else "no file"
+    return Claim(f"sha256 of {place}", claimed[:12], found[:12], claimed == found)
+
+
+def processor_claims(model: Path) -> list[Claim]:
+    """Whether an int8 graph's products are the same on every x86 processor; nothing of a graph in float.
+
+    A graph for TensorRT has signed weights, which it says of itself: nothing is decided then.
+    """
+    import onnx
+
+    from hfcompress.evaluation.size import quantization_parameters
+    from hfcompress.formats.saturation import saturating_layers
+
+    file = model / "model.onnx"
+    if not file.is_file():
+        return []
+    graph = onnx.load(str(file))
+    if not quantization_parameters(graph):
+        return []
+    found = saturating_layers(graph)
+    said = f"{len(found)} can overflow, such as {found[0]}: other answers there" if found else "the same on all"
+    return [Claim("8-bit products on x86 with and without VNNI", "the same on all", said, None if found else True)]
+
+
+def laid_out(folder: Path, row: dict[str, Any], work: Path) -> Path:
+    """The candidate as one folder, as the run had it."""
+    if row["format"] in FOLDERS:
+        return inside(folder, FOLDERS[row["format"]].rstrip("/"))
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".txt", ".model"):
+            (work / file.name).symlink_to(inside(folder, file.name).resolve())
+    weights = "model.onnx" if row["format"] == "onnx" else "model.safetensors"
+    (work / weights).symlink_to(inside(folder, placed(weights, row)).resolve())
+    return work
+
+
+def figure(
+    what: str, name: str, row: dict[str, Any], every: dict[str, Any], same: bool, most: float = math.inf
+) -> Claim:
+    """A metric beside what was claimed: the intervals must overlap, and on the same data the values be near.
+
+    Args:
+        every: the metrics found here and, as `ci95`, their intervals; most: how far the value may be from the claimed
+            one on the same data, beside lying in its interval.
+    """
+    claimed, found = row["accuracy"]["all"][name], every[name]
+    (low, high), (least, largest) = row["accuracy"]["all"]["ci95"][name], every["ci95"][name]
+    # A percentile interval need not hold its own estimate: what is equal is near.
+    near = abs(found - claimed) <= 1e-6 or (low <= found <= high and abs(found - claimed) <= most)
+    return Claim(
+        f"{name} on {what}",
+        f"{claimed:.4f} (95%: {low:.4f} to {high:.4f})",
+        f"{found:.4f} (95%: {least:.4f} to {largest:.4f})",
+        least <= high and low <= largest and (near or not same),
+    )
+
+
+def accuracy_claims(
+    model: Path, row: dict[str, Any], task: "TextClassification | ImageClassification", kept: Path | None
+) -> list[Claim]:
+    """Each metric that was claimed with an interval.
+
+    Args:
+        kept: the run's own logits, where this is its data: from them the claimed metrics must follow exactly, and the
+            labels given here must be theirs, but for a few.
+    """
+    import numpy as np
+
+    from hfcompress.evaluation.intervals import scored
+    from hfcompress.evaluation.predictor import open_predictor
+
+    predictor, data = open_predictor(model), task.data
+    if predictor.labels != data.labels:
+        raise UserError(f"the model answers {', '.join(predictor.labels)}; the data has {', '.join(data.labels)}")
+    logits, labels = predictor.logits(data.inputs("test"), task.max_length), np.array(data.label_ids("test"))
+    every = scored(logits, labels, data.labels, data.groups("test"), resamples=RESAMPLES, seed=0)
+    names = row["accuracy"]["all"]["ci95"]
+    figures = [figure(f"{len(logits):,} {data.kind}", name, row, every, kept is not None) for name in names]
+    return figures if kept is None else [*same_answers(kept, row, logits, labels, data.labels), *figures]
+
+
+def same_answers(kept: Path, row: dict[str, Any], logits: Any, labels: Any, names: list[str]) -> list[Claim]:
+    """The run's own logits: the claimed metrics follow from them, and the model gives their labels again."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from hfcompress.evaluation.accuracy import evaluate_logits
+
+    claimed = {name: row["accuracy"]["all"][name] for name in row["accuracy"]["all"]["ci95"]}
+    try:
+        theirs = load_file(kept)["logits"]
+    except (OSError, SafetensorError, KeyError):
+        theirs = logits[:0]
+    if theirs.shape != logits.shape:
+        what = f"the run's answers in {kept.name}"
+        return [Claim(what, f"{len(logits):,} examples", f"{len(theirs):,} examples", False)]
+    again = evaluate_logits(theirs, labels, names)
+    equal = int((theirs.argmax(axis=1) == logits.argmax(axis=1)).sum())
+    return [
+        Claim(
+            "metrics of the run's answers",
+            ", ".join(f"{name} {value:.4f}" for name, value in claimed.items()),
+            ", ".join(f"{again[name]:.4f}" for name in claimed),
+            all(abs(again[name] - value) <= 1e-6 for name, value in claimed.items()),
+        ),
+        Claim(
+            "labels as the run gave them",
+            f"at least {SAME_LABELS:.1%} (another processor rounds otherwise)",
+            f"{equal:,} of {len(logits):,}",
+            equal >= SAME_LABELS * len(logits),
+        ),
+    ]
+
+
+def click_claims(model: Path, row: dict[str, Any], task: "Clicks", same: bool) -> list[Claim]:
+    """Each metric of a click model, in plain onnxruntime, and the time of a slate."""
+    from hfcompress.architectures.click_inputs import inputs_of
+    from hfcompress.evaluation.click_predictor import ClickPredictor
+    from hfcompress.evaluation.clicks import summary
+    from hfcompress.evaluation.latency import interleaved, percentiles
+    from hfcompress.evaluation.measure_clicks import judged_of
+
+    log, timed = task.data.logs["test"], row["latency_ms"]
+    every = summary(judged_of(ClickPredictor(model).judge(log), log))
+    slate = inputs_of(log.rows(slice(0, timed["batch"])))
+    times = interleaved({"candidate": partial(ClickPredictor(model, timed["threads"]).run, slate)}, RUNS)["candidate"]
+    return [
+        *(
+            figure(f"{len(log):,} rows", name, row, every, same, SAME_VALUE)
+            for name in row["accuracy"]["all"]["ci95"]
+            if name in every["ci95"]
+        ),
+        time_claim(f"p50 latency, {timed['batch']} items", timed["p50"], percentiles(times)["p50"]),
+    ]
+
+
+def language_claims(model: Path, row: dict[str, Any], task: "CausalLM", same: bool) -> list[Claim]:
+    """Perplexity, measured here in the model's own runtime, and the time of a token.
+
+    KL and agreement are against the model that it was made from, which the repository does not hold.
+    """
+    import time
+
+    from hfcompress.architectures.models import language_tokenizer
+    from hfcompress.evaluation import language
+    from hfcompress.evaluation.decoder import open_decoder
+
+    timed = row["latency_ms"]
+    windows = task.test_windows(language_tokenizer(model))
+    decoder = open_decoder(model, timed["threads"])
+    scored = language.scores((language.log_probabilities(decoder, window) for window in windows), windows)
+    weights = language.resample_weights(len(scored.tokens), RESAMPLES, 0)
+    every = language.summary(scored, weights, has_reference=False)
+    decoder.rewind(0)
+    logits = decoder.append([3] * min(timed["sequence_length"] // 2, decoder.context // 2))
+    begun = time.perf_counter()
+    for _ in range(RUNS):
+        logits = decoder.append([int(logits[-1].argmax())])
+        decoder.rewind(decoder.length - 1)
+    each = 1e3 * (time.perf_counter() - begun) / RUNS
+    most = SAME_PERPLEXITY * row["accuracy"]["value"]
+    return [
+        figure(f"{every['tokens']:,} tokens", "perplexity", row, every, same, most),
+        time_claim("a token", timed["per_token"], each),
+    ]
+
+
+def latency_claim(model: Path, row: dict[str, Any]) -> Claim:
+    from hfcompress.evaluation.image_predictor import ImagePredictor
+    from hfcompress.evaluation.latency import interleaved, percentiles
+    from hfcompress.evaluation.predictor import open_predictor
+
+    claimed = row["latency_ms"]
+    predictor, batch, tokens = open_predictor(model, claimed["threads"]), claimed["batch"], claimed["sequence_length"]
+    image = isinstance(predictor, ImagePredictor)
+    request = predictor.request(batch) if image else predictor.request(tokens, batch)
+    times = interleaved({"candidate": partial(predictor.run, request)}, RUNS)["candidate"]
+    asked = f"{batch} images" if image else f"{tokens} tokens"
+    return time_claim(f"p50 latency, {asked}", claimed["p50"], percentiles(times)["p50"])
+
+
+def time_claim(what: str, claimed: float, found: float) -> Claim:
+    """Milliseconds here, beside what was claimed for another machine: nothing is decided."""
+    return Claim(what, f"{claimed:.3g} ms", f"{found:.3g} ms ({environment()['cpu']})", None)

@@ -1,0 +1,1 @@
+"""Bytes, time and memory predicted from shapes, before any weight is touched."""

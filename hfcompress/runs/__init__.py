@@ -1,0 +1,1 @@
+"""A recipe carried out: each stage once, in folders that a kill cannot damage, with a lock and a comparison."""

@@ -1,0 +1,68 @@
+"""A foreign tokenizer's rules can neither fill the memory nor end in a traceback."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hfcompress import cli
+from hfcompress.architectures.models import load_tokenizer
+from hfcompress.errors import UserError
+from hfcompress.folders.tokenizer_rules import MOST_GROWTH, require_bounded_growth
+
+
+def made(*rules: Any) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Sequence(list(rules))  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def test_replacements_that_multiply_are_refused(tmp_path: Path) -> None:
+    ten = normalizers.Replace("a", "a" * 10)
+    require_bounded_growth(made(ten, ten, ten), tmp_path)
+    assert MOST_GROWTH == 1000
+    with pytest.raises(UserError, match=r"tokenizer\.json: its normalizers could make 10,000 characters of one"):
+        require_bounded_growth(made(ten, normalizers.Sequence([ten, ten]), ten), tmp_path)
+    with pytest.raises(UserError, match="could make 1,001 characters"):
+        require_bounded_growth(made(normalizers.Replace(Regex("a*"), "a" * 1000)), tmp_path)
+
+
+def test_ordinary_rules_pass(tiny_model: Path, tmp_path: Path) -> None:
+    usual = [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Prepend("\u2581")]
+    require_bounded_growth(made(*usual, normalizers.Replace(" ", "\u2581")), tmp_path)
+    load_tokenizer(tiny_model)
+
+
+def test_a_folders_tokenizer_is_checked_when_it_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    file = folder / "tokenizer.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    found["normalizer"] = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 5000}
+    file.write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(UserError, match="could make 5,000 characters"):
+        load_tokenizer(folder)
+
+
+def test_a_pattern_that_steps_back_for_ever_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oniguruma gives up, and tokenizers makes a panic of it, which is no Exception."""
+    tokenizer = made()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+
+    def labels(_: list[str]) -> int:
+        return len(tokenizer("a" * 40 + "!")["input_ids"])
+
+    monkeypatch.setattr(cli, "dispatch", labels)
+    monkeypatch.setattr(cli, "forget_output", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["hfcompress", "predict"])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # main puts another in its place
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "hfcompress: the tokenizer gave up on a text (Onig: " in capsys.readouterr().err.splitlines()[-1]
