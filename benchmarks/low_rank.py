@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import images, trained
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.architectures.models import load_classifier, load_tokenizer
 from hfcompress.compress.factorize.factorize import Factorize
 from hfcompress.compress.factorize.ranks import (
@@ -75,7 +75,7 @@ def teacher(count: int, calibration: int) -> None:
     show("nothing", 1.0, whole, whole, labels[order])
     stage = Factorize(keep_bytes=0.5, calibration_examples=calibration)
     for weighted in (False, True):
-        names, _ = find_layers(network, bert.linear_names(network))
+        names, _ = find_layers(network, encoders.linear_names(network))
         seen = watch(network, names, stage.calibration(task, tokenizer), "svd", weighted)
         layers = [layer_options(network, name, "svd", seen[name]) for name in names]
         label = "svd, weighted" if weighted else "svd, plain"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import TrainerCallback, set_seed
 
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.evaluation.predictor import Predictor
@@ -83,15 +83,15 @@ def options(arguments: argparse.Namespace, importance: Any) -> MovementPrune:
 def encoder_weights(folder: Path) -> int:
     """Elements of the encoder's matrices."""
     network = load_classifier(folder)
-    return sum(parent.get_submodule(name).weight.numel() for parent, name in bert.encoder_linears(network))
+    return sum(parent.get_submodule(name).weight.numel() for parent, name in encoders.encoder_linears(network))
 
 
 def prune_single_weights(stage: MovementPrune, out: Path, student: Path, teacher: Path, share: float) -> None:
     """The same schedule, losses and learning rates with a score for each weight."""
     set_seed(stage.seed)
     tokenizer, network = load_tokenizer(student), load_classifier(student)
-    masks = [TopWeights(parent.get_submodule(name).weight) for parent, name in bert.encoder_linears(network)]
-    for (parent, name), mask in zip(bert.encoder_linears(network), masks, strict=True):
+    masks = [TopWeights(parent.get_submodule(name).weight) for parent, name in encoders.encoder_linears(network)]
+    for (parent, name), mask in zip(encoders.encoder_linears(network), masks, strict=True):
         parametrize.register_parametrization(parent.get_submodule(name), "weight", mask)
 
     class Schedule(TrainerCallback):
@@ -113,7 +113,7 @@ def prune_single_weights(stage: MovementPrune, out: Path, student: Path, teacher
     outputs = teacher_outputs(out / "work", teacher, data, Wanted())
     loss = label_loss(outputs, temperature=stage.temperature, logits_weight=stage.logits_weight, hard_weight=0.0)
     train(network, tokenizer, out / "work", stage, data, loss=loss, parameter_groups=groups, callbacks=[Schedule()])
-    for parent, name in bert.encoder_linears(network):
+    for parent, name in encoders.encoder_linears(network):
         parametrize.remove_parametrizations(parent.get_submodule(name), "weight", leave_parametrized=True)
     save(network, tokenizer, out)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
+from hfcompress.architectures.encoder import EMBEDDINGS
 from hfcompress.errors import UserError
 from hfcompress.ops import norm_factors
 
@@ -23,13 +24,23 @@ SHARED_FIELDS = (
 )  # fmt: skip
 
 
+def require_bert(network: Any) -> None:
+    """Refuse any other architecture than BERT, where a native class for the result is known of BERT alone.
+
+    Raises:
+        UserError: see above.
+    """
+    if type(network).__name__ != "BertForSequenceClassification":
+        raise UserError(f"{type(network).__name__}: embeddings are factorized or tabled for BERT alone; give a BERT")
+
+
 def layers(network: Any) -> list[Any]:
     """The encoder's layers, first to last."""
     return [group.albert_layers[0] for group in network.albert.encoder.albert_layer_groups]
 
 
 def linear_groups(network: Any) -> list[list[tuple[nn.Module, str]]]:
-    """As bert.linear_groups; the projection behind the embeddings comes first."""
+    """As encoders.linear_groups; the projection behind the embeddings comes first."""
     groups: list[list[tuple[nn.Module, str]]] = [[(network.albert.encoder, "embedding_hidden_mapping_in")]]
     for layer in layers(network):
         groups += [
@@ -42,7 +53,7 @@ def linear_groups(network: Any) -> list[list[tuple[nn.Module, str]]]:
 
 
 def encoder_linears(network: Any) -> list[tuple[nn.Module, str]]:
-    """As bert.encoder_linears: those of the layers, without projection and pooler."""
+    """As encoders.encoder_linears: those of the layers, without projection and pooler."""
     return [pair for group in linear_groups(network)[1:-1] for pair in group]
 
 
@@ -71,13 +82,13 @@ def factorized(network: Any, directions: Tensor) -> "AlbertForSequenceClassifica
     new = AlbertForSequenceClassification(config).eval()
     source, target = network.bert, new.albert
     with torch.no_grad():
-        for name in bert.EMBEDDINGS:
+        for name in EMBEDDINGS:
             table = getattr(source.embeddings, name).weight
             getattr(target.embeddings, name).weight.copy_(norm_factors.in_factors(table, directions))
         norm, mapping = source.embeddings.LayerNorm, target.encoder.embedding_hidden_mapping_in
         mapping.weight.copy_(norm_factors.projection(directions, norm.weight))
         mapping.bias.copy_(norm.bias)
-    for before, after in zip(bert.layers(network), layers(new), strict=True):
+    for before, after in zip(encoders.layers(network), layers(new), strict=True):
         copy_layer(before, after)
     target.pooler.load_state_dict(source.pooler.dense.state_dict())
     new.classifier.load_state_dict(network.classifier.state_dict())

@@ -4,12 +4,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hfcompress.architectures import ENCODERS
+from hfcompress.architectures.bert import BERT
+
 FACTOR_BYTES, QDQ_FACTOR_BYTES = 375, 1_650  # of graph, for a linear layer that became two; measured on exported files
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A BERT-shaped sequence classifier.
+    """A sequence classifier of one of the encoders in the table.
 
     `weight_bits` counts the linear layers, `embedding_bits` the embedding tables; everything else (LayerNorm, biases)
     stays in 32 bits. Of layers that are factored `linear_share` says what is left of their weights, and `word_weights`
@@ -35,20 +38,25 @@ class Shape:
     tokenizer_folder: Path | None = None
     embedding_size: int | None = None
     """Of factorized embeddings; None: the hidden size, and no projection."""
+    model_type: str = "bert"
+    """config.json's, where it is one of the table's (`architectures.ENCODERS`)."""
     positions: int | None = None
     """Tokens that a text may have; None: as many as the position table has rows."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any], num_labels: int) -> "Shape":
-        """Read the shape from the fields of a BERT config.json."""
+        """Read the shape from the fields of an encoder's config.json; of one in no table, as a BERT's."""
+        kind = config.get("model_type", "bert")
+        encoder = ENCODERS.get(kind, BERT)
         return cls(
-            num_hidden_layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            num_attention_heads=config["num_attention_heads"],
-            intermediate_size=config["intermediate_size"],
+            num_hidden_layers=config[encoder.name("num_hidden_layers")],
+            hidden_size=config[encoder.name("hidden_size")],
+            num_attention_heads=config[encoder.name("num_attention_heads")],
+            intermediate_size=config[encoder.name("intermediate_size")],
             vocab_size=config["vocab_size"],
             max_position_embeddings=config.get("max_position_embeddings", 512),
-            type_vocab_size=config.get("type_vocab_size", 2),
+            type_vocab_size=config.get("type_vocab_size", encoder.defaults.get("type_vocab_size", 2)),
+            model_type=kind if kind in ENCODERS else "bert",
             num_labels=num_labels,
             embedding_size=config.get("embedding_size"),
         )

@@ -3,6 +3,7 @@
 import copy
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.patches import edits_of, resizes
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ def config_changes(network: Any) -> dict[str, Any] | None:
     """The fields of a config that come nearest to the model's widths; None for a class that has no such fields.
 
     A ResNet's inner widths follow from its stages' ones, a MobileNetV2's all from one multiplier: a cut one has
-    neither. A BERT's layers all have the same number of neurons, and heads only shrink with the hidden size.
+    neither. An encoder's layers all have the same number of neurons, and heads only shrink with the hidden size.
     """
-    if network.config.model_type == "bert":
-        return {"intermediate_size": network.bert.encoder.layer[0].intermediate.dense.out_features}
+    if encoder := ENCODERS.get(network.config.model_type):
+        first = network.get_submodule(f"{encoder.body}.{encoder.layers}.0.{encoder.neurons_input}")
+        return {encoder.name("intermediate_size"): first.out_features}
     if network.config.model_type == "resnet":
         stages = network.resnet.encoder.stages
         return {

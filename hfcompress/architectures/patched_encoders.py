@@ -1,5 +1,6 @@
-"""The shape of a BERT that was cut or factored: what its surgery.json leaves of the config's."""
+"""The shape of an encoder that was cut or factored: what its surgery.json leaves of the config's."""
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.patches import SURGERY, Edit
 from hfcompress.errors import UserError
@@ -14,7 +15,7 @@ def edited(shape: Shape, edits: list[Edit]) -> Shape:
     as many weights; factors as the share of the weights that they have (`linear_share`).
 
     Raises:
-        UserError: an edit is not one of a BERT's.
+        UserError: an edit is not one of such an encoder's.
     """
     if not edits:
         return shape
@@ -35,7 +36,7 @@ def edited(shape: Shape, edits: list[Edit]) -> Shape:
         cut = sum(inputs * outputs for inputs, outputs in sizes.values())
         saved = sum(sizes[name][0] * sizes[name][1] - rank * sum(sizes[name]) for name, rank in ranks.items())
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{SURGERY} does not fit a BERT ({error}); make the model again") from None
+        raise UserError(f"{SURGERY} does not fit the encoder ({error}); make the model again") from None
     layers, hidden = shape.num_hidden_layers, shape.hidden_size
     others = hidden**2 * (4 * layers + 1)
     width = max(1, round((cut - others) / (2 * hidden * layers)))
@@ -46,11 +47,11 @@ def edited(shape: Shape, edits: list[Edit]) -> Shape:
 
 def linear_sizes(shape: Shape) -> Sizes:
     """The linear layers of the encoder, and the pooler's."""
-    hidden, found = shape.hidden_size, Sizes()
+    encoder, hidden, found = ENCODERS[shape.model_type], shape.hidden_size, Sizes()
     for i in range(shape.num_hidden_layers):
-        layer = f"bert.encoder.layer.{i}"
-        for name in ("self.query", "self.key", "self.value", "output.dense"):
-            found[f"{layer}.attention.{name}"] = hidden, hidden
-        found[f"{layer}.intermediate.dense"] = hidden, shape.intermediate_size
-        found[f"{layer}.output.dense"] = shape.intermediate_size, hidden
-    return found | {"bert.pooler.dense": (hidden, hidden)}
+        layer = f"{encoder.body}.{encoder.layers}.{i}"
+        for name in (encoder.query, encoder.key, encoder.value, encoder.context_output):
+            found[f"{layer}.{name}"] = hidden, hidden
+        found[f"{layer}.{encoder.neurons_input}"] = hidden, shape.intermediate_size
+        found[f"{layer}.{encoder.neurons_output}"] = shape.intermediate_size, hidden
+    return found | {encoder.pooler: (hidden, hidden)}

@@ -71,7 +71,7 @@ class Distill(TrainTexts):
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed
 
-        from hfcompress.architectures import bert
+        from hfcompress.architectures import encoders
         from hfcompress.architectures.models import load_classifier, load_tokenizer, save
         from hfcompress.training.teacher_outputs import teacher_outputs
         from hfcompress.training.trainer import train
@@ -83,7 +83,7 @@ class Distill(TrainTexts):
         layers, size = teacher.config.num_hidden_layers, teacher.config.hidden_size
         del teacher  # its outputs come from `outputs` from here on
         if self.attention_weight:
-            student = bert.with_attention_maps(student)
+            student = encoders.with_attention_maps(student)
         if self.hidden_weight and student.config.hidden_size != size:
             add_projections(student, size, len(mapped))
         data, linear = self._training_data(task, tokenizer), self._linear(task)
@@ -134,19 +134,19 @@ class Distill(TrainTexts):
         Raises:
             UserError: another architecture than BERT, or see `predict`.
         """
-        from hfcompress.architectures import bert
+        from hfcompress.architectures import encoders
 
-        bert.require_stock(teacher, "distill")
+        encoders.require_native(teacher, "distill")
         shape = self.predict(Shape.from_config(teacher.config.to_dict(), teacher.config.num_labels))
-        head_scores, neuron_scores, dimension_scores = bert.weight_scores(teacher)
+        head_scores, neuron_scores, dimension_scores = encoders.weight_scores(teacher)
         chosen = evenly_spread(teacher.config.num_hidden_layers, shape.num_hidden_layers)
-        kept = bert.Kept(
+        kept = encoders.Kept(
             layers=chosen,
             heads=[highest(head_scores[i], shape.num_attention_heads) for i in chosen],
             neurons=[highest(neuron_scores[i], shape.intermediate_size) for i in chosen],
             dimensions=highest(dimension_scores, shape.hidden_size),
         )
-        return bert.cut(teacher, kept), chosen
+        return encoders.cut(teacher, kept), chosen
 
     def _training_data(self, task: TextClassification, tokenizer: Any) -> "Dataset":
         """The training split and, behind it, the extra text with the label -100."""
@@ -262,9 +262,9 @@ def project(model: Any, states: "torch.Tensor") -> "torch.Tensor":
     """Hidden states [batch, tokens, layers, size] in the teacher's size."""
     import torch
 
-    from hfcompress.architectures import bert
+    from hfcompress.architectures import encoders
 
-    projections = getattr(bert.unwrapped(model), "projections", None)
+    projections = getattr(encoders.unwrapped(model), "projections", None)
     if projections is None:
         return states
     return torch.stack([layer(states[:, :, i]) for i, layer in enumerate(projections)], dim=2)

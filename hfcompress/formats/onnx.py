@@ -13,7 +13,18 @@ from hfcompress.tasks.text_classification import TextClassification
 
 PARITY = 1e-4
 PARITY_TEXTS = 16
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""What the tokenizers of the encoders in the table are saved as."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,13 @@ class StaticInt8:
         from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
 
         from hfcompress.architectures.models import load_tokenizer
+        from hfcompress.evaluation.sessions import onnx_session
 
         config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
         config.operators_to_quantize = ["MatMul", "Gemm", "Gather"]
         data = task.data.encode(load_tokenizer(model), task.max_length, "train")
-        columns = ["input_ids", "attention_mask", "token_type_ids"]
+        session = onnx_session(model / "model.onnx", threads=1)
+        columns = [entry.name for entry in session.get_inputs()]
         data = data.select(range(min(self.calibration_texts, len(data)))).select_columns(columns)
         quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
         ranges = quantizer.fit(

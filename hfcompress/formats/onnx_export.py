@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from hfcompress.architectures.text_inputs import inputs_of
 from hfcompress.errors import UserError
 from hfcompress.formats.unsigned_weights import store_unsigned
 
@@ -33,25 +34,31 @@ INTEGER_OPS = (
 
 
 class Logits(torch.nn.Module):
-    """The classifier as a function of three tensors."""
+    """The classifier as a function of tensors in the order of these names."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.names = network, names
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
-    ) -> torch.Tensor:
-        return self.network(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).logits
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return self.network(**dict(zip(self.names, tensors, strict=True))).logits
+
+
+def input_names(network: Any) -> tuple[str, ...]:
+    """Return what a text classifier's graph reads; token types where the model tells more than one apart."""
+    taken, types = inputs_of(network), getattr(network.config, "type_vocab_size", 0)
+    return tuple(name for name in INPUTS if name in taken and (name != "token_type_ids" or types > 1))
 
 
 def trace(network: Any) -> ModelProto:
     """The graph of a classifier without its weights: they are inputs, named as in the state dict after "network."."""
     network.eval()
     example = torch.ones((2, 16), dtype=torch.long)
-    axes = {**{name: {0: "batch", 1: "sequence"} for name in INPUTS}, "logits": {0: "batch"}}
+    names = input_names(network)
+    axes = {**{name: {0: "batch", 1: "sequence"} for name in names}, "logits": {0: "batch"}}
+    examples = tuple(torch.zeros_like(example) if name == "token_type_ids" else example for name in names)
     with light_weights(network):
-        return without_weights(Logits(network).eval(), (example, example, torch.zeros_like(example)), INPUTS, axes)
+        return without_weights(Logits(network, names).eval(), examples, names, axes)
 
 
 def without_weights(
@@ -111,12 +118,14 @@ def export(
     """Write model.onnx for a classifier; with `integers`, weights that are fake-quantized become 8 bits for good.
 
     Args:
-        network: a BERT-like classifier in fp32 on the CPU.
+        network: a text classifier in fp32 on the CPU.
         integers, scales: by parameter name, the int8 rows of fake-quantized weights and their scales.
         rewrite: changes the traced graph before the weights that it still reads are added.
         signed: store weights as int8, as TensorRT takes them; else as uint8 (see unsigned_weights.py).
     """
-    write_graph(trace(network), network, INPUTS, out / "model.onnx", integers, scales, rewrite, signed=signed)
+    write_graph(
+        trace(network), network, input_names(network), out / "model.onnx", integers, scales, rewrite, signed=signed
+    )
 
 
 def write_graph(
@@ -370,6 +379,7 @@ def parity(network: Any, path: Path, batch: dict[str, Array]) -> tuple[float, fl
     """The largest difference of logits between torch and onnxruntime on a padded batch; the largest logit."""
     from hfcompress.evaluation.sessions import onnx_session
 
+    batch = {name: batch[name] for name in input_names(network)}
     (found,) = onnx_session(path, threads=1).run(["logits"], batch)
     with torch.inference_mode():
         logits = network.cpu().eval()(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.errors import UserError
 from hfcompress.folders import fetch
 from hfcompress.folders.files import PART, flush
@@ -153,8 +154,9 @@ def export_fp32(source: Path, out: Path) -> float:
         from hfcompress.formats.onnx_images import export_images
 
         return export_images(network, out, image_size(source))
-    if network.config.model_type != "bert":
-        raise UserError(f"{source} is a {network.config.model_type}: BERT and image classifiers can be exported")
+    if network.config.model_type not in ENCODERS:
+        known = ", ".join(ENCODERS)
+        raise UserError(f"{source} is a {network.config.model_type}: {known} and image classifiers can be exported")
     onnx_export.export(network, out)
     batch = onnx_export.parity_batch(load_tokenizer(source), ["a text of some words", "another"], 16)
     return onnx_export.parity(network, out / "model.onnx", batch)[0]
@@ -192,9 +194,9 @@ def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]
     from hfcompress.formats import tensorrt as tensorrt_onnx
     from hfcompress.formats import tensorrt_rules
 
-    if not is_image_model(source) and model_type(source) != "bert":
+    if not is_image_model(source) and model_type(source) not in ENCODERS:
         raise UserError(
-            f"{source}: its model_type is {model_type(source)}; BERT and image classifiers are exported for TensorRT"
+            f"{source}: its model_type is {model_type(source)}; encoders and image classifiers are exported for it"
         )
     lines = []
     file = source / "model.onnx"

@@ -43,7 +43,7 @@ class Finetune(TrainTexts):
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed
 
-        from hfcompress.architectures import bert
+        from hfcompress.architectures import encoders
         from hfcompress.architectures.models import load_classifier, load_tokenizer, save
         from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.training.trainer import train
@@ -53,8 +53,8 @@ class Finetune(TrainTexts):
         tokenizer = load_tokenizer(model)
         network = load_classifier(model, data.labels, replace_head=True)
         if self.pooling == "mean":
-            bert.require_stock(network, "finetune.pooling mean")
-            bert.start_as_mean(network)
+            encoders.require_native(network, "finetune.pooling mean")
+            encoders.start_as_mean(network)
         progress = train(
             network,
             tokenizer,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.architectures.models import is_vision, load_classifier, load_image_processor, load_tokenizer
 from hfcompress.errors import UserError, needs
 from hfcompress.folders.record import sha256, write_json
@@ -56,7 +56,7 @@ class LiveTeacher:
     def __init__(self, folder: Path, wanted: Wanted, bf16: str = "auto") -> None:
         self.network = load_classifier(folder)
         if wanted.attention_layers:
-            self.network = bert.with_attention_maps(self.network)
+            self.network = encoders.with_attention_maps(self.network)
         self.wanted = wanted
         self.in_bf16 = use_bf16(bf16)
 
@@ -75,9 +75,10 @@ def forward(model: "PreTrainedModel", batch: dict[str, Tensor], wanted: Wanted) 
     captured: dict[str, Tensor] = {}
     hooks = []
     if wanted.relation_layer is not None:
-        attention = bert.layers(bert.unwrapped(model))[wanted.relation_layer - 1].attention.self
-        for name in ("query", "key", "value"):
-            hook = getattr(attention, name).register_forward_hook(
+        encoder, network = encoders.encoder_of(model), encoders.unwrapped(model)
+        layer = encoders.layers(network)[wanted.relation_layer - 1]
+        for name, path in (("query", encoder.query), ("key", encoder.key), ("value", encoder.value)):
+            hook = layer.get_submodule(path).register_forward_hook(
                 lambda module, inputs, output, name=name: captured.__setitem__(name, output)
             )
             hooks.append(hook)

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
-from transformers import DistilBertForSequenceClassification as DistilBert
+from transformers import BertConfig, BertForSequenceClassification
 
-from hfcompress.architectures import albert, bert
+from hfcompress.architectures import albert, encoders
 from hfcompress.errors import UserError
 
 
@@ -30,16 +29,16 @@ def batch() -> dict[str, torch.Tensor]:
             "attention_mask": mask}  # fmt: skip
 
 
-def everything(model: BertForSequenceClassification) -> bert.Kept:
+def everything(model: BertForSequenceClassification) -> encoders.Kept:
     layers = range(model.config.num_hidden_layers)
-    return bert.Kept(
+    return encoders.Kept(
         list(layers), [torch.arange(4) for _ in layers], [torch.arange(8) for _ in layers], torch.arange(16)
     )
 
 
 def test_keeping_everything_changes_nothing() -> None:
     model = network()
-    new = bert.cut(model, everything(model))
+    new = encoders.cut(model, everything(model))
     with torch.inference_mode():
         assert torch.equal(new(**batch()).logits, model(**batch()).logits)
     assert new.config.to_dict() == model.config.to_dict()
@@ -49,27 +48,27 @@ def test_a_dead_head_neuron_and_layer_can_be_cut_without_a_change() -> None:
     """What contributes nothing is found at the right rows and columns, and only that is removed."""
     model = network(layers=3)
     with torch.no_grad():
-        for layer in bert.layers(model):
-            bert.attention_output(layer).weight[:, 4:8] = 0  # head 1
-            bert.feed_forward_output(layer).weight[:, 5] = 0  # neuron 5
+        for layer in encoders.layers(model):
+            layer.attention.output.dense.weight[:, 4:8] = 0  # head 1
+            layer.output.dense.weight[:, 5] = 0  # neuron 5
     kept = everything(model)
     for i in range(3):
         kept.neurons[i] = torch.tensor([0, 1, 2, 3, 4, 6, 7])
     with torch.inference_mode():
-        torch.testing.assert_close(bert.cut(model, kept)(**batch()).logits, model(**batch()).logits)
-        wrong = bert.Kept(kept.layers, kept.heads, [torch.arange(7)] * 3, kept.dimensions)
-        assert (bert.cut(model, wrong)(**batch()).logits - model(**batch()).logits).abs().max().item() > 1e-3
+        torch.testing.assert_close(encoders.cut(model, kept)(**batch()).logits, model(**batch()).logits)
+        wrong = encoders.Kept(kept.layers, kept.heads, [torch.arange(7)] * 3, kept.dimensions)
+        assert (encoders.cut(model, wrong)(**batch()).logits - model(**batch()).logits).abs().max().item() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
 def test_tables_of_relative_positions_go_with_their_layers(kind: str) -> None:
     model = network(layers=3, position_embedding_type=kind)
     with torch.inference_mode():
-        assert torch.equal(bert.cut(model, everything(model))(**batch()).logits, model(**batch()).logits)
+        assert torch.equal(encoders.cut(model, everything(model))(**batch()).logits, model(**batch()).logits)
         kept = everything(model)
-        less = bert.cut(model, bert.Kept([0, 2], kept.heads[:2], kept.neurons[:2], kept.dimensions))
-    tables = [layer.attention.self.distance_embedding.weight for layer in bert.layers(model)]
-    found = [layer.attention.self.distance_embedding.weight for layer in bert.layers(less)]
+        less = encoders.cut(model, encoders.Kept([0, 2], kept.heads[:2], kept.neurons[:2], kept.dimensions))
+    tables = [layer.attention.self.distance_embedding.weight for layer in encoders.layers(model)]
+    found = [layer.attention.self.distance_embedding.weight for layer in encoders.layers(less)]
     assert torch.equal(found[0], tables[0])
     assert torch.equal(found[1], tables[2])
     with pytest.raises(UserError, match=f"position_embedding_type {kind}"):
@@ -79,16 +78,18 @@ def test_tables_of_relative_positions_go_with_their_layers(kind: str) -> None:
 def test_layers_are_chosen_by_their_old_numbers() -> None:
     model = network(layers=3)
     kept = everything(model)
-    new = bert.cut(model, bert.Kept([0, 2], kept.heads[:2], kept.neurons[:2], kept.dimensions))
-    assert torch.equal(bert.layers(new)[1].intermediate.dense.weight, bert.layers(model)[2].intermediate.dense.weight)
+    new = encoders.cut(model, encoders.Kept([0, 2], kept.heads[:2], kept.neurons[:2], kept.dimensions))
+    assert torch.equal(
+        encoders.layers(new)[1].intermediate.dense.weight, encoders.layers(model)[2].intermediate.dense.weight
+    )
     assert new.config.num_hidden_layers == 2
 
 
 def test_the_smaller_model_loads_as_a_stock_model(tmp_path: Path) -> None:
     model = network()
     two = torch.tensor([1, 3])
-    kept = bert.Kept([0, 1], [two, two], [torch.arange(4)] * 2, torch.arange(0, 16, 2))
-    new = bert.cut(model, kept)
+    kept = encoders.Kept([0, 1], [two, two], [torch.arange(4)] * 2, torch.arange(0, 16, 2))
+    new = encoders.cut(model, kept)
     new.save_pretrained(tmp_path)
     loaded = BertForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.inference_mode():
@@ -100,28 +101,28 @@ def test_the_smaller_model_loads_as_a_stock_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kept",
     [
-        bert.Kept([0, 1], [torch.arange(4), torch.arange(3)], [torch.arange(8)] * 2, torch.arange(16)),
-        bert.Kept([0, 1], [torch.arange(4)] * 2, [torch.arange(8), torch.arange(7)], torch.arange(16)),
-        bert.Kept([0, 1], [torch.arange(2)] * 2, [torch.arange(8)] * 2, torch.arange(16)),
+        encoders.Kept([0, 1], [torch.arange(4), torch.arange(3)], [torch.arange(8)] * 2, torch.arange(16)),
+        encoders.Kept([0, 1], [torch.arange(4)] * 2, [torch.arange(8), torch.arange(7)], torch.arange(16)),
+        encoders.Kept([0, 1], [torch.arange(2)] * 2, [torch.arange(8)] * 2, torch.arange(16)),
     ],
 )
-def test_shapes_that_the_stock_class_cannot_express_are_refused(kept: bert.Kept) -> None:
+def test_shapes_that_the_stock_class_cannot_express_are_refused(kept: encoders.Kept) -> None:
     with pytest.raises(ValueError, match=r"heads"):
-        bert.cut(network(), kept)
+        encoders.cut(network(), kept)
 
 
 def test_weight_scores_count_what_belongs_to_a_head_a_neuron_and_a_dimension() -> None:
     model = network(layers=1)
-    layer = bert.layers(model)[0]
+    layer = encoders.layers(model)[0]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         layer.attention.self.value.weight[4:8, 0] = -1  # head 1, four entries
-        bert.attention_output(layer).weight[2, 15] = 3  # head 3, dimension 2
+        layer.attention.output.dense.weight[2, 15] = 3  # head 3, dimension 2
         layer.intermediate.dense.weight[6, :2] = 0.5  # neuron 6
-        bert.feed_forward_output(layer).weight[2, 7] = -5  # neuron 7, dimension 2
+        layer.output.dense.weight[2, 7] = -5  # neuron 7, dimension 2
         model.bert.embeddings.word_embeddings.weight[:10, 9] = 1
-    heads, neurons, dimensions = bert.weight_scores(model)
+    heads, neurons, dimensions = encoders.weight_scores(model)
     assert heads.tolist() == [[0, 4, 0, 3]]
     assert neurons.tolist() == [[0, 0, 0, 0, 0, 0, 1, 5]]
     assert dimensions.nonzero().flatten().tolist() == [2, 9]
@@ -130,7 +131,7 @@ def test_weight_scores_count_what_belongs_to_a_head_a_neuron_and_a_dimension() -
 
 def test_attention_maps_come_out_and_the_answers_stay(tmp_path: Path) -> None:
     model = network()
-    eager = bert.with_attention_maps(model)
+    eager = encoders.with_attention_maps(model)
     with torch.inference_mode():
         result = eager(**batch(), output_attentions=True)
         torch.testing.assert_close(result.logits, model(**batch()).logits, atol=1e-5, rtol=1e-5)
@@ -142,33 +143,26 @@ def test_attention_maps_come_out_and_the_answers_stay(tmp_path: Path) -> None:
 def test_the_last_layer_can_start_as_the_mean_of_the_tokens() -> None:
     """[CLS] of the last layer against the mean of its inputs by hand; the padding counts nothing, gradients flow."""
     model = network()
-    bert.start_as_mean(model)
+    encoders.start_as_mean(model)
     ids = torch.arange(5, 11).repeat(2, 1)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
     result = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     before, after = result.hidden_states[-2], result.hidden_states[-1][:, 0]
     mean = torch.stack([before[0].mean(dim=0), before[1, :4].mean(dim=0)])
-    expected = torch.nn.functional.layer_norm(before[:, 0] + bert.MEAN_OVER_CLS * mean, before.shape[-1:])
+    expected = torch.nn.functional.layer_norm(before[:, 0] + encoders.MEAN_OVER_CLS * mean, before.shape[-1:])
     assert torch.allclose(after, expected, atol=1e-4)
     logits = torch.tanh(expected) @ model.classifier.weight.T + model.classifier.bias
     assert torch.allclose(result.logits, logits, atol=1e-4)
     result.logits[0, 0].backward()
-    layer = bert.layers(model)[-1]
-    for linear in (layer.attention.self.query, layer.attention.self.value, bert.feed_forward_output(layer)):
+    layer = encoders.layers(model)[-1]
+    for linear in (layer.attention.self.query, layer.attention.self.value, layer.output.dense):
         assert linear.weight.grad is not None
         assert linear.weight.grad.abs().max() > 0
 
 
 def test_every_linear_of_the_encoder_is_in_a_group() -> None:
     model = network()
-    found = {id(getattr(parent, name)) for group in bert.linear_groups(model) for parent, name in group}
+    found = {id(getattr(parent, name)) for group in encoders.linear_groups(model) for parent, name in group}
     linears = {id(m) for n, m in model.bert.named_modules() if isinstance(m, torch.nn.Linear)}
     assert found == linears
     assert len(found) == 6 * 2 + 1
-
-
-def test_another_architecture_is_refused() -> None:
-    other = DistilBert(DistilBertConfig(vocab_size=10, dim=8, n_layers=1, n_heads=2, hidden_dim=8))
-    with pytest.raises(UserError, match=r"only BERT's shape"):
-        bert.require_bert(other)
-    bert.require_bert(network())

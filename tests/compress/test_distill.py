@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.compress.distill import Distill, evenly_spread
@@ -47,13 +47,13 @@ def test_layers_are_never_taken_twice() -> None:
 def test_the_student_starts_as_the_heaviest_parts_of_the_teacher(tiny_model: Path) -> None:
     teacher = load_classifier(tiny_model)
     with torch.no_grad():
-        for layer in bert.layers(teacher):
+        for layer in encoders.layers(teacher):
             layer.attention.self.value.weight[16:48] *= 10  # heads 1 and 2
             layer.intermediate.dense.weight[::2] *= 10
     student, layers = Distill(num_hidden_layers=2, num_attention_heads=2, intermediate_size=64).student(teacher)
-    old, new = bert.layers(teacher)[3], bert.layers(student)[1]
+    old, new = encoders.layers(teacher)[3], encoders.layers(student)[1]
     assert layers == [1, 3]
-    dimensions = bert.weight_scores(teacher)[2].topk(32).indices.sort().values
+    dimensions = encoders.weight_scores(teacher)[2].topk(32).indices.sort().values
     assert torch.equal(new.attention.self.key.weight, old.attention.self.key.weight[16:48][:, dimensions])
     assert torch.equal(new.intermediate.dense.weight, old.intermediate.dense.weight[::2][:, dimensions])
 
@@ -92,7 +92,7 @@ def test_each_loss_alone_is_zero_for_the_teacher_itself_and_above_for_another(
     from tests.training.test_teacher_outputs import padded
 
     stage = Distill(**({"logits_weight": 0.0} | {weight: 2.0}), num_hidden_layers=4, relation_heads=4)  # type: ignore[arg-type]
-    student = bert.with_attention_maps(stage.student(load_classifier(tiny_teacher))[0])
+    student = encoders.with_attention_maps(stage.student(load_classifier(tiny_teacher))[0])
     wanted = stage._wanted([1, 2, 3, 4], 4)
     loss = stage.loss(teacher_outputs.LiveTeacher(tiny_teacher, wanted, bf16="no"), wanted)
     batch = padded(tiny_task, tiny_teacher, list(range(8)))

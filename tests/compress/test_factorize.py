@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hfcompress
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.factors import CPConv, LowRankConv, LowRankLinear, TTEmbedding, Tucker2Conv
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
@@ -65,7 +65,7 @@ def test_half_of_the_bytes_are_gone_and_the_model_is_loaded_from_its_edits(
     network, stock = hfcompress.load(folder), load_classifier(tiny_teacher)
     before, after = (sum(p.numel() for p in model.parameters()) for model in (stock, network))
     linear = sum(row["weights_before"] for row in measured["layers"])
-    assert linear == sum(stock.get_submodule(name).weight.numel() for name in bert.linear_names(stock))
+    assert linear == sum(stock.get_submodule(name).weight.numel() for name in encoders.linear_names(stock))
     assert before - after == linear - sum(row["weights"] for row in measured["layers"])
     assert 0.45 <= measured["kept"]["bytes"] <= 0.5
     assert sizes(folder)["bytes"] < sizes(tiny_teacher)["bytes"] - 4 * 0.49 * linear
@@ -308,9 +308,9 @@ def test_a_layer_shared_by_two_modules_stays_as_it_is(
     tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification
 ) -> None:
     network = load_classifier(tiny_teacher)
-    first, second = (layer.attention.self for layer in bert.layers(network)[:2])
+    first, second = (layer.attention.self for layer in encoders.layers(network)[:2])
     second.query.weight = first.query.weight
-    found, left_alone = find_layers(network, bert.linear_names(network))
+    found, left_alone = find_layers(network, encoders.linear_names(network))
     assert len(found) == 23
     assert set(left_alone.values()) == {
         f"shared with bert.encoder.layer.{i}.attention.self.query" for i in (0, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.compress.prune.movement import MovementPrune, cut_and_check
@@ -32,14 +32,14 @@ def with_noise(out: Path, teacher: Path, heads: int, neurons: int) -> Path:
     What the task needs is small, what is large is noise: large weights of pretraining that a transfer does not need.
     """
     network, generator = load_classifier(teacher), torch.Generator().manual_seed(0)
-    size = bert.head_size(network)
+    size = encoders.head_size(network)
     with torch.no_grad():
-        for layer in bert.layers(network):
+        for layer in encoders.layers(network):
             for weight in (
                 layer.attention.self.value.weight[: heads * size],
-                bert.attention_output(layer).weight[:, : heads * size],
+                layer.attention.output.dense.weight[:, : heads * size],
                 layer.intermediate.dense.weight[:neurons],
-                bert.feed_forward_output(layer).weight[:, :neurons],
+                layer.output.dense.weight[:, :neurons],
             ):
                 weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
     save(network, load_tokenizer(teacher), out)
@@ -149,8 +149,8 @@ def test_a_cut_that_is_not_what_was_masked_is_refused(tiny_teacher: Path, tiny_t
     pruner.finish()
     honest = pruner.kept()
 
-    def wrong() -> bert.Kept:
-        return bert.Kept(honest.layers, honest.heads, [torch.arange(48)] * 4, honest.dimensions)
+    def wrong() -> encoders.Kept:
+        return encoders.Kept(honest.layers, honest.heads, [torch.arange(48)] * 4, honest.dimensions)
 
     pruner.kept = wrong  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match=r"differ by"):

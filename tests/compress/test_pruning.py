@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.compress.prune.pruner import KINDS, Pruner
 from hfcompress.ops.importance import movement
 from tests.architectures.test_bert import batch, network
@@ -58,8 +58,8 @@ def test_a_masks_gradient_is_minus_the_movement_of_its_groups_weights() -> None:
     model = network()
     pruner = pruner_on(model)
     torch.nn.functional.cross_entropy(model(**batch()).logits, torch.tensor([0, 1, 2])).backward()
-    for i, layer in enumerate(bert.layers(model)):
-        heads, neurons = bert.attention_output(layer).weight, bert.feed_forward_output(layer).weight
+    for i, layer in enumerate(encoders.layers(model)):
+        heads, neurons = layer.attention.output.dense.weight, layer.output.dense.weight
         of_columns = -movement(heads.detach(), heads.grad).sum(dim=0)
         torch.testing.assert_close(pruner.heads.grad[i], of_columns.view(4, 4).sum(dim=1))
         torch.testing.assert_close(pruner.neurons.grad[i], -movement(neurons.detach(), neurons.grad).sum(dim=0))
@@ -117,7 +117,7 @@ def test_the_baselines_keep_what_is_large_now(importance: str) -> None:
     model = network()
     pruner = pruner_on(model, importance)
     with torch.no_grad():
-        for layer in bert.layers(model):
+        for layer in encoders.layers(model):
             layer.intermediate.dense.weight[[1, 4, 6]] *= 10
             layer.attention.self.value.weight[8:16] *= 10
     pruner.finish()

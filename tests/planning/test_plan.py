@@ -357,7 +357,7 @@ def test_inputs_that_are_no_models_are_handed_to_the_stage_as_they_are() -> None
         seen.update(inputs)
         return SHAPES[1]
 
-    stage = SimpleNamespace(predict=predict)
+    stage = SimpleNamespace(predict=predict, libraries=())
     base = Plan().base("any", SHAPES[0])
     made = Plan()(stage, model=base, task="the task", name="made")  # type: ignore[arg-type]
     assert seen == {"model": SHAPES[0], "task": "the task"}
@@ -376,7 +376,7 @@ def test_a_hub_base_of_unknown_shape_is_refused_with_what_to_do() -> None:
         (None, "no such file"),
         ("{", "is damaged"),
         ('{"n_layers": 6}', "has no model_type"),
-        ('{"model_type": "distilbert", "n_layers": 6}', "has no num_hidden_layers"),
+        ('{"model_type": "distilbert", "n_layers": 6}', "has no dim"),
     ],
 )
 def test_a_base_that_is_no_bert_is_refused_in_one_line(content: str | None, words: str, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class FactorizeEmbeddings(TrainTexts):
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from transformers import set_seed
 
-        from hfcompress.architectures import albert, bert
+        from hfcompress.architectures import albert
+        from hfcompress.architectures.albert import require_bert
         from hfcompress.architectures.models import load_classifier, load_tokenizer, save
         from hfcompress.ops import norm_factors
         from hfcompress.training.losses import label_loss
@@ -60,7 +61,7 @@ class FactorizeEmbeddings(TrainTexts):
         from hfcompress.training.trainer import train
 
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
-        bert.require_bert(network)
+        require_bert(network)
         shape = Shape.from_config(network.config.to_dict(), network.config.num_labels)
         data = task.data.encode(tokenizer, task.max_length, "train")
         shares, directions = norm_factors.directions_of(moments_of(network, tokenizer, data))

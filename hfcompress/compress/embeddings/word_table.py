@@ -59,7 +59,7 @@ class WordTable(TrainTexts):
         from accelerate import PartialState
         from transformers import set_seed
 
-        from hfcompress.architectures import bert
+        from hfcompress.architectures.albert import require_bert
         from hfcompress.architectures.models import load_classifier, load_tokenizer
         from hfcompress.formats.onnx import copy_companions
         from hfcompress.training.losses import label_loss
@@ -67,7 +67,7 @@ class WordTable(TrainTexts):
         from hfcompress.training.trainer import train
 
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
-        bert.require_bert(network)
+        require_bert(network)
         data = task.data.encode(tokenizer, task.max_length, "train")
         table = self.table(network.bert.embeddings.word_embeddings.weight.detach(), read_counts(data, network))
         network.bert.embeddings.word_embeddings = table

@@ -213,7 +213,7 @@ class Factoring(Train, ABC):
 
 @dataclass(frozen=True)
 class Factorize(Factoring, TrainTexts):
-    """Factor the linear layers of a BERT's encoder and pooler, then train."""
+    """Factor the linear layers of a text encoder and its pooler, then train."""
 
     tt_rank: int | None = None
     """Also make the word embeddings a tensor train of this rank (beside the budget above); None: leave them."""
@@ -244,18 +244,19 @@ class Factorize(Factoring, TrainTexts):
         return dict(processor.pad(texts, return_tensors="pt"))
 
     def names(self, network: Any) -> list[str]:
-        from hfcompress.architectures import bert
+        from hfcompress.architectures import encoders
 
-        bert.require_bert(network)
-        return bert.linear_names(network)
+        return encoders.linear_names(network)
 
     def put_embeddings(self, network: Any) -> list[dict[str, Any]]:
+        from hfcompress.architectures import encoders
         from hfcompress.compress.factorize.ranks import put_tensor_train
 
         if self.tt_rank is None:
             return []
         try:
-            return [put_tensor_train(network, "bert.embeddings.word_embeddings", self.tt_rank)]
+            name = f"{encoders.encoder_of(network).body}.embeddings.word_embeddings"
+            return [put_tensor_train(network, name, self.tt_rank)]
         except ValueError as error:
             raise UserError(f"--*.tt-rank {self.tt_rank}: {error}") from None
 

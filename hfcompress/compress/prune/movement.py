@@ -72,7 +72,7 @@ class MovementPrune(TrainTexts):
         from accelerate import PartialState
         from transformers import set_seed
 
-        from hfcompress.architectures import bert
+        from hfcompress.architectures import encoders
         from hfcompress.architectures.models import load_classifier, load_tokenizer, save
         from hfcompress.compress.prune.pruner import Pruner
         from hfcompress.training.losses import label_loss
@@ -82,7 +82,7 @@ class MovementPrune(TrainTexts):
         require_same_task(model, teacher)
         set_seed(self.seed)
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
-        bert.require_stock(network, "prune")
+        encoders.require_native(network, "prune")
         self.predict(Shape.from_config(network.config.to_dict(), network.config.num_labels))
         pruner = Pruner(
             network, self.num_attention_heads, self.intermediate_size, self.importance, self.warm_up, self.cool_down

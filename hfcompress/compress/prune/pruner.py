@@ -1,11 +1,11 @@
-"""Pruner: scores and masks on a BERT's heads, neurons and residual dimensions, from all kept to the target."""
+"""Pruner: scores and masks on an encoder's heads, neurons and residual dimensions, from all kept to the target."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hfcompress.architectures import bert
+from hfcompress.architectures import encoders
 from hfcompress.ops.importance import cubic_schedule, l1_norm, magnitude, top_k
 from hfcompress.ops.masks import MaskedLayerNorm
 
@@ -29,16 +29,15 @@ class Pruner(nn.Module):
         self, network: Any, heads: int, neurons: int, importance: str, warm_up: float, cool_down: float
     ) -> None:
         super().__init__()
-        config = network.config
-        self.head_size = bert.head_size(network)
+        self.head_size = encoders.head_size(network)
         self.full = {
-            "heads": config.num_attention_heads,
-            "neurons": config.intermediate_size,
-            "dimensions": config.hidden_size,
+            "heads": encoders.size(network, "num_attention_heads"),
+            "neurons": encoders.size(network, "intermediate_size"),
+            "dimensions": encoders.size(network, "hidden_size"),
         }
         self.target = {"heads": heads, "neurons": neurons, "dimensions": heads * self.head_size}
         self.importance, self.warm_up, self.cool_down = importance, warm_up, cool_down
-        layers = config.num_hidden_layers
+        layers = encoders.size(network, "num_hidden_layers")
         shapes = {
             "heads": (layers, self.full["heads"]),
             "neurons": (layers, self.full["neurons"]),
@@ -58,22 +57,21 @@ class Pruner(nn.Module):
     def _install(self, network: Any) -> None:
         network.pruner = self
         self.hooks = [network.register_forward_pre_hook(lambda module, inputs: self._set_masks())]
-        for i, layer in enumerate(bert.layers(network)):
+        outputs = zip(encoders.context_outputs(network), encoders.neurons_outputs(network), strict=True)
+        for i, (context, neurons) in enumerate(outputs):
             self.hooks += [
-                bert.attention_output(layer).register_forward_pre_hook(
+                context.register_forward_pre_hook(
                     lambda module, inputs, i=i: (inputs[0] * self.masks["heads"][i].repeat_interleave(self.head_size),)
                 ),
-                bert.feed_forward_output(layer).register_forward_pre_hook(
-                    lambda module, inputs, i=i: (inputs[0] * self.masks["neurons"][i],)
-                ),
+                neurons.register_forward_pre_hook(lambda module, inputs, i=i: (inputs[0] * self.masks["neurons"][i],)),
             ]
         self.norms = []
-        for parent, name in bert.layer_norms(network):
+        for parent, name in encoders.layer_norms(network):
             masked = MaskedLayerNorm(getattr(parent, name))
             setattr(parent, name, masked)
             self.norms.append((parent, name))
         self.hooks.append(
-            network.classifier.register_forward_pre_hook(
+            encoders.classifier(network).register_forward_pre_hook(
                 lambda module, inputs: (inputs[0] * self.masks["dimensions"],)
             )
         )
@@ -89,7 +87,7 @@ class Pruner(nn.Module):
             return {kind: getattr(self, kind) for kind in KINDS}
         norm = magnitude if self.importance == "magnitude" else l1_norm
         with torch.no_grad():
-            return dict(zip(KINDS, bert.weight_scores(self.network, norm), strict=True))
+            return dict(zip(KINDS, encoders.weight_scores(self.network, norm), strict=True))
 
     def keep(self, fraction: float) -> dict[str, int]:
         """How many of each kind are kept at this share of the way to the target."""
@@ -129,10 +127,10 @@ class Pruner(nn.Module):
                 getattr(self, f"frozen_{kind}").copy_(top_k(scores, self.target[kind]))
         self.is_frozen.fill_(True)
 
-    def kept(self) -> bert.Kept:
+    def kept(self) -> encoders.Kept:
         """What the frozen masks leave."""
         layers = range(len(self.frozen_heads))
-        return bert.Kept(
+        return encoders.Kept(
             layers=list(layers),
             heads=[self.frozen_heads[i].nonzero().flatten().cpu() for i in layers],
             neurons=[self.frozen_neurons[i].nonzero().flatten().cpu() for i in layers],
@@ -156,7 +154,7 @@ class Pruner(nn.Module):
             setattr(parent, name, getattr(parent, name).norm)
         del network.pruner
         device = network.device
-        return bert.cut(network.cpu(), self.kept()).to(device)
+        return encoders.cut(network.cpu(), self.kept()).to(device)
 
     def callback(self) -> Any:
         """What tells the pruner at which step the Trainer is; after a resume too."""

@@ -184,7 +184,7 @@ class StructuredPruning(Train, ABC):
 
 @dataclass(frozen=True)
 class StructuredPrune(StructuredPruning, TrainTexts):
-    """Cut attention heads and feed-forward neurons of a BERT, train, and repeat until the target is met."""
+    """Cut attention heads and feed-forward neurons of an encoder, train, and repeat until the target is met."""
 
     heads: bool = True
     """Cut attention heads."""
@@ -207,14 +207,19 @@ class StructuredPrune(StructuredPruning, TrainTexts):
         """Those of heads and of neurons.
 
         Raises:
-            UserError: a text classifier that is no BERT.
+            UserError: a text classifier of no known architecture, or one whose heads cannot go.
         """
-        from hfcompress.architectures import bert
+        from hfcompress.architectures import encoders
 
-        bert.require_bert(network)
-        kinds = [("attention.self.query", self.heads), ("intermediate.dense", self.neurons)]
-        layers = range(len(bert.layers(network)))
-        return tuple(f"bert.encoder.layer.{i}.{name}" for i in layers for name, wanted in kinds if wanted)
+        encoder = encoders.encoder_of(network)
+        if self.heads and not encoder.heads_cut_in_place:
+            raise UserError(
+                f"--*.heads: heads of {type(network).__name__} are not cut one by one here; give --*.no-heads, "
+                "or prune by movement"
+            )
+        kinds = [(encoder.query, self.heads), (encoder.neurons_input, self.neurons)]
+        layers = [f"{encoder.body}.{encoder.layers}.{i}" for i in range(len(encoders.layers(network)))]
+        return tuple(f"{layer}.{name}" for layer in layers for name, wanted in kinds if wanted)
 
     def examples(self, model: Path, task: TextClassification) -> "tuple[Any, Examples, Examples, list[Batch]]":
         from transformers import DataCollatorWithPadding

@@ -102,19 +102,20 @@ def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> No
     """Replace the encoder's and the pooler's Linear layers and all embeddings by their fake-quantized forms.
 
     Raises:
-        UserError: neither a BERT nor an ALBERT that shares no layers.
+        UserError: neither an encoder of the table nor an ALBERT that shares no layers.
     """
     import torch
 
-    from hfcompress.architectures import bert
+    from hfcompress.architectures.encoder import EMBEDDINGS
     from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantEmbedding, FakeQuantLinear
 
     where, body = places(network), network.base_model
     relative = getattr(network.config, "position_embedding_type", "absolute") != "absolute"
-    for name in bert.EMBEDDINGS:
-        if relative and name == "position_embeddings":  # BERT has the table and does not read it
+    for name in EMBEDDINGS:
+        table = getattr(body.embeddings, name, None)
+        if relative and name == "position_embeddings":  # the class has the table and does not read it
             continue
-        if isinstance(table := getattr(body.embeddings, name), torch.nn.Embedding):  # a tensor train stays as it is
+        if isinstance(table, torch.nn.Embedding):  # a tensor train stays as it is
             setattr(body.embeddings, name, FakeQuantEmbedding(table))
     for module in list(body.modules()):  # relative positions have a table a layer
         if isinstance(table := getattr(module, "distance_embedding", None), torch.nn.Embedding):
@@ -126,13 +127,13 @@ def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> No
 
 
 def places(network: "PreTrainedModel") -> Any:
-    """The module that knows this network's layers: albert.py of factorized embeddings, bert.py of any other."""
-    from hfcompress.architectures import albert, bert
+    """The module that knows this network's layers: albert.py of factorized embeddings, encoders.py of any other."""
+    from hfcompress.architectures import albert, encoders
 
     if type(network).__name__ == albert.NAME and network.config.num_hidden_groups == network.config.num_hidden_layers:
         return albert
-    bert.require_bert(network)
-    return bert
+    encoders.encoder_of(network)  # refuses what is in no table
+    return encoders
 
 
 def calibrate(network: "PreTrainedModel", tokenizer: Any, data: "Dataset") -> None:
