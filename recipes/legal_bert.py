@@ -17,12 +17,13 @@ from hfcompress.recipes import licence_teacher
 from hfcompress.runs.run import Run
 from hfcompress.stage import Artifact
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.vocabulary import tokenizer_kind
 from hfcompress.training.adopt import Adopt
 from hfcompress.training.finetune import Finetune
 
 SCALES = ("small", "full")
 NEEDED = {
-    "trim": "without --trim-vocabulary",
+    "trim": "without --trim-vocabulary, or where the tokenizer is no WordPiece",
 }
 ANSWERED = frozenset({"finetune.pooling"})  # a base that was pooled otherwise is started as it was: see `started_as`
 BERT_LARGE = Shape(
@@ -53,7 +54,7 @@ def recipe(
             auto: the same, unless a teacher made with just these base, task and finetune options is shipped.
         task: the data.
         budget: the limits that the int8 student is held against.
-        trim_vocabulary: drop the word pieces that the training texts do not use.
+        trim_vocabulary: drop the word pieces that the training texts do not use; other vocabularies stay whole.
         trim: how the vocabulary is trimmed.
         finetune: how the teacher is trained.
         distill: the student's shape and how it learns from the teacher.
@@ -110,9 +111,15 @@ def made_or_adopted(
         return run(Adopt(), model=run.base(teacher), task=task, name="teacher"), source
     encoder: Path | Artifact = run.base(base, KNOWN_SHAPES.get(base))
     finetune = as_pooled(finetune, encoder)
-    if trim is not None:
+    if trim is not None and has_word_pieces(encoder):
         encoder = run(trim, model=encoder, task=task, name="trimmed")
     return run(finetune, model=encoder, task=task, name="teacher"), base
+
+
+def has_word_pieces(base: Any) -> bool:
+    """Return whether a base's vocabulary is of the kind that can be trimmed; yes where its tokenizer is not here."""
+    folder = base if isinstance(base, Path) else getattr(getattr(base, "shape", None), "tokenizer_folder", None)
+    return folder is None or tokenizer_kind(folder) in ("WordPiece", None)
 
 
 def made_with(*choices: Any) -> bool:

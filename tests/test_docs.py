@@ -216,3 +216,24 @@ def test_the_three_commands_run_on_a_model_of_ones_own(tmp_path: Path) -> None:
         )
         assert done.returncode in ((0,) if words[1] == "predict" else (0, 1)), done.stderr
     assert any(label in done.stdout for label in tiny.WORDS)
+
+
+SPELLED = {"bert": "BERT", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa", "camembert": "CamemBERT",
+           "distilbert": "DistilBERT"}  # fmt: skip
+
+
+def unnamed_encoders(matrix: str, kinds: set[str]) -> set[str]:
+    """Return the encoders that a support matrix does not name among those that are made smaller."""
+    named = {
+        name.strip() for row in matrix.splitlines() if "none yet" not in row for name in row.split("|")[1].split(",")
+    }
+    return {kind for kind in kinds if SPELLED.get(kind) not in named}
+
+
+def test_the_support_matrix_names_every_encoder_of_the_table() -> None:
+    from hfcompress.architectures import ENCODERS
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    matrix = readme.partition("<!-- support matrix -->\n")[2].partition("<!-- /support matrix -->")[0]
+    assert unnamed_encoders(matrix, set(ENCODERS)) == set()
+    assert unnamed_encoders("| BERT | x |\n| RoBERTa | none yet |", {"bert", "roberta"}) == {"roberta"}

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+def tokenizer_kind(folder: Path) -> str | None:
+    """Return what a folder's tokenizer.json is: "WordPiece", "BPE", "Unigram", ...; None where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    model = read_object(path, LARGEST_TOKENIZER).get("model")
+    return str(model.get("type", "WordPiece")) if isinstance(model, dict) else None
+
+
 def read_tokenizer(folder: Path) -> dict[str, Any]:
     """tokenizer.json of a WordPiece tokenizer, with the normalizer that is used.
 
