@@ -222,11 +222,15 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
 def as_typed(message: str, arguments: list[str]) -> str:
     """A message of a stage, which cannot know what the recipe calls it (`--*.shift`), with the option as typed."""
     typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    groups = set[str]()
 
     def named(match: re.Match[str]) -> str:
-        return " or ".join(sorted(o for o in typed if o.replace("_", "-").endswith(match[1]))) or match[0]
+        found = sorted(option for option in typed if option.replace("_", "-").endswith(match[1]))
+        groups.update(option.partition(".")[0] for option in found)
+        return " or ".join(found) or match[0]
 
-    return re.sub(r"--\*(\.[a-z0-9-]+)", named, message)
+    named_options = re.sub(r"--\*(\.[a-z0-9-]+)", named, message)
+    return named_options.replace("--*.", f"{groups.pop()}.") if len(groups) == 1 else named_options
 
 
 def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:

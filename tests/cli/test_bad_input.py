@@ -91,6 +91,12 @@ def test_texts_of_nothing_are_refused_by_the_plan(option: str, least: int) -> No
     assert refused("plan", "legal_bert", option, "0") == f"hfcompress: {option} 0: must be at least {least}"
 
 
+def test_options_that_were_not_typed_have_the_name_of_the_group_that_was() -> None:
+    assert refused("plan", "legal_bert", "--qat.logits-weight", "0") == (
+        "hfcompress: --qat.logits-weight, --qat.hard-weight: not all of them 0"
+    )
+
+
 def test_a_network_without_end_is_refused() -> None:
     assert "--new.width inf" in refused("plan", "iot_camera", "--new.width", "inf")
 
