@@ -23,6 +23,7 @@ from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
 from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.positions import within_positions
 from hfcompress.cli.results import push
+from hfcompress.cli.sizes import within_sizes
 from hfcompress.errors import UnknownShape, UserError, needs
 from hfcompress.folders.files import FolderLock, scratch_below
 from hfcompress.runs.effects import refuse_empty, refuse_without_effect
@@ -212,6 +213,7 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
     options = within_positions({name: found[name] for name in defaults}, option_names(arguments))
     options = within_windows(options, option_names(arguments))
+    options = within_sizes(options, option_names(arguments))
     refuse_empty(defaults, options, list(option_names(arguments)))
     needed: dict[str, str] = getattr(module, "NEEDED", {})
     answered: frozenset[str] = getattr(module, "ANSWERED", frozenset())

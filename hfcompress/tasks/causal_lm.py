@@ -64,20 +64,25 @@ class CausalLM:
     such rows from train (and validation, where they stand in test)."""
     window: int = 512
     """Tokens that are read at once, in calibration and where perplexity is measured."""
-    stride: int = 256
+    stride: int | None = None
     """Tokens by which the windows of a long text are apart: each scored token but a text's first ones has at least
-    window - stride tokens before it."""
+    window - stride tokens before it. Half of the window when not given."""
     calibration_windows: int = 32
     """Windows of training text that the calibrated algorithms see."""
     test_tokens: int = 32_768
     """How much of the test split is read for perplexity, evenly spread over its texts."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.stride <= self.window:
+        if self.stride is not None and not 0 < self.stride <= self.window:
             raise UserError(f"--task.stride {self.stride}: from 1 to --task.window ({self.window})")
         for name, least in (("window", 8), ("calibration_windows", 1), ("test_tokens", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--task.{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+
+    @property
+    def step(self) -> int:
+        """Tokens by which windows are apart."""
+        return self.window // 2 if self.stride is None else self.stride
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`; `measured`: only where perplexity is measured this is an input."""
@@ -90,7 +95,7 @@ class CausalLM:
         return {
             "data": self.data.fingerprint,
             "window": self.window,
-            "stride": self.stride,
+            "stride": self.step,
             "calibration_windows": self.calibration_windows,
             "test_tokens": self.test_tokens,
         }
@@ -172,7 +177,7 @@ class CausalLM:
         tokens = 0
         for row in map(int, order):
             ids = with_ends(tokenizer, tokenizer(texts[row], add_special_tokens=False)["input_ids"])
-            for window in strided(ids, self.window, self.stride, groups[row]):
+            for window in strided(ids, self.window, self.step, groups[row]):
                 found.append(window)
                 tokens += len(window.ids) - window.first
                 if tokens >= self.test_tokens:

@@ -1,0 +1,55 @@
+"""Default sizes of students that a model has not: lowered to its own, since nobody typed them."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hfcompress.errors import UserError
+
+GROUPS = ("distill", "prune")  # each makes a model out of the one before, at most as large
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+
+
+def within_sizes(options: dict[str, Any], given: Iterable[str]) -> dict[str, Any]:
+    """Return a recipe's options with the student's sizes that were not given at most those of the teacher or base.
+
+    A line on standard error says each. Only models that are folders here are looked at; what is wrong with them is
+    said where they are read.
+
+    Args:
+        given: names of the options that were typed (distill.num-hidden-layers). These stay: they are refused later.
+    """
+    most, name = sizes_of(options)
+    typed, found = set(given), dict(options)
+    for group in GROUPS:
+        fields = getattr(found.get(group), "__dict__", {})
+        for field in SIZES:
+            size, limit, option = fields.get(field), most.get(field), f"{group}.{field.replace('_', '-')}"
+            if size is None or limit is None:
+                continue
+            if size > limit and option not in typed:
+                size = limit
+                found[group] = replace(found[group], **{field: size})
+                print(f"hfcompress: --{option}: {size}, all that {name} has", file=sys.stderr)
+            most[field] = min(size, limit)  # the next group cuts what this one leaves
+    return found
+
+
+def sizes_of(options: dict[str, Any]) -> tuple[dict[str, int], str]:
+    """Return the sizes of the model that the student is made of, and its folder's name; none where it is not here."""
+    from hfcompress.architectures import ENCODERS
+    from hfcompress.folders.guard import read_config
+
+    for name in ("teacher", "base"):
+        folder = Path(str(options.get(name))).expanduser()
+        try:
+            config = read_config(folder)
+            encoder = ENCODERS[config["model_type"]]
+            found = {size: config[encoder.name(size)] for size in SIZES}
+        except (UserError, OSError, LookupError):
+            continue
+        if all(isinstance(size, int) for size in found.values()):
+            return found, folder.name
+    return {}, ""

@@ -1,0 +1,55 @@
+"""Default sizes of students: lowered to what the model has, and said; typed ones are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from hfcompress.cli import dispatch
+from hfcompress.cli.sizes import within_sizes
+from hfcompress.compress.distill import Distill
+from hfcompress.compress.prune.movement import MovementPrune
+from hfcompress.errors import UserError
+from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_classification import TextClassification
+
+
+def test_defaults_are_lowered_one_group_after_the_other(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {
+        "base": str(tiny_model),  # 4 layers, 4 heads, 128 neurons
+        "teacher": "auto",
+        "distill": Distill(num_hidden_layers=6, intermediate_size=100),
+        "prune": MovementPrune(num_attention_heads=11, intermediate_size=1024),
+    }
+    found = within_sizes(options, ["distill.intermediate-size"])
+    assert (found["distill"].num_hidden_layers, found["distill"].intermediate_size) == (4, 100)
+    assert (found["prune"].num_attention_heads, found["prune"].intermediate_size) == (4, 100)
+    name = tiny_model.name
+    assert capsys.readouterr().err.splitlines() == [
+        f"hfcompress: --distill.num-hidden-layers: 4, all that {name} has",
+        f"hfcompress: --prune.num-attention-heads: 4, all that {name} has",
+        f"hfcompress: --prune.intermediate-size: 100, all that {name} has",
+    ]
+    assert options["distill"].num_hidden_layers == 6
+
+
+def test_a_small_model_is_planned_and_a_typed_size_refused(
+    tiny_model: Path, tiny_task: TextClassification, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["plan", "legal_bert", f"--base={tiny_model}", f"--task.dataset={tiny_task.dataset}"]
+    dispatch([*command, "--task.group-column=group"])
+    assert "--prune.num-attention-heads: 4, all that" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"^--prune\.num-attention-heads 11: from 1 to 4"):
+        dispatch([*command, "--task.group-column=group", "--prune.num-attention-heads=11"])
+
+
+def test_a_model_that_is_not_here_changes_nothing() -> None:
+    options = {"base": "org/name", "teacher": "auto", "distill": Distill(num_hidden_layers=40)}
+    assert within_sizes(options, []) == options
+
+
+def test_a_window_alone_is_read_by_halves() -> None:
+    assert CausalLM(window=96).step == 48
+    assert CausalLM().step == 256
+    assert CausalLM(window=96, stride=96).step == 96
+    with pytest.raises(UserError, match=r"^--task\.stride 97: from 1 to --task\.window \(96\)"):
+        CausalLM(window=96, stride=97)
