@@ -116,7 +116,7 @@ def test_a_plan_asks_for_the_libraries_of_each_stage(monkeypatch: pytest.MonkeyP
 
 def test_functions_refuse_when_they_are_called_without_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     from hfcompress.evaluation.summaries import rouge
-    from hfcompress.folders.fetch import secret_search
+    from hfcompress.hub import secret_search
     from hfcompress.ops.tensor_train import cores
 
     for package in ("rouge_score", "tensorly", "detect_secrets"):

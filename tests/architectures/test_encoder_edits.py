@@ -63,5 +63,5 @@ def test_edits_that_are_not_a_berts_are_refused(tmp_path: Path, tiny_teacher: Pa
         {"edit": "tt_embedding", "module": "bert.embeddings.word_embeddings", "rank": 10**6},
     ):
         write_edits(tmp_path, [edit])
-        with pytest.raises(UserError, match=r"surgery\.json does not fit a BERT"):
+        with pytest.raises(UserError, match=r"surgery\.json does not fit the encoder"):
             Plan().base(str(tmp_path))

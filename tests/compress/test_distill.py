@@ -15,7 +15,7 @@ from hfcompress.compress.distill import Distill, evenly_spread
 from hfcompress.errors import UserError
 from hfcompress.evaluation.predictor import Predictor
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training.trainer import teacher_outputs
+from hfcompress.training import teacher_outputs
 
 QUICK: dict[str, Any] = {"learning_rate": 1e-3, "per_device_train_batch_size": 16, "bf16": "no"}
 EVERY_LOSS: dict[str, Any] = {

@@ -127,7 +127,7 @@ def test_what_needs_a_stock_bert_says_so(
     tmp_path: Path, halved: tuple[Path, dict[str, Any]], tiny_teacher: Path, tiny_task: TextClassification
 ) -> None:
     prune = MovementPrune(num_attention_heads=2, intermediate_size=64, **QUICK)
-    with pytest.raises(UserError, match=r"cut or factored before .* needs a stock BERT"):
+    with pytest.raises(UserError, match=r"cut or factored before .* needs a class of transformers"):
         made(prune, tmp_path / "a", model=halved[0], teacher=tiny_teacher, task=tiny_task)
     with pytest.raises(UserError, match="consists of factors already"):
         made(Factorize(energy=0.9), tmp_path / "b", model=halved[0], task=tiny_task)

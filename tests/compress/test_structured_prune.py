@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 import hfcompress
+from hfcompress.architectures import layers
 from hfcompress.architectures.encoder_spec import Shape, parameters
-from hfcompress.compress.prune import layer_costs
 from hfcompress.compress.prune.structured import StructuredPrune, StructuredPruneImages
 from hfcompress.errors import UserError
 from hfcompress.evaluation.image_predictor import ImagePredictor
@@ -242,7 +242,7 @@ def test_latency_is_a_target_too(tmp_path: Path, resnet: Path, monkeypatch: pyte
     """On a pretended machine: time follows the layers' FLOPs."""
     from hfcompress.planning.machine import Machine
 
-    monkeypatch.setattr(layer_costs, "BLOCK", 1)  # the widths here are 8 and 16
+    monkeypatch.setattr(layers, "BLOCK", 1)  # the widths here are 8 and 16
     monkeypatch.setattr(Machine, "graph_ms", lambda self, layer, graph, shape: 1e-6 * layer.flops)
     stage = StructuredPruneImages(keep_latency=0.5, importance="l1", iterations=1, max_steps=1, round_to=1, **QUICK)
     _, measured = made(tmp_path, stage, resnet, IMAGES)

@@ -165,5 +165,5 @@ def test_a_missing_harness_names_the_extra(run: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delattr(hfcompress, "harness", raising=False)
     monkeypatch.delitem(sys.modules, "hfcompress.evaluation.harness", raising=False)
-    with pytest.raises(UserError, match=r"pip install 'hfcompress\[lm-eval\]'"):
+    with pytest.raises(UserError, match=r'pip install "hfcompress\[lm-eval\]"'):
         dispatch(["eval", str(run), "--tasks", "choose"])

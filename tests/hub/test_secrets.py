@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hfcompress.errors import UserError
-from hfcompress.folders.fetch import secret_search
+from hfcompress.hub import secret_search
 from hfcompress.hub.release import Release, refuse_secrets
 from hfcompress.hub.secret_search import HOME, KEY, PASSWORD, TOKEN, first_secret
 

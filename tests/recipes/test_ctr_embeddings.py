@@ -31,8 +31,8 @@ from hfcompress.recipes.ctr_embeddings import CURVE, point_of, smoke
 from hfcompress.rollout.stage import Rollout, request_lines
 from hfcompress.rollout.traffic import read
 from hfcompress.tasks.clicks import Clicks
+from hfcompress.training import click_checkpoint
 from hfcompress.training.train_clicks import TrainClicks
-from hfcompress.training.trainer import click_checkpoint
 from tests.hub.test_push import NAME, cache_folder, command, hub, push, run_code  # noqa: F401  (two are fixtures)
 from tests.hub_server import Hub
 

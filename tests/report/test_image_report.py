@@ -20,7 +20,7 @@ from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.evaluation.measure_images import MeasureImages
 from hfcompress.folders.record import read_json
 from hfcompress.planning.profile import profile
-from hfcompress.report import card
+from hfcompress.report import cards
 from hfcompress.report.images import SHOWN_CLASSES, kernels, static_note
 from hfcompress.report.pages import card_of, page_of
 from hfcompress.runs.run import Run
@@ -212,7 +212,7 @@ def test_make_cards_renders_it(run: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("report.json", "details.json"):
         (folder / name).write_bytes((run / name).read_bytes())
-    ((place, text),) = card.cards(tmp_path / "cards")
+    ((place, text),) = cards.cards(tmp_path / "cards")
     assert place == folder / "README.md"
     assert text == (run / "model_card.md").read_text(encoding="utf-8")
 

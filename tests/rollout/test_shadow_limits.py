@@ -531,7 +531,7 @@ def test_a_signal_ends_both_models_and_the_summary_is_written(
 def test_the_new_model_is_there_before_the_first_request(exported: Path, tmp_path: Path) -> None:
     words = ["shadow", exported, exported, tmp_path / "traffic.jsonl"]
     done = subprocess.run(
-        [sys.executable, "-c", "from hfcompress import serving; serving.LAST_WAIT = 5.0\n"
+        [sys.executable, "-c", "from hfcompress.rollout import serving; serving.LAST_WAIT = 5.0\n"
          "from hfcompress.cli import main; main()", *map(str, words)],
         input="the river\n" * 12, capture_output=True, text=True,
     )  # fmt: skip

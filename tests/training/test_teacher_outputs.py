@@ -17,8 +17,8 @@ from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import UserError
 from hfcompress.recipes import tiny
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.training import teacher_outputs as module
 from hfcompress.training.teacher_outputs import CachedTeacher, Wanted, fill, require_same_task, teacher_outputs
-from hfcompress.training.trainer import teacher_outputs as module
 from tests.fork_server import ForkServer
 from tests.image_models import write_mobilenet
 
@@ -127,7 +127,7 @@ KILLED = """
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from hfcompress.training.trainer import teacher_outputs
+from hfcompress.training import teacher_outputs
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.tasks.text_classification import TextClassification
 from tests.training.test_teacher_outputs import Counting, run_fill
