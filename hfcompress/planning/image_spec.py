@@ -24,8 +24,8 @@ CONV_BYTES, CONV_PADDING_BYTES = 830, 3_600
 QDQ_CONV_BYTES = 2_550  # 2,240 to 2,850, by the length of the modules' names
 QDQ_CHANNEL_BYTES = 17  # weight's scale and zero point 5, bias as int32 4, bias's scale and zero point 8
 # Peak memory of a process that serves the graph, fitted to measured ones (within 11% of 0.2 to 45 MB, fp32 and int8).
-BARE_MB = 56.5  # onnxruntime and numpy, imported
-RUNTIME_MB = 67.5  # with a session
+BARE_MB = 49.1  # onnxruntime and numpy, imported
+RUNTIME_MB = 63.2  # with a session
 LOADED_COPIES = 3.5  # of the file: parsed, held, and packed for the kernels
 EDIT_BYTES = 130  # of surgery.json for a layer that was cut, beside its name
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -45,7 +45,7 @@ PREDICTED = ("parameters", *PREDICTED_LIMITS, "sram_kb", "flash_kb")
 RATIOS = (4, 2)  # intermediate size over hidden size, of the students that are tried
 SHOWN_STUDENTS = 4
 # Peak memory of a serving process, fitted to measured ones (within 8% of BERT-base and MiniLM, fp32 and int8).
-RUNTIME_MB = 78.0  # onnxruntime, tokenizers and numpy, imported, with a tokenizer loaded
+RUNTIME_MB = 70.2  # onnxruntime, tokenizers and numpy, imported, with a tokenizer loaded
 LOADED_COPIES = 1.65  # of the file: while it is parsed, beside the weights made from it
 SCORE_COPIES = 4  # of one layer's attention scores
 
