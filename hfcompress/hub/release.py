@@ -187,7 +187,9 @@ def predictions(run: Path, report: dict[str, Any], details: dict[str, Any]) -> d
     import numpy as np
     from safetensors.numpy import save
 
-    if details.get("kind") not in (None, "images"):
+    from hfcompress.report.pages import kind_of
+
+    if not kind_of(details).keeps_answers:
         return {}
     if "measured" not in details:
         raise UserError(f"{run}: made by an older version; run the recipe again, finished stages are kept")

@@ -25,6 +25,7 @@ from hfcompress.errors import UserError
 from hfcompress.folders.escaping import one_line
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import Record, read_json, sha256, write_json
+from hfcompress.report.pages import kind_of
 from hfcompress.runs.lock import LOCK
 from hfcompress.stage import Artifact
 
@@ -304,12 +305,13 @@ def baseline_notes(details: dict[str, Any]) -> list[str]:
     if baseline is None or reference not in values or values[baseline] < values[reference]:
         return []
     word = "as good as" if values[baseline] == values[reference] else "better than"
-    if details.get("kind") == "clicks":
-        return [
-            f"The baseline {baseline} (a number an item, AUC {values[baseline]:.4f}) is {word} the {reference} "
-            f"({values[reference]:.4f}): no embeddings may be needed at all."
-        ]
+    sentence = kind_of(details).baseline
     return [
-        f"On this data the linear baseline ({baseline}, {values[baseline]:.3f}) is {word} the {reference} "
-        f"({values[reference]:.3f}): a TF-IDF model may be all you need."
+        sentence.format(
+            name=baseline,
+            value=values[baseline],
+            word=word,
+            reference=reference,
+            of_reference=values[reference],
+        )
     ]
