@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.heads import put_in_order, row_of_each, side_by_side
 from hfcompress.architectures.heads import some as some_labels
 from hfcompress.architectures.loading import empty_model, load_whole, says_what_does_not_fit
@@ -197,6 +198,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     except Exception as error:  # tokenizers raises a bare Exception, transformers five kinds
         raise UserError(f"{folder} has no tokenizer that can be read; save the model's tokenizer there") from error
     pad_where_positions_count(tokenizer, folder)
+    leave_out_token_types(tokenizer, folder)
     return tokenizer
 
 
@@ -212,6 +214,13 @@ def pad_where_positions_count(tokenizer: "PreTrainedTokenizerBase", folder: Path
     writes = any(name.endswith(WRITERS) for name in config.get("architectures") or [])
     if config and not writes and usable_positions(config) is not None:
         tokenizer.padding_side = "right"
+
+
+def leave_out_token_types(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Make the tokenizer of an encoder that has no token types give none, as a BERT's beside a DistilBERT would."""
+    encoder = ENCODERS.get(read_config(folder).get("model_type", "")) if (folder / "config.json").is_file() else None
+    if encoder is not None and encoder.defaults.get("type_vocab_size") == 0:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
 
 
 def load_image_processor(folder: Path) -> "BaseImageProcessor":

@@ -5,7 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.folders.foreign_files import read_object
+from hfcompress.folders.guard import read_config
 
 Pooling = Literal["cls", "mean"]
 MODES = {
@@ -41,7 +43,11 @@ def started_as(folder: Path, wanted: Pooling) -> Pooling:
     """
     said = pooling_of(folder)
     if wanted == "mean" and said == "mean":
-        return "mean"
+        kind = read_config(folder).get("model_type", "")
+        if kind not in ENCODERS or ENCODERS[kind].starts_as_mean:
+            return "mean"
+        tell(f"{folder.name} pools by mean, which the head of a {kind} cannot pass on: its [CLS] is used")
+        return "cls"
     if said not in (None, "cls", "mean") or (wanted == "mean" and said == "cls"):
         why = "it was trained" if said == "cls" else "fine-tuning starts from [CLS] or from the mean alone"
         tell(f"{folder.name} pools by {said} (1_Pooling): its [CLS] is used, {why}")

@@ -50,6 +50,21 @@ def test_outputs_on_the_corpus_are_bit_equal_and_the_model_is_smaller(
     json.dumps(measured, allow_nan=False)
 
 
+def test_a_tokenizer_whose_class_the_models_config_alone_says_is_trimmed(
+    tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
+) -> None:
+    """As in the folders of BERT on the Hub."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    file = base / "tokenizer_config.json"
+    described = json.loads(file.read_text(encoding="utf-8"))
+    del described["tokenizer_class"]
+    file.write_text(json.dumps(described), encoding="utf-8")
+    trimmed(tmp_path / "out", base, tiny_task)
+    texts = tiny_task.data.texts("train")[:8]
+    assert torch.equal(logits(base, texts), logits(tmp_path / "out", texts))
+
+
 @pytest.mark.parametrize("lower", [True, False])
 def test_pieces_are_those_of_the_tokenizer_that_is_used(
     lower: bool, tmp_path: Path, tiny_model: Path, tiny_task: TextClassification

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig
 
 from hfcompress.architectures.checkpoint import Checkpoint, write_shard
 from hfcompress.architectures.models import check_unquantized, load_classifier, load_tokenizer, save
@@ -293,6 +293,7 @@ def test_layers_of_pretraining_are_left_out_and_those_of_a_longer_model_are_not(
 def test_what_1_pooling_says_is_read(
     tmp_path: Path, said: Any, mode: str | None, start: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    BertConfig().save_pretrained(tmp_path)
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 64} | said))
     assert pooling_of(tmp_path) == mode

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.models import load_classifier, load_tokenizer
+from hfcompress.architectures.pooling import started_as
 from hfcompress.cli import dispatch
+from hfcompress.compress.embeddings.factorize import FactorizeEmbeddings
+from hfcompress.compress.prune.movement import all_logits
+from hfcompress.compress.prune.structured import StructuredPrune
+from hfcompress.errors import UserError
 from hfcompress.evaluation.predictor import Predictor
 from hfcompress.tasks.text_classification import TextClassification
-from tests.encoder_models import WRITERS
+from tests.encoder_models import WRITERS, write_distilbert
 
 SIZES = ["--distill.num-hidden-layers=2", "--prune.num-attention-heads=2", "--prune.intermediate-size=64"]
 
@@ -34,6 +41,36 @@ def test_it_is_planned_with_its_own_names_and_sizes(
     trimmed = base.name == "distilbert"  # a WordPiece vocabulary; RoBERTa's stays whole
     assert (found["teacher"]["parameters"] < real.num_parameters()) == trimmed
     assert found["int8"]["disk_mb"] < found["slim-onnx"]["disk_mb"] < found["teacher-onnx"]["disk_mb"]
+
+
+def test_a_tokenizer_with_token_types_beside_a_distilbert_gives_none(
+    tiny_task: TextClassification, tmp_path: Path
+) -> None:
+    base = write_distilbert(tmp_path / "distilbert", Path(tiny_task.dataset))
+    assert "token_type_ids" not in load_tokenizer(base)("an apple")
+    described = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8"))
+    file = base / "tokenizer_config.json"
+    file.write_text(json.dumps(described | {"tokenizer_class": "BertTokenizer"}), encoding="utf-8")
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(base)("an apple")
+    assert "token_type_ids" not in load_tokenizer(base)("an apple")
+    data = tiny_task.data.encode(load_tokenizer(base), 32, "test")
+    assert all_logits(load_classifier(base), load_tokenizer(base), data.select(range(4))).shape == (4, 3)
+
+
+def test_what_a_distilbert_cannot_is_said_before_anything_is_trained(
+    tiny_task: TextClassification, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_distilbert(tmp_path / "distilbert", Path(tiny_task.dataset))
+    shape = Shape.from_config(json.loads((base / "config.json").read_text(encoding="utf-8")), 3)
+    with pytest.raises(UserError, match=r"^--\*\.heads: heads of a distilbert .*--\*\.no-heads$"):
+        StructuredPrune(keep_flops=0.8).predict(shape)
+    assert StructuredPrune(keep_flops=0.8, heads=False).predict(shape).intermediate_size < shape.intermediate_size
+    with pytest.raises(UserError, match=r"^a distilbert: embeddings are factorized for BERT alone"):
+        FactorizeEmbeddings(embedding_size=8).predict(shape, task=tiny_task)
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}', encoding="utf-8")
+    assert started_as(base, "mean") == "cls"
+    assert "the head of a distilbert cannot pass on" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -87,7 +87,10 @@ class FactorizeEmbeddings(TrainTexts):
 
         Raises:
             UnknownShape: the size follows from an energy, which only the weights say.
+            UserError: another architecture, before anything is trained; or see `size`.
         """
+        if model.model_type != "bert":
+            raise UserError(f"a {model.model_type}: embeddings are factorized for BERT alone; give another --base")
         size = self.size(model)
         if size is None:
             raise UnknownShape("--factorize.energy: which size holds it is known when the model has been read")

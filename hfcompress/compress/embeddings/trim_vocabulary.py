@@ -42,6 +42,7 @@ class TrimVocabulary:
         tokenizer = vocabulary.read_tokenizer(model)
         pieces = vocabulary.kept_pieces(tokenizer, vocabulary.count_pieces(model, corpus), self.vocabulary_size)
         vocabulary.write_tokenizer(model, out, vocabulary.trimmed_tokenizer(tokenizer, pieces))
+        (out / "config.json").write_bytes((model / "config.json").read_bytes())  # can alone say the tokenizer's class
         network = load_any(model)
         profile = where_parameters_are(network)
         rows = [tokenizer["model"]["vocab"][piece] for piece in pieces]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.encoder_spec import Shape, linear_parameters, parameters
 from hfcompress.compress.prune.target import Importance, Plan, Ranking, one_target
 from hfcompress.errors import UnknownShape, UserError, require, require_threads
@@ -212,11 +213,7 @@ class StructuredPrune(StructuredPruning, TrainTexts):
         from hfcompress.architectures import encoders
 
         encoder = encoders.encoder_of(network)
-        if self.heads and not encoder.heads_cut_in_place:
-            raise UserError(
-                f"--*.heads: heads of {type(network).__name__} are not cut one by one here; give --*.no-heads, "
-                "or prune by movement"
-            )
+        self._require_heads(network.config.model_type)
         kinds = [(encoder.query, self.heads), (encoder.neurons_input, self.neurons)]
         layers = [f"{encoder.body}.{encoder.layers}.{i}" for i in range(len(encoders.layers(network)))]
         return tuple(f"{layer}.{name}" for layer in layers for name, wanted in kinds if wanted)
@@ -232,9 +229,20 @@ class StructuredPrune(StructuredPruning, TrainTexts):
         return tokenizer, data, validation, self.scored(plain, DataCollatorWithPadding(tokenizer))
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
-        """The shape with fewer neurons that meets the target, whichever units will go in the end."""
+        """The shape with fewer neurons that meets the target, whichever units will go in the end.
+
+        Raises:
+            UserError: an architecture whose heads cannot go, before anything is trained.
+        """
         plan = self.plan()
-        return fewer_neurons(model, plan) if isinstance(model, Shape) else model
+        if not isinstance(model, Shape):
+            return model
+        self._require_heads(model.model_type)
+        return fewer_neurons(model, plan)
+
+    def _require_heads(self, model_type: str) -> None:
+        if self.heads and not ENCODERS[model_type].heads_cut_in_place:
+            raise UserError(f"--*.heads: heads of a {model_type} are not cut one by one here; give --*.no-heads")
 
 
 @dataclass(frozen=True)
