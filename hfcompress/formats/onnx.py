@@ -10,21 +10,10 @@ from hfcompress.errors import CheckFailed, needs
 from hfcompress.evaluation.bits_claimed import require_stored
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.vocabulary import TOKENIZER_FILES
 
 PARITY = 1e-4
 PARITY_TEXTS = 16
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-"""What the tokenizers of the encoders in the table are saved as."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from hfcompress.errors import UserError
 from hfcompress.folders.fetch import told
 from hfcompress.runs.lock import LOCK
+from hfcompress.tasks.vocabulary import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from hfcompress.hub.release import Release
@@ -69,7 +70,8 @@ def push(
 def is_model(file: str) -> bool:
     """Whether a file at the root of a repository is a part of a model: weights, config or tokenizer."""
     return "/" not in file and (
-        file.endswith((".safetensors", ".bin", ".onnx", ".index.json"))
+        file in TOKENIZER_FILES
+        or file.endswith((".safetensors", ".bin", ".onnx", ".index.json"))
         or file.startswith(("config.", "tokenizer", "vocab.", "merges.", "special_tokens_map."))
     )
 

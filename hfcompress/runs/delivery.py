@@ -20,18 +20,12 @@ from hfcompress.folders.record import read_json, write_json
 from hfcompress.formats.onnx_export import Array, read_model
 from hfcompress.report.console import candidate_row
 from hfcompress.stage import model_format
+from hfcompress.tasks.vocabulary import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from hfcompress.tasks.image_classification import ImageClassification
 
-COMPANIONS = (
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
+COMPANIONS = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
 CALIBRATION, COMPARED = 64, 300  # images
 Images = Callable[[Path, int], Array]  # (folder of the model, most) -> float32 [images, 3, height, width]
 

@@ -11,6 +11,19 @@ from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, read_object
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""What the tokenizers of the encoders in the table are saved as."""
+
 
 def tokenizer_kind(folder: Path) -> str | None:
     """Return what a folder's tokenizer.json is: "WordPiece", "BPE", "Unigram", ...; None where there is none.
@@ -188,5 +201,4 @@ def write_tokenizer(source: Path, out: Path, tokenizer: dict[str, Any]) -> None:
 
 def tokenizer_bytes(folder: Path) -> int:
     """What the files of a tokenizer take on disk."""
-    names = ("tokenizer.json", "vocab.txt", "special_tokens_map.json", "tokenizer_config.json")
-    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    return sum((folder / name).stat().st_size for name in TOKENIZER_FILES if (folder / name).is_file())

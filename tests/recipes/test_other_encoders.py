@@ -16,6 +16,7 @@ from hfcompress.compress.prune.movement import all_logits
 from hfcompress.compress.prune.structured import StructuredPrune
 from hfcompress.errors import UserError
 from hfcompress.evaluation.predictor import Predictor
+from hfcompress.planning.plan import saved_tokenizer_bytes
 from hfcompress.tasks.text_classification import TextClassification
 from tests.encoder_models import WRITERS, write_distilbert
 
@@ -41,6 +42,12 @@ def test_it_is_planned_with_its_own_names_and_sizes(
     trimmed = base.name == "distilbert"  # a WordPiece vocabulary; RoBERTa's stays whole
     assert (found["teacher"]["parameters"] < real.num_parameters()) == trimmed
     assert found["int8"]["disk_mb"] < found["slim-onnx"]["disk_mb"] < found["teacher-onnx"]["disk_mb"]
+
+
+def test_the_files_of_every_kind_of_tokenizer_are_counted(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    load_tokenizer(base).save_pretrained(folder)
+    assert saved_tokenizer_bytes(folder) == sum(file.stat().st_size for file in folder.iterdir())
 
 
 def test_a_tokenizer_with_token_types_beside_a_distilbert_gives_none(
