@@ -5,7 +5,9 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 # uv where it is on PATH (seconds), else pip (minutes); $(call install,VENV) is followed by what is installed.
-UV := $(shell command -v uv 2>/dev/null)
+# uv does not read pip's settings: where pip is told of another index or of folders of wheels, pip is used.
+UV := $(shell command -v uv >/dev/null && { $(PYTHON) -m pip config list; env; } 2>/dev/null | \
+	grep -qiE '(^|[._])(PIP_)?(extra[-_])?(index[-_]url|find[-_]links)=' || command -v uv 2>/dev/null)
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
 
 .PHONY: help setup litert legal-bert legal-bert-structured summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards format bench clean
