@@ -8,6 +8,8 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaTokenizerFast,
@@ -44,15 +46,20 @@ def write_roberta(folder: Path, data: Path) -> Path:
     return folder
 
 
-def write_distilbert(folder: Path, data: Path) -> Path:
-    """BERT's tokenizer, and a model without token types."""
+def write_wordpiece(folder: Path, tokenizer_class: str) -> int:
+    """Write the tiny BERT's tokenizer under another class, and return how many words it has."""
     tiny.write_model(folder)
     for name in ("config.json", "model.safetensors"):
         (folder / name).unlink()
     described = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    described["tokenizer_class"] = "DistilBertTokenizer"
+    described["tokenizer_class"] = tokenizer_class
     (folder / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
-    rows = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    return len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+
+
+def write_distilbert(folder: Path, data: Path) -> Path:
+    """BERT's tokenizer, and a model without token types."""
+    rows = write_wordpiece(folder, "DistilBertTokenizer")
     torch.manual_seed(0)
     config = DistilBertConfig(
         vocab_size=rows, dim=64, n_layers=4, n_heads=4, hidden_dim=128, max_position_embeddings=64, **NAMES
@@ -61,4 +68,22 @@ def write_distilbert(folder: Path, data: Path) -> Path:
     return folder
 
 
-WRITERS = {"roberta": write_roberta, "distilbert": write_distilbert}
+def write_electra(folder: Path, data: Path) -> Path:
+    """BERT's tokenizer, and embeddings as wide as the layers."""
+    rows = write_wordpiece(folder, "ElectraTokenizer")
+    torch.manual_seed(0)
+    config = ElectraConfig(
+        vocab_size=rows,
+        embedding_size=64,
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        **NAMES,
+    )
+    ElectraForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+WRITERS = {"roberta": write_roberta, "distilbert": write_distilbert, "electra": write_electra}

@@ -219,7 +219,7 @@ def test_the_three_commands_run_on_a_model_of_ones_own(tmp_path: Path) -> None:
 
 
 SPELLED = {"bert": "BERT", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa", "camembert": "CamemBERT",
-           "distilbert": "DistilBERT"}  # fmt: skip
+           "distilbert": "DistilBERT", "electra": "ELECTRA"}  # fmt: skip
 
 
 def unnamed_encoders(matrix: str, kinds: set[str]) -> set[str]:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from hfcompress.errors import UserError
 
 EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 """Tables below the body's `embeddings`; an architecture may have fewer. Beside them lies `LayerNorm`."""
@@ -39,6 +42,8 @@ class Encoder:
     """Our name -> the name in config.json, where it is not BERT's (num_hidden_layers, hidden_size, ...)."""
     defaults: Mapping[str, int] = field(default_factory=dict)
     """Our name -> the value where config.json has no such field."""
+    as_hidden_size: tuple[str, ...] = ()
+    """Sizes in config.json that must be the hidden size, and shrink with it; a model where one differs is refused."""
     starts_as_mean: bool = True
     """Whether the head can begin as the mean over tokens: its activation must pass negative numbers."""
     heads_cut_in_place: bool = True
@@ -47,3 +52,18 @@ class Encoder:
     def name(self, ours: str) -> str:
         """Return the config.json's name of a size."""
         return self.fields.get(ours, ours)
+
+    def require_sizes(self, config: Mapping[str, Any]) -> None:
+        """Refuse a config of which another size than the hidden one would have to be cut by other numbers.
+
+        Raises:
+            UserError: one of `as_hidden_size` is not the hidden size.
+        """
+        hidden = self.name("hidden_size")
+        for name in self.as_hidden_size:
+            size = config.get(name, self.defaults.get(name))
+            if size != config[hidden]:
+                raise UserError(
+                    f"{name} {size} is not {hidden} {config[hidden]}: such a model of type {config['model_type']} "
+                    "cannot be made smaller here; give one in which both are the same"
+                )

@@ -45,9 +45,14 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], num_labels: int) -> "Shape":
-        """Read the shape from the fields of an encoder's config.json; of one in no table, as a BERT's."""
+        """Read the shape from the fields of an encoder's config.json; of one in no table, as a BERT's.
+
+        Raises:
+            UserError: see `Encoder.require_sizes`.
+        """
         kind = config.get("model_type", "bert")
         encoder = ENCODERS.get(kind, BERT)
+        encoder.require_sizes(config)
         return cls(
             num_hidden_layers=config[encoder.name("num_hidden_layers")],
             hidden_size=config[encoder.name("hidden_size")],
@@ -58,7 +63,7 @@ class Shape:
             type_vocab_size=config.get("type_vocab_size", encoder.defaults.get("type_vocab_size", 2)),
             model_type=kind if kind in ENCODERS else "bert",
             num_labels=num_labels,
-            embedding_size=config.get("embedding_size"),
+            embedding_size=None if "embedding_size" in encoder.as_hidden_size else config.get("embedding_size"),
         )
 
     @property

@@ -39,7 +39,7 @@ def encoder_of(network: Any) -> Encoder:
     """Return the architecture of a text classifier.
 
     Raises:
-        UserError: it is none of the table's, or another head than for sequence classification.
+        UserError: it is none of the table's, or another head than for sequence classification; see `require_sizes`.
     """
     network = unwrapped(network)
     found = ENCODERS.get(network.config.model_type)
@@ -48,6 +48,7 @@ def encoder_of(network: Any) -> Encoder:
             f"{type(network).__name__} cannot be made smaller here: sequence classifiers of "
             f"{', '.join(ENCODERS)} can be cut; give such a model"
         )
+    found.require_sizes(vars(network.config) | {"model_type": network.config.model_type})
     return found
 
 
@@ -229,6 +230,7 @@ def cut(network: Any, kept: Kept) -> "PreTrainedModel":
         raise ValueError(f"{len(kept.dimensions)} dimensions are not {len(kept.heads[0])} heads of {width}")
     counts = len(kept.layers), len(kept.dimensions), len(kept.heads[0]), len(kept.neurons[0])
     sizes = {encoder.name(ours): count for ours, count in zip(SIZES, counts, strict=True)}
+    sizes |= dict.fromkeys(encoder.as_hidden_size, len(kept.dimensions))
     new: Any = type(network)(type(network.config).from_dict(network.config.to_dict() | sizes)).eval()
     dims, source, target = kept.dimensions, body(network), body(new)
     for name in tables(network):

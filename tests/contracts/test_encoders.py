@@ -34,6 +34,7 @@ def network_of(kind: str) -> Any:
     config = AutoConfig.for_model(
         kind,
         **{encoder.name(ours): size for ours, size in SIZES.items()},
+        **dict.fromkeys(encoder.as_hidden_size, SIZES["hidden_size"]),
         vocab_size=WORDS,
         max_position_embeddings=ROWS,
         num_labels=LABELS,
@@ -213,7 +214,20 @@ def test_the_word_embeddings_become_a_tensor_train(network: Any) -> None:
 
 
 def test_an_encoder_of_no_table_is_refused_in_a_line() -> None:
-    config = AutoConfig.for_model("electra", hidden_size=32, embedding_size=32, num_hidden_layers=1, vocab_size=WORDS)
+    config = AutoConfig.for_model("mpnet", hidden_size=36, num_hidden_layers=1, vocab_size=WORDS)
     network = AutoModelForSequenceClassification.from_config(config)
-    with pytest.raises(UserError, match=r"^ElectraForSequenceClassification cannot be made smaller here: .*roberta"):
+    with pytest.raises(UserError, match=r"^MPNetForSequenceClassification cannot be made smaller here: .*roberta"):
         encoders.encoder_of(network)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, encoder in ENCODERS.items() if encoder.as_hidden_size])
+def test_a_size_that_is_not_the_hidden_one_is_refused_in_a_line(kind: str) -> None:
+    network = network_of(kind)
+    name = ENCODERS[kind].as_hidden_size[0]
+    changed = network.config.to_dict() | {name: SIZES["hidden_size"] // 2}
+    other = type(network)(type(network.config).from_dict(changed))
+    refused = rf"^{name} 16 is not hidden_size 32: such a model of type {kind} cannot be made smaller here; [^\n]*$"
+    with pytest.raises(UserError, match=refused):
+        encoders.encoder_of(other)
+    with pytest.raises(UserError, match=refused):
+        Shape.from_config(other.config.to_dict(), LABELS)

@@ -21,6 +21,7 @@ from hfcompress.tasks.text_classification import TextClassification
 from tests.encoder_models import WRITERS, write_distilbert
 
 SIZES = ["--distill.num-hidden-layers=2", "--prune.num-attention-heads=2", "--prune.intermediate-size=64"]
+GRAPH_MB = 0.015  # graphs of two layers differ by that much: an ELECTRA has 12 kB fewer nodes than a BERT in int8
 
 
 @pytest.fixture(params=WRITERS)
@@ -39,7 +40,7 @@ def test_it_is_planned_with_its_own_names_and_sizes(
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
     assert found["teacher"]["shape"]["model_type"] == base.name
     real = AutoModelForSequenceClassification.from_pretrained(base)
-    trimmed = base.name == "distilbert"  # a WordPiece vocabulary; RoBERTa's stays whole
+    trimmed = base.name != "roberta"  # whose vocabulary stays whole: it is none of WordPiece
     assert (found["teacher"]["parameters"] < real.num_parameters()) == trimmed
     assert found["int8"]["disk_mb"] < found["slim-onnx"]["disk_mb"] < found["teacher-onnx"]["disk_mb"]
 
@@ -100,4 +101,4 @@ def test_every_stage_of_the_recipe_makes_it_smaller(base: Path, tmp_path: Path) 
     assert all(len(tokenizer(text)["input_ids"]) > 2 for text in texts)
     np.testing.assert_allclose(Predictor(int8).logits(texts, 32), alone, atol=1e-5)
     predicted = rows["int8"]["predicted"]["disk_mb"] if "predicted" in rows["int8"] else None
-    assert predicted is None or abs(predicted - rows["int8"]["bytes"] / 1e6) < 0.1 * predicted
+    assert predicted is None or abs(predicted - rows["int8"]["bytes"] / 1e6) < GRAPH_MB
