@@ -35,7 +35,7 @@ from hfcompress.tasks.vocabulary import tokenizer_bytes
 if TYPE_CHECKING:
     from hfcompress.evaluation.measure import Measure
 
-# Bytes that are no weights, measured on exported files: graph nodes and names (tests/test_plan.py holds them to 3%).
+# Bytes that are no weights, measured on exported files: graph nodes and names (tests/planning/test_plan.py: to 3%).
 CONFIG_BYTES = 1_500
 TOKENIZER_BYTES = 945_000  # bert-base-uncased: vocab.txt 232 kB, tokenizer.json 711 kB
 TENSOR_HEADER = 110

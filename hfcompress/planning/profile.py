@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
 from hfcompress.report.console import threads_in_words
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 OTHER = "(no module)"
+BODIES = {"model", *(encoder.body for encoder in ENCODERS.values())}  # below them the second word says little
 WARM_UP = 2
 
 
@@ -128,7 +130,7 @@ def group_of(name: str) -> str:
         return ".".join("*" if part.isdigit() else part for part in parts[:keep])
     while len(parts) > 1 and parts[-1] in ("weight", "bias"):
         parts.pop()
-    return ".".join(parts[:3] if parts[:1] in (["bert"], ["model"]) else parts[:2]) or OTHER
+    return ".".join(parts[:3] if parts[:1] and parts[0] in BODIES else parts[:2]) or OTHER
 
 
 def stored_parts(folder: Path) -> list[tuple[str, int, int]]:

@@ -56,7 +56,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
     if content["model"].get("type", "WordPiece") != "WordPiece" or not isinstance(content["model"]["vocab"], dict):
         raise UserError(
             f"{path} is a {content['model'].get('type')} tokenizer; only WordPiece vocabularies (BERT's) can "
-            "be trimmed: --no-trim-vocabulary"
+            "be trimmed: --no-trim-vocabulary, or, where the recipe has no such option, another --base"
         )
     outside = [e["content"] for e in content["added_tokens"] if e["content"] not in content["model"]["vocab"]]
     if outside:

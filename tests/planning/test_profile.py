@@ -27,6 +27,8 @@ def profiled(folder: Path, **options: int) -> dict[str, tuple[int, int, float | 
     [
         ("bert.encoder.layer.3.attention.self.query.weight", "bert.encoder.layer.*.attention"),
         ("bert.embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings"),
+        ("roberta.embeddings.word_embeddings.weight", "roberta.embeddings.word_embeddings"),
+        ("distilbert.transformer.layer.2.ffn.lin1.bias", "distilbert.transformer.layer.*.ffn"),
         ("classifier.bias", "classifier"),
         ("model.layers.11.mlp.down_proj.weight", "model.layers.*.mlp"),
         ("/network/bert/encoder/layer.0/attention/self/MatMul", "bert.encoder.layer.*.attention"),
