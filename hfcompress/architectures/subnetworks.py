@@ -15,8 +15,8 @@ def narrowed(
 ) -> Shape:
     """The shape that is left of `model` when so much of it is kept; None keeps all.
 
-    Heads stay whole and a stock BERT derives their size as hidden_size / num_attention_heads, so the hidden size is
-    always heads x the model's own head size; one of the two is enough.
+    Heads stay whole and the stock classes derive their size as hidden_size / num_attention_heads, so the hidden size
+    is always heads x the model's own head size; one of the two is enough.
 
     Args:
         option: the stage's name as it is typed, for the errors.
@@ -45,7 +45,7 @@ def narrowed(
             raise UserError(f"{flag} {value}: from 1 to {most} (the model it is cut from has no more)")
     if hidden_size is not None and hidden_size != heads * head_size:
         raise UserError(
-            f"--{option}.hidden-size {hidden_size}: a stock BERT's hidden size is heads x head size; "
+            f"--{option}.hidden-size {hidden_size}: the hidden size is heads x head size; "
             f"with {heads} heads of {head_size} it is {heads * head_size}"
         )
     return model.with_(**kept, hidden_size=heads * head_size)

@@ -132,7 +132,7 @@ class Distill(TrainTexts):
         """The student at its start, and the teacher's layers that it was made of.
 
         Raises:
-            UserError: another architecture than BERT, or see `predict`.
+            UserError: an architecture that cannot be cut, or see `predict`.
         """
         from hfcompress.architectures import encoders
 

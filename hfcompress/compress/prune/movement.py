@@ -27,7 +27,7 @@ class MovementPrune(TrainTexts):
     """Movement pruning (Sanh et al. 2020) of whole structures, with the teacher's soft labels.
 
     Every layer keeps the same number of heads and neurons, and the hidden size shrinks with the heads (heads x head
-    size): that is the shape a stock BERT can have.
+    size): that is the shape a stock class can have.
     """
 
     num_attention_heads: int = 8
