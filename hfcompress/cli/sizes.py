@@ -23,6 +23,7 @@ def within_sizes(options: dict[str, Any], given: Iterable[str]) -> dict[str, Any
     """
     most, name = sizes_of(options)
     typed, found = set(given), dict(options)
+    head_size = most.get("hidden_size", 0) // most.get("num_attention_heads", 1)
     for group in GROUPS:
         fields = getattr(found.get(group), "__dict__", {})
         for field in SIZES:
@@ -34,6 +35,8 @@ def within_sizes(options: dict[str, Any], given: Iterable[str]) -> dict[str, Any
                 found[group] = replace(found[group], **{field: size})
                 print(f"hfcompress: --{option}: {size}, all that {name} has", file=sys.stderr)
             most[field] = min(size, limit)  # the next group cuts what this one leaves
+        if head_size:  # a hidden size says the heads, where they are not given
+            most["num_attention_heads"] = min(most["num_attention_heads"], most["hidden_size"] // head_size)
     return found
 
 

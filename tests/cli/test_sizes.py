@@ -32,6 +32,13 @@ def test_defaults_are_lowered_one_group_after_the_other(tiny_model: Path, capsys
     assert options["distill"].num_hidden_layers == 6
 
 
+def test_a_hidden_size_says_how_many_heads_are_left(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"base": str(tiny_model), "distill": Distill(hidden_size=32), "prune": MovementPrune()}
+    found = within_sizes(options, ["distill.hidden-size"])
+    assert found["prune"].num_attention_heads == 2
+    assert "--prune.num-attention-heads: 2, all that" in capsys.readouterr().err
+
+
 def test_a_small_model_is_planned_and_a_typed_size_refused(
     tiny_model: Path, tiny_task: TextClassification, capsys: pytest.CaptureFixture[str]
 ) -> None:
