@@ -336,7 +336,8 @@ def test_the_options_that_the_guide_shows_are_not_refused() -> None:
 def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tmp_path: Path) -> None:
     """The recipe on other data by options alone, a few steps a stage: it is not the accuracy that is tested.
 
-    All test texts are read, but a teacher's answers to all 4,570 training texts would take most of the time.
+    Of the 4,570 training texts 400 are read, and of the 834 of the test the same share: a teacher's answers to all of
+    them would take most of the time.
     """
     once = [part for stage in ("finetune", "distill", "prune", "qat") for part in (f"--{stage}.max-steps", "5")]
     done = process(
@@ -361,7 +362,7 @@ def test_the_contract_clauses_run_this_way_to_their_verdicts(real_data: Path, tm
     assert done.returncode in (0, 1), done.stderr[-3000:]
     verdicts = {verdict["limit"]: verdict for verdict in report_of(tmp_path / "clauses")["verdicts"]}
     assert verdicts["disk_mb"]["ok"]
-    assert verdicts["drop:accuracy"]["n"] == 834
+    assert verdicts["drop:accuracy"]["n"] == round(834 * 400 / 4570)
 
 
 def killed_in_a_new_stage(folder: Path, killed: set[str]) -> bool:
