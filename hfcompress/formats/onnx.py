@@ -35,11 +35,7 @@ class ExportOnnx:
         distance, largest = onnx_export.parity(
             network, out / "model.onnx", onnx_export.parity_batch(tokenizer, texts, task.max_length)
         )
-        if not distance <= PARITY * max(1.0, largest):
-            raise CheckFailed(
-                f"the exported graph's logits differ by {distance:.2g} from the model's (allowed {PARITY} of the "
-                f"largest, {largest:.3g}); its weights are too large for float32 sums: give another model"
-            )
+        require_parity(distance, largest)
         return {"largest_logit_difference": distance}
 
     def predict(self, model: Shape, *, task: TextClassification) -> Shape:
@@ -52,7 +48,7 @@ class DynamicInt8:
 
     training: ClassVar[bool] = False
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = GRAPHS
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "optimum-onnx")
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         needs("optimum.onnxruntime")
@@ -74,7 +70,7 @@ class StaticInt8:
 
     training: ClassVar[bool] = False
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = GRAPHS
+    libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "optimum-onnx")
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         needs("optimum.onnxruntime")
@@ -131,6 +127,22 @@ def count(out: Path) -> int:
     from hfcompress.formats import onnx_export
 
     return onnx_export.integer_kernels(out / "model.onnx")
+
+
+def require_parity(distance: float, largest: float) -> None:
+    """Refuse a float32 graph whose logits are not the model's.
+
+    Args:
+        distance: the largest difference of logits; largest: the largest logit.
+
+    Raises:
+        CheckFailed: they differ by more than PARITY of the largest, or are nan.
+    """
+    if not distance <= PARITY * max(1.0, largest):
+        raise CheckFailed(
+            f"the exported graph's logits differ by {distance:.2g} from the model's (allowed {PARITY} of the "
+            f"largest, {largest:.3g}); its weights are too large for float32 sums: give another model"
+        )
 
 
 def copy_companions(source: Path, out: Path) -> None:

@@ -141,6 +141,7 @@ def export_fp32(source: Path, out: Path) -> float:
     """model.onnx of torch weights; the largest difference of logits to torch."""
     from hfcompress.architectures.models import load_classifier, load_tokenizer
     from hfcompress.formats import onnx_export
+    from hfcompress.formats.onnx import require_parity
 
     network = load_classifier(source)
     if is_image_model(source):
@@ -153,7 +154,9 @@ def export_fp32(source: Path, out: Path) -> float:
         raise UserError(f"{source} is a {network.config.model_type}: {known} and image classifiers can be exported")
     onnx_export.export(network, out)
     batch = onnx_export.parity_batch(load_tokenizer(source), ["a text of some words", "another"], 16)
-    return onnx_export.parity(network, out / "model.onnx", batch)[0]
+    distance, largest = onnx_export.parity(network, out / "model.onnx", batch)
+    require_parity(distance, largest)
+    return distance
 
 
 def export_litert(source: Path, out: Path, bits: int, images: Images | None, python: Path | None) -> list[str]:

@@ -10,7 +10,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Replace
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+)
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.compress.embeddings import trim_vocabulary
@@ -217,3 +224,11 @@ def test_text_files_are_read_by_line_and_what_is_wrong_is_named(tmp_path: Path) 
         read_texts(file)
     with pytest.raises(UserError, match=r"no such file"):
         read_texts(tmp_path / "none.txt")
+
+
+def test_a_padding_token_that_moves_is_refused_where_positions_are_counted_from_it() -> None:
+    config = AutoConfig.for_model("roberta", pad_token_id=1)
+    trim_vocabulary.require_same_positions(config, 1)
+    with pytest.raises(UserError, match=r"padding token at 0, and a roberta counts positions from behind 1"):
+        trim_vocabulary.require_same_positions(config, 0)
+    trim_vocabulary.require_same_positions(AutoConfig.for_model("bert", pad_token_id=1), 0)

@@ -19,7 +19,7 @@ from hfcompress.compress.quantize import qat
 from hfcompress.errors import UserError
 from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.evaluation.predictor import Predictor
-from hfcompress.formats import litert, tensorrt_rules
+from hfcompress.formats import litert, onnx_export, tensorrt_rules
 from hfcompress.formats.onnx import copy_companions
 from hfcompress.formats.onnx_export import constant_values
 from hfcompress.runs import delivery
@@ -159,6 +159,16 @@ def test_a_text_model_with_zero_points_is_refused(
     assert "run the recipe with --qat.target tensorrt" in said
     assert "has no int8 graph" in refused(tiny_model, "--to", "tensorrt-onnx", "--out", out)
     assert not out.exists()
+
+
+def test_a_text_model_whose_graph_answers_otherwise_is_refused(
+    tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    for distance in (0.5, float("nan")):
+        monkeypatch.setattr(onnx_export, "parity", lambda *_, distance=distance: (distance, 1.0))
+        assert "the exported graph's logits differ by" in refused(tiny_teacher, "--to", "onnx", "--out", out)
+        assert not out.exists()
 
 
 def test_what_cannot_be_exported(camera: Path, quantized: dict[str, Path], tmp_path: Path) -> None:

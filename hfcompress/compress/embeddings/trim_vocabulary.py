@@ -48,6 +48,7 @@ class TrimVocabulary:
         rows = [tokenizer["model"]["vocab"][piece] for piece in pieces]
         trim_embeddings(network, rows)
         small_tokenizer = load_tokenizer(out)
+        require_same_positions(network.config, small_tokenizer.pad_token_id)
         network.config.pad_token_id = small_tokenizer.pad_token_id
         save(network, small_tokenizer, out)
         changed = share_cut_differently(model, out, corpus)
@@ -86,6 +87,21 @@ class TrimVocabulary:
 
     def _corpus(self, task: TextClassification) -> list[str]:
         return task.data.texts("train") + (read_texts(self.extra_text) if self.extra_text else [])
+
+
+def require_same_positions(config: Any, padding: int) -> None:
+    """Refuse another number of the padding token where positions are counted from behind it.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    from hfcompress.architectures.text_inputs import AFTER_PADDING
+
+    if config.model_type in AFTER_PADDING and padding != config.pad_token_id:
+        raise UserError(
+            f"the trimmed vocabulary has its padding token at {padding}, and a {config.model_type} counts positions "
+            f"from behind {config.pad_token_id}: leave the vocabulary as it is (--no-trim-vocabulary)"
+        )
 
 
 def read_texts(file: Path) -> list[str]:
