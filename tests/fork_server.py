@@ -180,6 +180,11 @@ def watch(child: int, timeout: float, most_mb: float) -> dict[str, Any]:
     return {"code": os.waitstatus_to_exitcode(status), "grown_mb": round(peak, 1), "timed_out": timed_out}
 
 
+def is_graph(folder: Path) -> bool:
+    """Whether a folder is measured with onnxruntime, without torch."""
+    return any(folder.glob("*.onnx"))
+
+
 def memory_of(module: str, folder: str, length: int, threads: int) -> dict[str, float]:
     """What `python -m hfcompress.evaluation.MODULE` prints, with the imports of this process in `bare_rss_mb`."""
     from hfcompress.evaluation import language_memory, memory
@@ -206,7 +211,11 @@ def fork_memory_processes() -> None:
     there.close()
     stream = here.makefile("rw")
 
+    real = memory.fresh_process
+
     def fresh_process(module: str, folder: Path, length: int, threads: int) -> dict[str, float]:
+        if module == "memory" and is_graph(folder):
+            return real(folder, length, threads)
         stream.write(json.dumps([module, str(folder), length, threads]) + "\n")
         stream.flush()
         found: dict[str, float] | None = json.loads(stream.readline())

@@ -1,5 +1,6 @@
 """The wheel: everything that a command needs is in it, away from the checkout."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -45,7 +46,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(python), *arguments], capture_output=True, text=True, cwd=cwd, timeout=900)
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(python), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=elsewhere, timeout=900)
 
 
 def test_the_wheel_has_every_module_and_the_data(wheel: Path) -> None:
