@@ -170,6 +170,22 @@ def image_size(folder: Path) -> tuple[int, int]:
         raise UserError(f"{file} is damaged, or does not say the size of an image ({error}); save it anew") from None
 
 
+def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
+    """Height and width of a model's images, by its processor, else by its config.
+
+    Raises:
+        UserError: neither says them.
+    """
+    from hfcompress.errors import UserError
+
+    if (folder / "preprocessor_config.json").is_file():
+        return image_size(folder)
+    side = getattr(config, "image_size", None)
+    if side is None:
+        raise UserError(f"{folder} does not say the size of its images; save its preprocessor_config.json there")
+    return (side, side) if isinstance(side, int) else (side[0], side[-1])
+
+
 def server_of(folder: Path) -> Any:
     """Which of the functions above serves a folder."""
     from hfcompress.folders.guard import read_config

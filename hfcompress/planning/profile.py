@@ -274,6 +274,8 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     made = stock_class(config)
     network = load(folder) if edited else load_whole(made, folder, new_head=made.__name__ == "AutoModel").eval()
     if network.main_input_name == "pixel_values":
+        from hfcompress.evaluation.memory import pixels_read
+
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}
     return network, token_request(network, batch, length, random)
@@ -297,22 +299,6 @@ def token_request(network: Any, batch: int, length: int, random: "torch.Generato
     if config.is_encoder_decoder:
         request["decoder_input_ids"] = torch.full((batch, 1), config.decoder_start_token_id or 0)
     return request
-
-
-def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
-    """Height and width of a model's images, by its processor, else by its config.
-
-    Raises:
-        UserError: neither says them.
-    """
-    from hfcompress.evaluation.memory import image_size
-
-    if (folder / "preprocessor_config.json").is_file():
-        return image_size(folder)
-    side = getattr(config, "image_size", None)
-    if side is None:
-        raise UserError(f"{folder} does not say the size of its images; save its preprocessor_config.json there")
-    return (side, side) if isinstance(side, int) else (side[0], side[-1])
 
 
 def onnx_times(folder: Path, batch: int, length: int, threads: int, runs: int) -> Timed:
