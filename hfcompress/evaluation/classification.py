@@ -63,6 +63,17 @@ def differences(
     return result
 
 
+def all_flips(
+    logits: dict[str, Array], reference: str, labels: Array, names: list[str], groups: list[str], excerpts: list[str]
+) -> dict[str, Any]:
+    """Return the `flips` of each other model against the reference, by its name."""
+    return {
+        name: flips(logits[reference], found, labels, names=names, groups=groups, excerpts=excerpts)
+        for name, found in logits.items()
+        if name != reference
+    }
+
+
 def flips(
     before: Array, after: Array, labels: Array, *, names: list[str], groups: list[str], excerpts: list[str]
 ) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Measure(Measuring):
         arrays: dict[str, Any] = {"labels": labels, "groups": np.array(groups), **logits}
         np.savez_compressed(out / "predictions.npz", **arrays)
         excerpts = [text[:EXCERPT] for text in data.texts("test")]
+        chosen = {name: logits[name] for name in models}  # without the baseline
         write_json(
             out / "measurements.json",
             {
@@ -101,13 +102,7 @@ class Measure(Measuring):
                 "reference": reference,
                 "models": rows,
                 "differences": classification.differences(confusions, reference, confidence=confidence, **draws),
-                "flips": {
-                    name: classification.flips(
-                        logits[reference], logits[name], labels, names=names, groups=groups, excerpts=excerpts
-                    )
-                    for name in models
-                    if name != reference
-                },
+                "flips": classification.all_flips(chosen, reference, labels, names, groups, excerpts),
                 "probe": probes,
             },
         )

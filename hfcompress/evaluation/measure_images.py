@@ -52,13 +52,7 @@ class MeasureImages(Measuring):
                 "reference": reference,
                 "models": rows,
                 "differences": classification.differences(found, reference, confidence=confidence, **draws),
-                "flips": {
-                    name: classification.flips(
-                        logits[reference], logits[name], labels, names=names, groups=groups, excerpts=excerpts
-                    )
-                    for name in models
-                    if name != reference
-                },
+                "flips": classification.all_flips(logits, reference, labels, names, groups, excerpts),
                 "probe": probes,
             },
         )

@@ -35,7 +35,7 @@ def test_replacements_that_multiply_are_refused(tmp_path: Path) -> None:
 def test_ordinary_rules_pass(tiny_model: Path, tmp_path: Path) -> None:
     usual = [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Prepend("\u2581")]
     require_bounded_growth(made(*usual, normalizers.Replace(" ", "\u2581")), tmp_path)
-    load_tokenizer(tiny_model)
+    assert load_tokenizer(tiny_model)("the river")["input_ids"]
 
 
 def test_a_folders_tokenizer_is_checked_when_it_is_loaded(tiny_model: Path, tmp_path: Path) -> None:

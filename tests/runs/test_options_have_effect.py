@@ -195,10 +195,13 @@ def test_a_text_of_nothing_is_refused(option: str, tmp_path: Path) -> None:
     assert refusal("legal_bert", f"--{option}", "", folder=tmp_path) == line
 
 
-def test_a_default_may_be_typed(tmp_path: Path) -> None:
-    small("summarize_7b", "--weight-only.bits", "4", "--genai.context", "2048", folder=tmp_path)
-    small("summarize_7b", "--weight-only.algorithm", "autoround", "--weight-only.steps", "50", folder=tmp_path)
-    small("multilingual", "--curve", "rows-4-7", "--words.seed", "3", folder=tmp_path)
+def test_a_default_may_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, found = small("summarize_7b", "--weight-only.bits", "4", "--genai.context", "2048", folder=tmp_path)
+    assert (found["weight_only"].bits, found["genai"].context) == (4, 2048)
+    chosen = ("--weight-only.algorithm", "autoround", "--weight-only.steps", "50")
+    assert small("summarize_7b", *chosen, folder=tmp_path)[2]["weight_only"].steps == 50
+    assert small("multilingual", "--curve", "rows-4-7", "--words.seed", "3", folder=tmp_path)[2]["words"].seed == 3
+    assert "has no effect" not in capsys.readouterr().err
 
 
 class Watched(WeightOnly):
