@@ -205,7 +205,7 @@ def read_task(folder: str) -> dict[str, Any]:
 
 
 LABELS = (
-    ["None", "NA"], ["1", "2"], ["01", "1"], ["true", "false"], ["2019-01-01", "2019-01-02"], ["1.0", "1"],
+    ["None", "NA"], ["1", "2"], ["01", "1"], ["true", "false"], ["2019-01-01", "2019-01-02"], ["1.0", "2.0"],
     ["nan", "inf"], ["a,b", 'say "x"'], ["train", "test"], ["é", "\u202ex"], ["a  b", "c"], ["yes", "no"],
 )  # fmt: skip
 PIECES = ("apple", "1", "NA", "2020-02-02", "x\x0cy", "line\u2028two", "a\tb", '"quoted"', "naïve", "1e5", "{}", "🎉")

@@ -13,7 +13,7 @@ SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediat
 
 
 def within_sizes(options: dict[str, Any], given: Iterable[str]) -> dict[str, Any]:
-    """Return a recipe's options with the student's sizes that were not given at most those of the teacher or base.
+    """Return a recipe's options with the student's sizes that were not given at most those of what it is made of.
 
     A line on standard error says each. Only models that are folders here are looked at; what is wrong with them is
     said where they are read.
@@ -21,10 +21,11 @@ def within_sizes(options: dict[str, Any], given: Iterable[str]) -> dict[str, Any
     Args:
         given: names of the options that were typed (distill.num-hidden-layers). These stay: they are refused later.
     """
-    most, name = sizes_of(options)
+    has_student = folder_of(options, "student").is_dir()  # then nothing is distilled
+    most, name = sizes_of(options, ("student",) if has_student else ("teacher", "base"))
     typed, found = set(given), dict(options)
-    head_size = most.get("hidden_size", 0) // most.get("num_attention_heads", 1)
-    for group in GROUPS:
+    head_size = most.get("hidden_size", 0) // max(1, most.get("num_attention_heads", 1))
+    for group in GROUPS[1:] if has_student else GROUPS:
         fields = getattr(found.get(group), "__dict__", {})
         for field in SIZES:
             size, limit, option = fields.get(field), most.get(field), f"{group}.{field.replace('_', '-')}"
@@ -40,13 +41,18 @@ def within_sizes(options: dict[str, Any], given: Iterable[str]) -> dict[str, Any
     return found
 
 
-def sizes_of(options: dict[str, Any]) -> tuple[dict[str, int], str]:
-    """Return the sizes of the model that the student is made of, and its folder's name; none where it is not here."""
+def folder_of(options: dict[str, Any], name: str) -> Path:
+    """Return the folder that an option names, if it names one."""
+    return Path(str(options.get(name))).expanduser()
+
+
+def sizes_of(options: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, int], str]:
+    """Return the sizes of the first of these models that is here, and its folder's name; none where none is."""
     from hfcompress.architectures import ENCODERS
     from hfcompress.folders.guard import read_config
 
-    for name in ("teacher", "base"):
-        folder = Path(str(options.get(name))).expanduser()
+    for name in names:
+        folder = folder_of(options, name)
         try:
             config = read_config(folder)
             encoder = ENCODERS[config["model_type"]]

@@ -9,6 +9,7 @@ from hfcompress.cli.sizes import within_sizes
 from hfcompress.compress.distill import Distill
 from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.errors import UserError
+from hfcompress.recipes import tiny
 from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.text_classification import TextClassification
 
@@ -47,6 +48,17 @@ def test_a_small_model_is_planned_and_a_typed_size_refused(
     assert "--prune.num-attention-heads: 4, all that" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"^--prune\.num-attention-heads 11: from 1 to 4"):
         dispatch([*command, "--task.group-column=group", "--prune.num-attention-heads=11"])
+
+
+def test_a_student_in_hand_is_what_is_pruned(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = tiny.write_model(tmp_path / "student", layers=2, heads=2, hidden=32, intermediate=48)
+    options = {"teacher": str(tiny_model), "student": str(student), "distill": Distill(num_hidden_layers=6)}
+    found = within_sizes(options | {"prune": MovementPrune(num_attention_heads=4, intermediate_size=48)}, [])
+    assert found["distill"].num_hidden_layers == 6  # nothing is distilled
+    assert found["prune"].num_attention_heads == 2
+    assert capsys.readouterr().err == "hfcompress: --prune.num-attention-heads: 2, all that student has\n"
 
 
 def test_a_model_that_is_not_here_changes_nothing() -> None:

@@ -16,6 +16,7 @@ from hfcompress.architectures.encoder_spec import Shape, parameters
 from hfcompress.architectures.native import config_changes
 from hfcompress.architectures.patched_encoders import linear_sizes
 from hfcompress.compress.factorize.ranks import put_tensor_train
+from hfcompress.compress.prune.channel_groups import cut_and_check, find_groups
 from hfcompress.compress.prune.pruner import Pruner
 from hfcompress.compress.quantize.qat import prepare, write_int8
 from hfcompress.errors import UserError
@@ -121,6 +122,21 @@ def test_a_wrong_place_is_seen(network: Any, broken: dict[str, str], monkeypatch
     monkeypatch.setitem(architectures.ENCODERS, kind, wrong)
     with pytest.raises((AssertionError, AttributeError, RuntimeError, IndexError)):
         require_same_answers(network)
+
+
+def test_single_heads_and_neurons_are_cut_where_the_table_says_so(network: Any) -> None:
+    """In place, other numbers in each layer: heads where attention reads their number when it is called."""
+    encoder, hidden, head = ENCODERS[network.config.model_type], SIZES["hidden_size"], 8
+    path = f"{encoder.body}.{encoder.layers}.0"
+    kinds = {encoder.neurons_input: ([0, 3, 7], 2 * hidden + 1)}
+    if encoder.heads_cut_in_place:
+        kinds[encoder.query] = [1], head * (4 * hidden + 3)  # rows of three, columns of one, three biases
+    taken = {f"{path}.{name}": units for name, (units, _) in kinds.items()}
+    batch = batch_of(network)
+    groups, _ = find_groups(network, batch, list(taken))
+    assert {group.root for group in groups} == set(taken)
+    left = sum(p.numel() for p in network.parameters()) - sum(len(units) * each for units, each in kinds.values())
+    assert cut_and_check(network, batch, groups, taken, batch, left) < TOLERANCE
 
 
 def test_fewer_layers_keep_the_chosen_ones(network: Any) -> None:
