@@ -146,7 +146,7 @@ def measured_stage(work: Path, name: str, module: str, call: str, **inputs: Any)
     out = fresh(work / name)
     given = "".join(f", {key}={source(value)}" for key, value in inputs.items())
     stage = call.partition("(")[0]
-    task = "from hfcompress.tasks.causal_lm import CausalLM\n" if "task" in inputs else ""
+    task = "from hfcompress.tasks.text_generation import CausalLM\n" if "task" in inputs else ""
     found = in_fresh_process(f"{task}from {module} import {stage}\n{call}(Path({str(out)!r}){given})")
     shutil.rmtree(out / "work", ignore_errors=True)
     return out, found

@@ -24,7 +24,7 @@ import torch
 from benchmarks.weight_only_peers import ORT, loaded, neural_compressor, onnxruntime
 from hfcompress.evaluation.language import Scores, resample_weights, scores
 from hfcompress.ops.grid import Grid
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 OURS = ("rtn", "hqq", "gptq", "awq", "autoround")
 Array = np.ndarray[Any, Any]

@@ -10,7 +10,7 @@ from hfcompress.compress.quantize.linears import QuantizeLinears
 from hfcompress.errors import UserError
 from hfcompress.evaluation.measure_language import MeasureLanguage
 from hfcompress.runs.run import Run
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.adopt_language import AdoptLanguage
 
 SCALES = ("small", "full")

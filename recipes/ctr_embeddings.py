@@ -11,7 +11,7 @@ from hfcompress.evaluation.measure_clicks import MeasureClicks
 from hfcompress.formats.click_onnx import ExportClicks
 from hfcompress.rollout.stage import Rollout
 from hfcompress.runs.run import Run
-from hfcompress.tasks.clicks import GENERATED, Clicks
+from hfcompress.tasks.tabular_classification import GENERATED, Clicks
 from hfcompress.training.train_clicks import TrainClicks
 
 SCALES = ("small", "full")

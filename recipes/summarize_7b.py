@@ -16,8 +16,8 @@ from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.gguf import ExportGguf
 from hfcompress.runs.run import Run
-from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.summarization import Summarization
+from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.adopt_language import AdoptLanguage
 from hfcompress.training.pretrain import Pretrain
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hfcompress.architectures.checkpoint import write_shard
 from hfcompress.ops.grid import Grid
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.pretrain import byte_pair_tokenizer
 
 WORDS = ["the", "licence", "grants", "you", "a", "right", "to", "use", "copy", "modify", "and", "distribute", "these"]

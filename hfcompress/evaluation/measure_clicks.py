@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError, require, require_numbers, require_threads
 from hfcompress.stage import GRAPHS
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 
 if TYPE_CHECKING:
     from hfcompress.architectures.click_spec import ClickShape
@@ -128,7 +128,7 @@ def accuracy(summary: dict[str, Any], n: int) -> dict[str, Any]:
 def truth(task: Clicks, log: "ClickLog") -> dict[str, float] | None:
     """What a model that knew the generated log's truth would reach; None of a log from elsewhere."""
     from hfcompress.evaluation import clicks
-    from hfcompress.tasks.clicks import GENERATED
+    from hfcompress.tasks.tabular_classification import GENERATED
 
     if task.dataset != GENERATED:
         return None

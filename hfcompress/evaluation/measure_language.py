@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import require, require_numbers, require_threads
 from hfcompress.folders.guard import read_config
 from hfcompress.stage import GRAPHS
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.errors import CheckFailed
 from hfcompress.stage import GRAPHS
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 
 COMPARED = 4_096  # rows
 TOLERANCE = 1e-4  # of the largest logit

@@ -15,7 +15,7 @@ from hfcompress.architectures.decoders import GEMMAS
 from hfcompress.errors import CheckFailed, needs
 from hfcompress.folders.end_tokens import copy_beside
 from hfcompress.stage import TENSORS
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 if TYPE_CHECKING:
     from torch import Tensor

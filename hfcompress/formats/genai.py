@@ -9,7 +9,7 @@ from hfcompress.errors import CheckFailed, UserError
 from hfcompress.folders.end_tokens import copy_beside, end_tokens
 from hfcompress.formats.matmul_nbits import require_sizes, resident_bits
 from hfcompress.stage import GRAPHS
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 if TYPE_CHECKING:
     from hfcompress.architectures.decoder_spec import LanguageShape

@@ -15,10 +15,10 @@ from hfcompress.report.console import candidate_row
 from hfcompress.runs.comparison import inconsistency
 
 if TYPE_CHECKING:
-    from hfcompress.tasks.causal_lm import CausalLM
-    from hfcompress.tasks.clicks import Clicks
     from hfcompress.tasks.image_classification import ImageClassification
+    from hfcompress.tasks.tabular_classification import Clicks
     from hfcompress.tasks.text_classification import TextClassification
+    from hfcompress.tasks.text_generation import CausalLM
 
 RUNS = 30
 RESAMPLES = 1000

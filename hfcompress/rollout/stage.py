@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import UserError
 from hfcompress.rollout.traffic import Event
 from hfcompress.stage import GRAPHS
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 
 if TYPE_CHECKING:
     from hfcompress.architectures.click_spec import ClickShape

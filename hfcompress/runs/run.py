@@ -20,10 +20,10 @@ from hfcompress.stage import Artifact, Stage, content_key, snake_case, with_opti
 if TYPE_CHECKING:
     from hfcompress.architectures.decoder_spec import LanguageShape
     from hfcompress.architectures.encoder_spec import Shape
-    from hfcompress.tasks.causal_lm import CausalLM
-    from hfcompress.tasks.clicks import Clicks
     from hfcompress.tasks.image_classification import ImageClassification
+    from hfcompress.tasks.tabular_classification import Clicks
     from hfcompress.tasks.text_classification import TextClassification
+    from hfcompress.tasks.text_generation import CausalLM
 
 
 class Run:

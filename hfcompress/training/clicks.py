@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError, require_numbers
 from hfcompress.tasks.click_log import ClickLog
-from hfcompress.tasks.clicks import IDS
+from hfcompress.tasks.tabular_classification import IDS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import UserError, require
 from hfcompress.folders.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.stage import TRAINING
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.trainer import TrainTexts
 
 if TYPE_CHECKING:

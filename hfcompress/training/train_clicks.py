@@ -9,7 +9,7 @@ from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.errors import UserError
 from hfcompress.folders.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.stage import TENSORS
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 from hfcompress.training.clicks import ClickTrain
 
 

@@ -23,7 +23,7 @@ from hfcompress.evaluation.torch_decoder import load
 from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.ops.grid import Grid
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from tests.language_models import pack_model, rewrite, write_llama, write_task
 
 LONGROPE = {"type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [4.0] * 8}

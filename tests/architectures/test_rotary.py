@@ -20,7 +20,7 @@ from hfcompress.evaluation.torch_decoder import load
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.gguf import ExportGguf
 from hfcompress.ops.grid import Grid
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from tests.cli.test_cli import refused
 from tests.language_models import pack_model, write_llama, write_task
 

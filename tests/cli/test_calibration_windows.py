@@ -10,7 +10,7 @@ from hfcompress.cli.calibration import within_windows
 from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.errors import UserError
 from hfcompress.formats.genai import ExportGenai
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 
 @pytest.mark.parametrize("verb", ["plan", "run"])

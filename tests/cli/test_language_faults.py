@@ -17,7 +17,7 @@ from hfcompress.architectures.decoder_stack import HiddenStates
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
 from hfcompress.runs.run import Run
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from tests.language_models import rewrite, texts, write_llama, write_task
 
 LAYERS, MATRICES = 3, 7
@@ -25,7 +25,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hfcompress.compress.quantize.weight_only import WeightOnly
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 calls, right = 0, WeightOnly.calibrated
 
 def calibrated(self, *arguments):

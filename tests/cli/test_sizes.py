@@ -10,8 +10,8 @@ from hfcompress.compress.distill import Distill
 from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.errors import UserError
 from hfcompress.recipes import tiny
-from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.text_generation import CausalLM
 
 
 def test_defaults_are_lowered_one_group_after_the_other(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from hfcompress.compress.quantize.calibrate import CALIBRATION, Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid
-from hfcompress.tasks.causal_lm import CausalLM, strided
+from hfcompress.tasks.text_generation import CausalLM, strided
 from hfcompress.training.pretrain import Pretrain
 from tests.language_models import rewrite, write_llama, write_task
 

@@ -18,7 +18,7 @@ from hfcompress.evaluation.item_rates import item_rates, rate_scores
 from hfcompress.report.console import sentence
 from hfcompress.rollout.stage import ab_events, request_lines
 from hfcompress.tasks.click_log import CONTEXTS, ClickLog, World
-from hfcompress.tasks.clicks import COLUMNS, Clicks, hash_of, write_logs
+from hfcompress.tasks.tabular_classification import COLUMNS, Clicks, hash_of, write_logs
 
 SMALL = Clicks(users=800, items=900, categories=15, requests=3_000)
 

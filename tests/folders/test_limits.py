@@ -20,9 +20,9 @@ from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.onnx import ExportOnnx
 from hfcompress.ops.grid import Grid
 from hfcompress.planning.decoders import beside_matrices, disk_bytes
-from hfcompress.tasks.causal_lm import CausalLM
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.pretrain import Pretrain
 from hfcompress.training.reporters import REPORTERS
 from hfcompress.training.train_clicks import TrainClicks

@@ -14,7 +14,7 @@ from hfcompress.formats import compressed_tensors
 from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.ops.grid import Grid
 from hfcompress.stage import model_format
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from tests.language_models import pack_model, write_llama, write_task
 
 IDS = torch.tensor([[5, 9, 200, 17, 33, 42, 250, 6, 11, 300]])

@@ -21,7 +21,7 @@ from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.int8_cache import cache_scales
 from hfcompress.ops.grid import Grid
 from hfcompress.stage import model_format
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 from tests.language_models import pack_model, write_llama, write_task
 
 IDS = [int(i) for i in np.random.default_rng(1).integers(3, 320, 60)]

@@ -155,14 +155,14 @@ def test_data_is_read_at_its_revision_and_offline_never_at_another(hub: Hub, dat
 
 @pytest.mark.slow
 def test_a_click_log_is_read_by_name_and_revision(hub: Hub, tmp_path: Path) -> None:  # noqa: F811
-    from hfcompress.tasks.clicks import Clicks, write_logs
+    from hfcompress.tasks.tabular_classification import Clicks, write_logs
 
     small = Clicks(users=50, items=50, categories=5, requests=100)
     write_logs(small.data, tmp_path / "log")
     put(hub, "datasets/org/log", tmp_path / "log", "draft")
     code = """
 from hfcompress import cli
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 cli.dispatch = lambda arguments: print(len(Clicks(dataset=arguments[0]).data.logs["train"])) or 0
 cli.main()
 """

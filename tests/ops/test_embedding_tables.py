@@ -24,7 +24,7 @@ from hfcompress.formats.stored_tables import stored_table
 from hfcompress.ops import factorized, hashed, mixed_dimension, quotient_remainder, row_codes, table_sizes
 from hfcompress.ops.embedding_tables import make_table
 from hfcompress.ops.table_sizes import describe_table, parts, table_bytes
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 from hfcompress.training.clicks import ClickTrain, fit, new_click_model
 
 ROWS, DIM = 300, 16

@@ -14,7 +14,7 @@ from hfcompress.evaluation.bits_claimed import require_share
 from hfcompress.ops.grid import Grid
 from hfcompress.ops.rtn import rtn
 from hfcompress.recipes import tiny
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 IDS = torch.tensor([[5, 9, 200, 17, 33, 42, 250, 6, 11, 280]])
 

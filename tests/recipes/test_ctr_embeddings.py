@@ -30,7 +30,7 @@ from hfcompress.planning import click_latency
 from hfcompress.recipes.ctr_embeddings import CURVE, point_of, smoke
 from hfcompress.rollout.stage import Rollout, request_lines
 from hfcompress.rollout.traffic import read
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 from hfcompress.training import click_checkpoint
 from hfcompress.training.train_clicks import TrainClicks
 from tests.hub.test_push import NAME, cache_folder, command, hub, push, run_code  # noqa: F401  (two are fixtures)
@@ -207,7 +207,7 @@ def test_a_split_without_clicks_is_named(run: Path, task: Clicks, tmp_path: Path
     from dataclasses import replace
 
     from hfcompress.evaluation.measure_clicks import MeasureClicks
-    from hfcompress.tasks.clicks import ClickData, write_logs
+    from hfcompress.tasks.tabular_classification import ClickData, write_logs
 
     test = task.data.logs["test"]
     silent = replace(test, click=np.zeros_like(test.click), conversion=np.zeros_like(test.conversion))

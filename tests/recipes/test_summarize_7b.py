@@ -13,7 +13,7 @@ from hfcompress.errors import UserError
 from hfcompress.evaluation import language, language_memory
 from hfcompress.report.console import sentence, table
 from hfcompress.stage import model_format
-from hfcompress.tasks.causal_lm import Window
+from hfcompress.tasks.text_generation import Window
 
 
 @pytest.fixture(scope="module")

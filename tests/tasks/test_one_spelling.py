@@ -10,12 +10,12 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hfcompress.errors import UserError
 from hfcompress.folders.lines import other_encoding, read_lines
-from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.cells import identifier, whole_numbers
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.read_tables import read_table
 from hfcompress.tasks.summarization import Summarization
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.text_generation import CausalLM
 from tests.tasks.test_text_data import counts, refusal, rows, write_csv, write_jsonl
 
 SIZES = {"train": 30, "validation": 6, "test": 9}

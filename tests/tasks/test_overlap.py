@@ -8,12 +8,12 @@ import pytest
 
 from hfcompress.errors import UserError
 from hfcompress.recipes import tiny
-from hfcompress.tasks.causal_lm import CausalLM
-from hfcompress.tasks.clicks import ClickData, Clicks, read_logs, write_logs
 from hfcompress.tasks.hold_out import families, sample
 from hfcompress.tasks.overlap import Keys, near_duplicates
 from hfcompress.tasks.summarization import Summarization
+from hfcompress.tasks.tabular_classification import ClickData, Clicks, read_logs, write_logs
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.text_generation import CausalLM
 
 Row = dict[str, str]
 

@@ -10,11 +10,11 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.find_splits import split_of
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.read_tables import read_table
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.text_generation import CausalLM
 
 Sizes = dict[str, int]
 

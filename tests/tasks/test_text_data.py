@@ -14,10 +14,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.causal_lm import CausalLM
 from hfcompress.tasks.read_tables import read_table
 from hfcompress.tasks.summarization import Summarization
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.text_generation import CausalLM
 
 SIZES = {"train": 30, "validation": 6, "test": 9}
 

@@ -10,7 +10,7 @@ from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.ops.table_sizes import Array, describe_table
 from hfcompress.stage import TENSORS
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 from hfcompress.training.clicks import ClickTrain
 
 if TYPE_CHECKING:

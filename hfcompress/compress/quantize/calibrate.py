@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError, require_numbers
 from hfcompress.stage import TENSORS
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

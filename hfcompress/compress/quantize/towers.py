@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.stage import GRAPHS
-from hfcompress.tasks.clicks import Clicks
+from hfcompress.tasks.tabular_classification import Clicks
 from hfcompress.training.clicks import ClickTrain
 
 OBSERVED = 50_000  # rows whose extremes are where the ranges start

@@ -13,7 +13,7 @@ from hfcompress.evaluation.bits_claimed import require_share
 from hfcompress.folders.end_tokens import copy_beside
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.stage import TENSORS
-from hfcompress.tasks.causal_lm import CausalLM
+from hfcompress.tasks.text_generation import CausalLM
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
