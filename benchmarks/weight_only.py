@@ -153,7 +153,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         task = stories_task(options.model, Path(folder)) if options.stories else CausalLM(calibration_windows=64)
         task = replace(task, test_tokens=options.tokens)
-        windows = task.scored_windows(tokenizer)
+        windows = task.test_windows(tokenizer)
         ids = torch.from_numpy(task.calibration(tokenizer))
         reference = log_probabilities(loaded(options.model), windows)
         whole = scores(reference, windows, reference)

@@ -22,7 +22,14 @@ DISTILBERT = Encoder(
         "num_attention_heads": "n_heads",
         "intermediate_size": "hidden_dim",
     },
-    defaults={"type_vocab_size": 0},
+    defaults={
+        "type_vocab_size": 0,
+        "num_hidden_layers": 6,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "vocab_size": 30522,
+    },
     starts_as_mean=False,  # its head's activation is a ReLU
     heads_cut_in_place=False,
 )

@@ -53,6 +53,15 @@ class Encoder:
         """Return the config.json's name of a size."""
         return self.fields.get(ours, ours)
 
+    def size(self, config: Mapping[str, Any], ours: str) -> int:
+        """Return a size by our name.
+
+        Raises:
+            KeyError: config.json does not say it, and no default is known.
+        """
+        name = self.name(ours)
+        return int(config[name] if name in config or ours not in self.defaults else self.defaults[ours])
+
     def require_sizes(self, config: Mapping[str, Any]) -> None:
         """Refuse a config of which another size than the hidden one would have to be cut by other numbers.
 
@@ -61,9 +70,9 @@ class Encoder:
         """
         hidden = self.name("hidden_size")
         for name in self.as_hidden_size:
-            size = config.get(name, self.defaults.get(name))
-            if size != config[hidden]:
+            size, width = config.get(name, self.defaults.get(name)), self.size(config, "hidden_size")
+            if size != width:
                 raise UserError(
-                    f"{name} {size} is not {hidden} {config[hidden]}: such a model of type {config['model_type']} "
+                    f"{name} {size} is not {hidden} {width}: such a model of type {config['model_type']} "
                     "cannot be made smaller here; give one in which both are the same"
                 )

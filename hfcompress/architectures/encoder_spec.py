@@ -54,11 +54,11 @@ class Shape:
         encoder = ENCODERS.get(kind, BERT)
         encoder.require_sizes(config)
         return cls(
-            num_hidden_layers=config[encoder.name("num_hidden_layers")],
-            hidden_size=config[encoder.name("hidden_size")],
-            num_attention_heads=config[encoder.name("num_attention_heads")],
-            intermediate_size=config[encoder.name("intermediate_size")],
-            vocab_size=config["vocab_size"],
+            num_hidden_layers=encoder.size(config, "num_hidden_layers"),
+            hidden_size=encoder.size(config, "hidden_size"),
+            num_attention_heads=encoder.size(config, "num_attention_heads"),
+            intermediate_size=encoder.size(config, "intermediate_size"),
+            vocab_size=encoder.size(config, "vocab_size"),
             max_position_embeddings=config.get("max_position_embeddings", 512),
             type_vocab_size=config.get("type_vocab_size", encoder.defaults.get("type_vocab_size", 2)),
             model_type=kind if kind in ENCODERS else "bert",

@@ -12,7 +12,7 @@ from hfcompress.architectures.pretrained import require_room, stock_config, stoc
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
 from hfcompress.folders.permissions import as_umask_says
-from hfcompress.folders.tokenizer_rules import require_bounded_growth
+from hfcompress.folders.tokenizer_rules import require_bounded_growth, require_quick_patterns
 from hfcompress.folders.weights import require_plain_tensors, require_unquantized, stored_tensors
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = stock_tokenizer(folder)
         require_bounded_growth(tokenizer, folder)
+        require_quick_patterns(tokenizer, folder)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises a bare Exception, transformers five kinds

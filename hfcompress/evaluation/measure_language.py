@@ -54,7 +54,7 @@ class MeasureLanguage:
         from hfcompress.evaluation import language
         from hfcompress.folders.record import write_json
 
-        windows = task.scored_windows(load_tokenizer(models[reference]))
+        windows = task.test_windows(load_tokenizer(models[reference]))
         said = {
             name: Said(out / "work" / f"{name}.f32", windows, folder, self.threads) for name, folder in models.items()
         }

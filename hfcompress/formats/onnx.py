@@ -78,14 +78,16 @@ class StaticInt8:
         from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
 
         from hfcompress.architectures.models import load_tokenizer
+        from hfcompress.architectures.text_inputs import complete
         from hfcompress.evaluation.sessions import onnx_session
 
         config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
         config.operators_to_quantize = ["MatMul", "Gemm", "Gather"]
         data = task.data.encode(load_tokenizer(model), task.max_length, "train")
         session = onnx_session(model / "model.onnx", threads=1)
-        columns = [entry.name for entry in session.get_inputs()]
-        data = data.select(range(min(self.calibration_texts, len(data)))).select_columns(columns)
+        names = [entry.name for entry in session.get_inputs()]
+        data = data.select(range(min(self.calibration_texts, len(data))))
+        data = data.map(lambda row: complete(row, names), remove_columns=data.column_names)
         quantizer = ORTQuantizer.from_pretrained(model, file_name="model.onnx")
         ranges = quantizer.fit(
             data,

@@ -242,7 +242,7 @@ def language_claims(model: Path, row: dict[str, Any], task: "CausalLM", same: bo
     from hfcompress.evaluation.decoder import open_decoder
 
     timed = row["latency_ms"]
-    windows = task.scored_windows(language_tokenizer(model))
+    windows = task.test_windows(language_tokenizer(model))
     decoder = open_decoder(model, timed["threads"])
     scored = language.scores((language.log_probabilities(decoder, window) for window in windows), windows)
     weights = language.resample_weights(len(scored.tokens), RESAMPLES, 0)

@@ -350,7 +350,8 @@ def read_shape(file: Path) -> Shape:
     config = read_config(file.parent)
     check_type(file.parent, config)
     try:
-        return Shape.from_config(config, len(config.get("id2label", {})) or 2)
+        labels = len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
+        return Shape.from_config(config, labels)
     except KeyError as error:
         raise UserError(
             f"{file} has no {error.args[0]}: what can be planned are models of BERT's shape, causal LMs and image "

@@ -15,8 +15,30 @@ ALL = "all"  # the split of a data set that has none
 
 def split_by_hash(key: bytes) -> str:
     """Return train for seven tenths of all keys, validation for one, test for two."""
-    number = int(hashlib.sha256(key).hexdigest(), 16) % 10
+    return split_by_digest(hashlib.sha256(key).hexdigest())
+
+
+def split_by_digest(digest: str) -> str:
+    """Return the split of a key by its hash in hexadecimal."""
+    number = int(digest, 16) % 10
     return "validation" if number == 0 else "test" if number < 3 else "train"
+
+
+def rows_by_split(split_of: dict[str, str], names: list[str], labels: Sequence[Any]) -> dict[str, list[int]]:
+    """Return split -> rows; a name with a class that train would lack is moved to train.
+
+    Args:
+        split_of: of every name; names, labels: of the rows.
+    """
+    split_of = dict(split_of)
+    train = {label for name, label in zip(names, labels, strict=True) if split_of[name] == "train"}
+    for name, label in zip(names, labels, strict=True):
+        if label not in train:
+            split_of[name] = "train"
+    found: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for row, name in enumerate(names):
+        found[split_of[name]].append(row)
+    return found
 
 
 def families(groups: Sequence[str], texts: Sequence[str | None]) -> list[str]:
@@ -47,14 +69,7 @@ def splits_of_one(dataset: str, names: list[str], labels: Sequence[Any], option:
     Raises:
         UserError: there are too few families.
     """
-    split_of = {name: split_by_hash(name.encode()) for name in names}
-    train = {label for name, label in zip(names, labels, strict=True) if split_of[name] == "train"}
-    for name, label in zip(names, labels, strict=True):
-        if label not in train:
-            split_of[name] = "train"
-    found: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for row, name in enumerate(names):
-        found[split_of[name]].append(row)
+    found = rows_by_split({name: split_by_hash(name.encode()) for name in names}, names, labels)
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in found.items())
     if not all(found.values()):
         raise UserError(

@@ -1,12 +1,12 @@
 """Images in folders: SPLIT/CLASS/image.jpg, or CLASS/image.jpg and the splits by a hash of the image."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.find_splits import (
-    SPLITS,
     folders_in,
     hidden,
     kind_of,
@@ -17,7 +17,7 @@ from hfcompress.tasks.find_splits import (
     split_of,
     stem_of,
 )
-from hfcompress.tasks.hold_out import split_by_hash
+from hfcompress.tasks.hold_out import rows_by_split, split_by_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,11 +95,15 @@ def walked(folder: Path) -> list[Path]:
 
 
 def by_hash(folder: Path) -> "dict[str, Dataset]":
-    """Return the splits of a folder CLASS/image: seven tenths, one and two, by a hash of an image's bytes."""
+    """Return the splits of a folder CLASS/image: seven tenths, one and two, by a hash of an image's bytes.
+
+    An image of a class that train would lack stays in train.
+    """
     rows = [(file, place.name) for place in flat_classes(folder) for file in walked(place) if is_image(file)]
-    found: dict[str, list[tuple[Path, str]]] = {split: [] for split in SPLITS}
-    for file, label in rows:
-        found[split_by_hash(file.read_bytes())].append((file, label))
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file, _ in rows]
+    splits = {digest: split_by_digest(digest) for digest in digests}
+    parts = rows_by_split(splits, digests, [label for _, label in rows])
+    found = {split: [rows[i] for i in which] for split, which in parts.items()}
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in found.items())
     if not all(found.values()):
         raise UserError(

@@ -169,7 +169,7 @@ class CausalLM:
             raise UserError(f"--task.window {self.window}: the {split} split has {len(stream):,} tokens; give no more")
         return stream[: len(stream) // self.window * self.window].reshape(-1, self.window)
 
-    def scored_windows(self, tokenizer: "PreTrainedTokenizerBase") -> list[Window]:
+    def test_windows(self, tokenizer: "PreTrainedTokenizerBase") -> list[Window]:
         """The windows of test text that are scored: whole texts, evenly chosen, cut into strided windows."""
         texts, groups = self.data.texts["test"], self.data.groups["test"]
         order = np.random.default_rng(0).permutation(len(texts))  # any prefix is spread over the split

@@ -1,6 +1,7 @@
 """QAT and export: integer kernels that are counted, weights that are folded, outputs that are compared."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,18 @@ def test_optimums_int8_is_smaller_and_still_right(
     assert measured["integer_kernels"] >= 24
     assert accuracy(folder, tiny_task) >= accuracy(exported, tiny_task) - 0.05
     assert json.loads((folder / "config.json").read_text())["id2label"]["0"] == "apple"
+
+
+def test_a_graph_with_token_types_is_calibrated_though_the_tokenizer_makes_none(
+    tmp_path: Path, exported: Path, tiny_task: TextClassification
+) -> None:
+    folder = tmp_path / "onnx"
+    shutil.copytree(exported, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    stage = StaticInt8(calibration_texts=16)
+    out, _ = made(stage, tmp_path / "int8", model=folder, task=tiny_task)
+    assert "token_type_ids" not in load_tokenizer(out)("the river")
+    usual, _ = made(stage, tmp_path / "usual", model=exported, task=tiny_task)
+    assert (out / "model.onnx").read_bytes() == (usual / "model.onnx").read_bytes()  # they are 0 in single texts

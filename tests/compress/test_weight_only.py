@@ -46,7 +46,7 @@ def kl(reference: Path, packed: Path, task: CausalLM) -> float:
     """Nats a token on the test texts."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    windows = task.scored_windows(AutoTokenizer.from_pretrained(reference))
+    windows = task.test_windows(AutoTokenizer.from_pretrained(reference))
     models = [AutoModelForCausalLM.from_pretrained(reference).eval(), load_simulated(packed)]
     total = tokens = 0.0
     with torch.inference_mode():

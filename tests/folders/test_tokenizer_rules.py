@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from hfcompress import cli
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import UserError
-from hfcompress.folders.tokenizer_rules import MOST_GROWTH, require_bounded_growth
+from hfcompress.folders.tokenizer_rules import MOST_GROWTH, require_bounded_growth, require_quick_patterns
+from hfcompress.formats.gguf_tokenizer import SPLITS
 
 
 def made(*rules: Any) -> PreTrainedTokenizerFast:
@@ -45,6 +46,34 @@ def test_a_folders_tokenizer_is_checked_when_it_is_loaded(tiny_model: Path, tmp_
     found["normalizer"] = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 5000}
     file.write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(UserError, match="could make 5,000 characters"):
+        load_tokenizer(folder)
+
+
+def split_by(pattern: str) -> PreTrainedTokenizerFast:
+    tokenizer = made()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return tokenizer
+
+
+@pytest.mark.parametrize("pattern", [r"(?:[a-z]|[a-y]){20}[A-Z0-9]", r"(a+)+$", r"[a-z]*[a-z]*[a-z]*[A-Z]"])
+def test_patterns_that_take_seconds_for_a_few_words_are_refused(pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.json: its patterns step back without end \("):
+        require_quick_patterns(split_by(pattern), tmp_path)
+
+
+@pytest.mark.parametrize("pattern", [*SPLITS, r" {2,}", r"\s+$", r"\p{N}{1,3}(?=(?:\p{N}{3})*\b)"])
+def test_patterns_in_use_are_quick(pattern: str, tmp_path: Path) -> None:
+    require_quick_patterns(split_by(pattern.removeprefix("digits, then ")), tmp_path)
+
+
+def test_slow_patterns_are_refused_when_a_folder_is_read(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    file = folder / "tokenizer.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    pattern = {"Regex": "(a+)+$"}
+    found["pre_tokenizer"] = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    file.write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(UserError, match="step back without end"):
         load_tokenizer(folder)
 
 

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.budget import Budget
@@ -26,6 +31,7 @@ from hfcompress.planning.plan import (
     parameters,
     prediction,
     ram_mb,
+    read_shape,
     render,
     student_shapes,
 )
@@ -376,7 +382,7 @@ def test_a_hub_base_of_unknown_shape_is_refused_with_what_to_do() -> None:
         (None, "no such file"),
         ("{", "is damaged"),
         ('{"n_layers": 6}', "has no model_type"),
-        ('{"model_type": "distilbert", "n_layers": 6}', "has no dim"),
+        ('{"model_type": "xlnet"}', "has no num_hidden_layers"),
     ],
 )
 def test_a_base_that_is_no_bert_is_refused_in_one_line(content: str | None, words: str, tmp_path: Path) -> None:
@@ -385,6 +391,17 @@ def test_a_base_that_is_no_bert_is_refused_in_one_line(content: str | None, word
     with pytest.raises(UserError, match=rf"config\.json.*{words}") as refused:
         Plan().base(str(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+def test_what_a_config_does_not_say_is_as_its_class_has_it(tmp_path: Path) -> None:
+    """A DistilBERT whose config.json names its classes alone has the class's layers, width, heads and words."""
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert", "num_labels": 3}')
+    config = DistilBertConfig(num_labels=3)
+    with torch.device("meta"):
+        network = DistilBertForSequenceClassification(config)
+    shape = read_shape(tmp_path / "config.json")
+    assert (shape.num_hidden_layers, shape.intermediate_size, shape.num_labels) == (6, 3072, 3)
+    assert parameters(shape) == sum(p.numel() for p in network.parameters())
 
 
 GUARDED = """

@@ -1,5 +1,6 @@
 """Which file is which split: one rule, and what it does not use is said."""
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.find_splits import split_of
+from hfcompress.tasks.hold_out import split_by_digest
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.read_tables import read_table
 from hfcompress.tasks.text_classification import TextClassification
@@ -294,3 +296,17 @@ def test_class_folders_without_splits_are_split_by_their_images(
 def test_images_without_a_test_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no test split: it has train/, val/ but no folder test/"):
         image_sizes(images(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png"))
+
+
+def test_the_only_image_of_a_class_stays_in_train(tmp_path: Path) -> None:
+    images(
+        tmp_path, *(f"{c}/{i}.png" for c in ("bus", "car") for i in range(40)), *(f"spare/{i}.png" for i in range(40))
+    )
+    spare = sorted((tmp_path / "spare").iterdir())
+    chosen = next(f for f in spare if split_by_digest(hashlib.sha256(f.read_bytes()).hexdigest()) == "test")
+    for file in spare:
+        if file != chosen:
+            file.unlink()
+    data = ImageClassification(dataset=str(tmp_path)).data
+    rare = data.labels.index("spare")
+    assert [split for split in data.splits for label in data.label_ids(split) if label == rare] == ["train"]
