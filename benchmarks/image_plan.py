@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hfcompress.evaluation import latency
-from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.memory import fresh_process
 from hfcompress.folders.record import cpu_name
+from hfcompress.formats.memory import fresh_process
 from hfcompress.formats.onnx_image_stages import ExportImages, StaticInt8Images
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 from hfcompress.planning.image_graph import images_ms
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.training.new_images import NewImages, NewMobileNet, NewResNet

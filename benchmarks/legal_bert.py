@@ -20,7 +20,7 @@ EXAMPLES = 512
 EXPORT = """
 import sys
 from pathlib import Path
-from hfcompress.evaluation.memory import rss_mb
+from hfcompress.formats.memory import rss_mb
 folder, out = map(Path, sys.argv[1:])
 from hfcompress.formats import onnx_export as onnx_graph
 from hfcompress.architectures.models import load_classifier
@@ -31,7 +31,7 @@ print(before, rss_mb())
 QUANTIZE = """
 import sys
 from pathlib import Path
-from hfcompress.evaluation.memory import rss_mb
+from hfcompress.formats.memory import rss_mb
 folder, out = map(Path, sys.argv[1:])
 import shutil
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
@@ -45,7 +45,7 @@ FOLD = """
 import sys
 from pathlib import Path
 import torch
-from hfcompress.evaluation.memory import rss_mb
+from hfcompress.formats.memory import rss_mb
 folder, out = map(Path, sys.argv[1:])
 from hfcompress.architectures.models import load_classifier
 from hfcompress.ops.fake_quant import ActivationQuantizer

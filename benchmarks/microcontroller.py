@@ -17,9 +17,9 @@ import pyarrow.parquet as parquet
 
 from hfcompress.architectures.models import load_classifier, load_image_processor
 from hfcompress.budget import ImageBudget
-from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.folders.record import cpu_name, read_json
 from hfcompress.formats.onnx_images import export_images
+from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.formats.tensorrt import static_qdq
 from hfcompress.planning.devices.arena import run
 from hfcompress.planning.devices.integer_graph import read_onnx

@@ -19,13 +19,13 @@ from datasets import Image, load_dataset
 
 from hfcompress.architectures.models import load_classifier, load_image_processor
 from hfcompress.evaluation import latency
-from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.evaluation.statistics import Difference, accuracy, group_confusions, paired_difference
 from hfcompress.folders.record import cpu_name
 from hfcompress.formats import onnx_export
 from hfcompress.formats.onnx_export import Array
 from hfcompress.formats.onnx_image_stages import CALIBRATION_BATCH
 from hfcompress.formats.onnx_images import export_images, require_parity
+from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.formats.tensorrt import static_qdq
 from hfcompress.tasks.image_data import decode, pixel_values
 

@@ -20,8 +20,8 @@ from transformers import TrainerCallback, set_seed
 from hfcompress.architectures import encoders
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.compress.prune.movement import MovementPrune
-from hfcompress.evaluation.predictor import Predictor
 from hfcompress.folders.record import cpu_name, read_json
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.ops.importance import cubic_schedule, top_share
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.losses import label_loss

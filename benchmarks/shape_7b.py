@@ -98,7 +98,7 @@ def copying_seconds(source: Path, written: int, scratch: Path) -> float:
 def in_fresh_process(code: str) -> dict[str, Any]:
     """Run a stage alone, and print seconds and its process's peak memory."""
     wrapped = (
-        "import json, time; from pathlib import Path; from hfcompress.evaluation.memory import rss_mb\n"
+        "import json, time; from pathlib import Path; from hfcompress.formats.memory import rss_mb\n"
         f"begun = time.perf_counter()\n{code}\n"
         "print(json.dumps({'seconds': round(time.perf_counter() - begun, 1), 'peak_mb': round(rss_mb(), 1)}))"
     )
@@ -124,7 +124,7 @@ def decode_seconds(folder: Path, threads: int, tokens: int, depth: int) -> Calla
 
     def measure() -> dict[str, float]:
         code = (
-            f"from hfcompress.evaluation.onnx_decoder import OnnxDecoder\nimport statistics, time as t\n"
+            f"from hfcompress.formats.runtimes.onnx_decoder import OnnxDecoder\nimport statistics, time as t\n"
             f"d = OnnxDecoder(Path({str(folder)!r}), {threads})\nb = t.perf_counter()\n"
             f"d.append([5] * {depth})\nfirst = t.perf_counter() - b\ntimes = []\n"
             f"for _ in range({tokens}):\n b = t.perf_counter(); d.append([5]); times.append(t.perf_counter() - b)\n"
@@ -237,7 +237,7 @@ def chosen_bits(allotment: Path) -> dict[str, Any]:
 
 def served(onnx: Path, options: argparse.Namespace) -> None:
     """Decoding and memory of the ONNX folder, beside the prediction for this machine."""
-    from hfcompress.evaluation.language_memory import fresh_process
+    from hfcompress.formats.language_memory import fresh_process
     from hfcompress.planning.decoders import expected
     from hfcompress.planning.devices.memory import decode_ms, device, first_token_ms
 

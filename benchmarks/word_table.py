@@ -23,9 +23,9 @@ from scipy.special import log_softmax
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
 from hfcompress.compress.embeddings.word_table import WordTable
-from hfcompress.evaluation.predictor import Predictor
 from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_difference
 from hfcompress.folders.record import cpu_name
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.recipes import licence_teacher
 from hfcompress.recipes.ctr_embeddings import point_of
 from hfcompress.tasks import vocabulary

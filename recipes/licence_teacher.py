@@ -38,8 +38,8 @@ def write(teacher: Path, out: Path) -> None:
     import torch
 
     from hfcompress.architectures.models import load_classifier, load_tokenizer, save
-    from hfcompress.evaluation.size import sizes
     from hfcompress.folders.record import sha256, write_json
+    from hfcompress.formats.size import sizes
 
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -9,12 +9,12 @@ from hfcompress.budget import LanguageBudget
 from hfcompress.compress.quantize.bit_allocation import Allot
 from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
-from hfcompress.evaluation.llama_decoder import import_llama
 from hfcompress.evaluation.measure_language import MeasureLanguage
 from hfcompress.evaluation.measure_summaries import MeasureSummaries
 from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.gguf import ExportGguf
+from hfcompress.formats.runtimes.llama_decoder import import_llama
 from hfcompress.runs.run import Run
 from hfcompress.tasks.summarization import Summarization
 from hfcompress.tasks.text_generation import CausalLM

@@ -15,7 +15,7 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 import pytest
 from filelock import FileLock
 
-from hfcompress.evaluation import language_memory, memory
+from hfcompress.formats import language_memory, memory
 from hfcompress.recipes import tiny
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification

@@ -186,8 +186,8 @@ def is_graph(folder: Path) -> bool:
 
 
 def memory_of(module: str, folder: str, length: int, threads: int) -> dict[str, float]:
-    """What `python -m hfcompress.evaluation.MODULE` prints, with the imports of this process in `bare_rss_mb`."""
-    from hfcompress.evaluation import language_memory, memory
+    """What `python -m hfcompress.formats.MODULE` prints, with the imports of this process in `bare_rss_mb`."""
+    from hfcompress.formats import language_memory, memory
 
     serve = language_memory.serve if module == "language_memory" else memory.server_of(Path(folder))
     return {name: round(value, 1) for name, value in serve(Path(folder), length, threads).items()}
@@ -195,7 +195,7 @@ def memory_of(module: str, folder: str, length: int, threads: int) -> dict[str, 
 
 def fork_memory_processes() -> None:
     """Let this process measure the memory of models in forks of what it is now, without a model or a thread."""
-    from hfcompress.evaluation import language_memory, memory
+    from hfcompress.formats import language_memory, memory
 
     here, there = socket.socketpair()
     if os.fork() == 0:

@@ -51,7 +51,7 @@ class ToOnnx:
 
     def __call__(self, out: Path, *, model: Path, task: Any = None) -> dict[str, Any]:
         from hfcompress.architectures.models import load_classifier
-        from hfcompress.evaluation.memory import image_size
+        from hfcompress.formats.memory import image_size
         from hfcompress.formats.onnx_images import export_images
 
         side = image_size(model)[0]

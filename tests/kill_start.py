@@ -71,7 +71,7 @@ def start(folder: str, at: int | None, *arguments: str) -> dict[str, Any]:
     Returns: its exit code, and how many events there were.
     """
     from hfcompress.cli import main
-    from hfcompress.evaluation import language_memory, memory
+    from hfcompress.formats import language_memory, memory
 
     measured = {"peak_rss_mb": 1.0, "bare_rss_mb": 1.0, "loaded_rss_mb": 1.0, "load_ms": 1.0}
     memory.fresh_process = language_memory.fresh_process = lambda *_: measured  # type: ignore[assignment]

@@ -96,7 +96,7 @@ def embedding_parameters(shape: Shape) -> int:
 
 
 def embedding_bytes(shape: Shape) -> float:
-    """What the tables, their scales, and the projection of factorized ones take (see evaluation/size.py)."""
+    """What the tables, their scales, and the projection of factorized ones take (see formats/size.py)."""
     scales = 4 * embedding_rows(shape) if shape.embedding_bits < 32 else 0
     projection = shape.hidden_size * (shape.embedding_size or 0) * shape.weight_bits / 8
     return embedding_parameters(shape) * shape.embedding_bits / 8 + scales + projection

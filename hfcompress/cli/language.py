@@ -48,10 +48,10 @@ def summarize(
     quiet()
     from hfcompress.architectures.models import language_tokenizer
     from hfcompress.evaluation import long_documents
-    from hfcompress.evaluation.decoder import open_decoder
     from hfcompress.evaluation.generation import Stats
     from hfcompress.evaluation.latency import default_threads
     from hfcompress.folders.end_tokens import end_tokens
+    from hfcompress.formats.runtimes.decoder import open_decoder
 
     with candidate_of(model) as (folder, _):
         refuse_classifiers(folder, model)
@@ -133,7 +133,7 @@ def read_document(file: Path) -> str:
 
 def figures_of(cost: "Stats", first_s: float | None, all_s: float) -> dict[str, float | None]:
     """What --stats tells: times from when the model was loaded, tokens of all parts together."""
-    from hfcompress.evaluation.memory import rss_mb
+    from hfcompress.formats.memory import rss_mb
 
     each = cost.ms_per_token
     return {

@@ -45,7 +45,7 @@ def predict(
     given = [str(path) for path in image] or ([text] if text is not None else None)
     lines = iter(given) if given is not None else lines_of(file)
     with candidate_of(run) as (folder, max_length):
-        from hfcompress.evaluation.predictor import open_predictor
+        from hfcompress.formats.runtimes.predictor import open_predictor
         from hfcompress.planning.image_spec import is_image_model
 
         images = is_image_model(folder / "config.json")
@@ -102,7 +102,7 @@ def require_text(file: Path) -> None:
 
 def labeled_texts(predictor: Any, lines: Iterator[str], max_length: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line and its answer, in order; so many are asked together."""
-    from hfcompress.evaluation.scores import answer_of
+    from hfcompress.formats.runtimes.scores import answer_of
     from hfcompress.rollout.traffic import whole
 
     while chunk := together(lines):
@@ -130,7 +130,7 @@ def labeled_images(predictor: Any, lines: Iterator[str], given: str) -> Iterator
     Raises:
         UserError: a file is not there, or holds no whole image; those before it have been answered.
     """
-    from hfcompress.evaluation.scores import answer_of
+    from hfcompress.formats.runtimes.scores import answer_of
     from hfcompress.rollout.traffic import whole
 
     numbered = enumerate(lines, start=1)

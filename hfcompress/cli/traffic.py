@@ -42,8 +42,8 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
         arm: the name under which this model's answers are recorded.
         rotate_mb: a larger file is renamed to NAME.1, NAME.2, ... and begun anew.
     """
-    from hfcompress.evaluation.predictor import open_predictor
     from hfcompress.folders.files import disk_is_full
+    from hfcompress.formats.runtimes.predictor import open_predictor
     from hfcompress.rollout.serving import record as recorded
     from hfcompress.rollout.traffic import Writer, bounded_lines
 
@@ -77,7 +77,7 @@ def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path]
         traffic: JSON lines, as `record` writes them; an outcome `label` is the true label.
         metric: also estimate what this outcome would have been under each model; needs recorded propensities.
     """
-    from hfcompress.evaluation.predictor import open_predictor
+    from hfcompress.formats.runtimes.predictor import open_predictor
     from hfcompress.rollout import counterfactual
     from hfcompress.rollout import replay as replays
     from hfcompress.rollout import traffic as recorded
@@ -123,7 +123,7 @@ def shadow(
         serve: a port of 127.0.0.1: requests come as POST / with {"input": ...}, and GET / is the page. Ends
             on SIGINT, SIGTERM or SIGHUP.
     """
-    from hfcompress.evaluation.predictor import open_predictor
+    from hfcompress.formats.runtimes.predictor import open_predictor
     from hfcompress.rollout import serving
     from hfcompress.rollout.traffic import Writer, bounded_lines
 

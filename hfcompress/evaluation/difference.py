@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from hfcompress.evaluation.predictor import open_predictor
+from hfcompress.formats.runtimes.predictor import open_predictor
 
 
 def difference(parent: Path, child: Path, inputs: Sequence[Any], max_length: int) -> dict[str, Any]:

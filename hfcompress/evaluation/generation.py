@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.decoder import Decoder
+from hfcompress.formats.runtimes.decoder import Decoder
 
 # Tokens that must have occurred before, the longer match first. On stories260k guessing after one token alone saves a
 # few passes more (49% instead of 45%, 8 ahead), but then three of four passes read a guess and only 16% of the tokens

@@ -14,10 +14,10 @@ from hfcompress.architectures.models import language_tokenizer, load_tokenizer
 from hfcompress.architectures.quantized_model import SURGERY
 from hfcompress.errors import UserError, needs
 from hfcompress.evaluation.chat import render
-from hfcompress.evaluation.decoder import Decoder, open_decoder
 from hfcompress.evaluation.generation import generate
-from hfcompress.evaluation.torch_decoder import load
 from hfcompress.folders.end_tokens import end_tokens
+from hfcompress.formats.runtimes.decoder import Decoder, open_decoder
+from hfcompress.formats.runtimes.torch_decoder import load
 
 try:
     import lm_eval

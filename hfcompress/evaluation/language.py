@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.decoder import Decoder
 from hfcompress.evaluation.statistics import Difference
+from hfcompress.formats.runtimes.decoder import Decoder
 
 Array = np.ndarray[Any, Any]
 # (bits, least top-1 agreement with what was rounded). To nearest in groups of 64 the lowest of thirteen tiny models of

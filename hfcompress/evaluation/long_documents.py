@@ -14,9 +14,9 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.chat import around, template_of
-from hfcompress.evaluation.decoder import Decoder
 from hfcompress.evaluation.generation import Stats, generate
 from hfcompress.evaluation.summaries import sentence_ends, word_ends
+from hfcompress.formats.runtimes.decoder import Decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from hfcompress.stage import GRAPHS
 if TYPE_CHECKING:
     import numpy as np
 
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.formats.runtimes.predictor import Predictor
     from hfcompress.tasks.text_classification import TextClassification, TextData
 
 BASELINE = "tfidf-svm"
@@ -65,9 +65,9 @@ class Measure(Measuring):
         import numpy as np
 
         from hfcompress.evaluation import classification
-        from hfcompress.evaluation.memory import fresh_process
-        from hfcompress.evaluation.predictor import Predictor
         from hfcompress.folders.record import write_json
+        from hfcompress.formats.memory import fresh_process
+        from hfcompress.formats.runtimes.predictor import Predictor
 
         data = task.data
         predictors = {name: Predictor(folder, self.threads) for name, folder in models.items()}
@@ -110,7 +110,7 @@ class Measure(Measuring):
 
     def _logits(self, name: str, folder: Path, task: "TextClassification") -> "np.ndarray[Any, Any]":
         """Logits on the test split, with all cores: nothing is timed here."""
-        from hfcompress.evaluation.predictor import Predictor
+        from hfcompress.formats.runtimes.predictor import Predictor
 
         print(f"  test split: {name}", file=sys.stderr, flush=True)
         return Predictor(folder).logits(task.data.texts("test"), task.max_length)
@@ -161,7 +161,7 @@ class Measure(Measuring):
 
 def model_row(name: str, folder: Path, memory: dict[str, float]) -> dict[str, Any]:
     """The part of a report's model that its files and a process of its own (`memory.fresh_process`) tell."""
-    from hfcompress.evaluation.size import embedding_bytes, sizes
+    from hfcompress.formats.size import embedding_bytes, sizes
     from hfcompress.stage import model_format
 
     found = sizes(folder)

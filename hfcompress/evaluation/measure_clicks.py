@@ -40,10 +40,10 @@ class MeasureClicks:
     ) -> dict[str, Any]:
         """Write measurements.json into `out`."""
         from hfcompress.evaluation import clicks
-        from hfcompress.evaluation.click_predictor import ClickPredictor
         from hfcompress.evaluation.measure import model_row
-        from hfcompress.evaluation.memory import fresh_process
         from hfcompress.folders.record import write_json
+        from hfcompress.formats.memory import fresh_process
+        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
         log = task.data.logs["test"]
         if not 0 < int(log.click.sum()) < len(log):

@@ -20,8 +20,8 @@ class MeasureImages(Measuring):
         import numpy as np
 
         from hfcompress.evaluation import classification
-        from hfcompress.evaluation.memory import fresh_process
         from hfcompress.folders.record import write_json
+        from hfcompress.formats.memory import fresh_process
 
         data = task.data
         names, groups, labels = data.labels, data.groups("test"), np.array(data.label_ids("test"))
@@ -60,7 +60,7 @@ class MeasureImages(Measuring):
 
     def _logits(self, name: str, folder: Path, task: ImageClassification) -> Any:
         """Logits on the test split, with all cores: nothing is timed here."""
-        from hfcompress.evaluation.image_predictor import ImagePredictor
+        from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 
         print(f"  test split: {name}", file=sys.stderr, flush=True)
         return ImagePredictor(folder).logits(task.data.images("test"))
@@ -72,7 +72,7 @@ class MeasureImages(Measuring):
         from functools import partial
 
         from hfcompress.evaluation import latency
-        from hfcompress.evaluation.image_predictor import ImagePredictor
+        from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 
         predictors = {name: ImagePredictor(folder, self.threads) for name, folder in models.items()}
         requests: dict[str, Any] = {n: partial(p.run, p.request(self.batch)) for n, p in predictors.items()}

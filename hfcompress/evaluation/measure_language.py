@@ -104,7 +104,7 @@ class MeasureLanguage:
         import time
 
         from hfcompress.evaluation import latency
-        from hfcompress.evaluation.decoder import open_decoder
+        from hfcompress.formats.runtimes.decoder import open_decoder
 
         decoders = {name: open_decoder(folder, self.threads) for name, folder in models.items()}
         before = latency.probe()
@@ -149,8 +149,8 @@ class MeasureLanguage:
 
     def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:
         """The part of a report's model that its files and a process of its own tell."""
-        from hfcompress.evaluation.language_memory import fresh_process
-        from hfcompress.evaluation.size import sizes
+        from hfcompress.formats.language_memory import fresh_process
+        from hfcompress.formats.size import sizes
         from hfcompress.planning.decoders import expected
 
         found = sizes(folder)
@@ -177,9 +177,9 @@ class Said:
 
     def write(self) -> None:
         """Run the model over all windows, unless that was done before a kill."""
-        from hfcompress.evaluation.decoder import open_decoder
         from hfcompress.evaluation.language import log_probabilities
         from hfcompress.folders.files import whole_file
+        from hfcompress.formats.runtimes.decoder import open_decoder
 
         if self.file.is_file():
             return

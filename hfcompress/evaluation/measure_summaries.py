@@ -113,10 +113,10 @@ class MeasureSummaries:
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""
         from hfcompress.architectures.models import language_tokenizer
-        from hfcompress.evaluation.decoder import open_decoder
         from hfcompress.evaluation.long_documents import summarize
         from hfcompress.folders.end_tokens import end_tokens
         from hfcompress.folders.files import write_whole
+        from hfcompress.formats.runtimes.decoder import open_decoder
 
         written = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
         done = [json.loads(line) for line in written if line.endswith("\n")]

@@ -32,9 +32,9 @@ class ExportClicks:
 
         from hfcompress.architectures.click_inputs import write_config
         from hfcompress.architectures.click_model import load_click_model, logits_of
-        from hfcompress.evaluation.click_predictor import ClickPredictor
         from hfcompress.formats.click_weights import export_clicks
         from hfcompress.formats.onnx_export import integer_kernels
+        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
         from hfcompress.formats.saturation import require_exact
 
         network = load_click_model(model)

@@ -45,8 +45,8 @@ class ExportTransformers:
         from hfcompress.architectures.checkpoint import INDEX, write_shard
         from hfcompress.architectures.models import load_tokenizer
         from hfcompress.architectures.quantized_model import PackedModel
-        from hfcompress.evaluation.simulation import check, small_enough
         from hfcompress.folders.record import write_json
+        from hfcompress.formats.simulation import check, small_enough
 
         packed = PackedModel(model)
         parts = shards(packed)

@@ -54,11 +54,11 @@ class ExportGenai:
         """
         from hfcompress.architectures.models import load_tokenizer
         from hfcompress.architectures.quantized_model import PackedModel
-        from hfcompress.evaluation.simulation import check, small_enough
         from hfcompress.folders.record import write_json
         from hfcompress.formats.int8_cache import cache_scales, to_int8
         from hfcompress.formats.onnx_decoders import write_decoder
         from hfcompress.formats.onnx_writer import DATA, MODEL
+        from hfcompress.formats.simulation import check, small_enough
         from hfcompress.ops.precision import use_bf16
 
         packed = PackedModel(model)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import CheckFailed, needs
-from hfcompress.evaluation.bits_claimed import require_stored
 from hfcompress.folders.end_tokens import copy_beside
+from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TENSORS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.errors import CheckFailed, needs
-from hfcompress.evaluation.bits_claimed import require_stored
+from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.tasks.vocabulary import TOKENIZER_FILES
@@ -79,7 +79,7 @@ class StaticInt8:
 
         from hfcompress.architectures.models import load_tokenizer
         from hfcompress.architectures.text_inputs import complete
-        from hfcompress.evaluation.sessions import onnx_session
+        from hfcompress.formats.runtimes.sessions import onnx_session
 
         config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
         config.operators_to_quantize = ["MatMul", "Gemm", "Gather"]

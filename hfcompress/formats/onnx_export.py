@@ -377,7 +377,7 @@ def integer_kernels(path: Path) -> int:
 
 def parity(network: Any, path: Path, batch: dict[str, Array]) -> tuple[float, float]:
     """The largest difference of logits between torch and onnxruntime on a padded batch; the largest logit."""
-    from hfcompress.evaluation.sessions import onnx_session
+    from hfcompress.formats.runtimes.sessions import onnx_session
 
     batch = {name: batch[name] for name in input_names(network)}
     (found,) = onnx_session(path, threads=1).run(["logits"], batch)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import CheckFailed, UserError, require_numbers
-from hfcompress.evaluation.bits_claimed import require_stored
+from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.image_classification import ImageClassification
 

@@ -59,7 +59,7 @@ def require_parity(network: Any, path: Path, pixel_values: Array) -> float:
     Raises:
         CheckFailed: it is more than 1e-4 of the largest logit.
     """
-    from hfcompress.evaluation.sessions import onnx_session
+    from hfcompress.formats.runtimes.sessions import onnx_session
 
     (found,) = onnx_session(path, threads=1).run(["logits"], {"pixel_values": pixel_values})
     with torch.inference_mode():

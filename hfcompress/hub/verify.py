@@ -104,8 +104,8 @@ def processor_claims(model: Path) -> list[Claim]:
     """
     import onnx
 
-    from hfcompress.evaluation.size import quantization_parameters
     from hfcompress.formats.saturation import saturating_layers
+    from hfcompress.formats.size import quantization_parameters
 
     file = model / "model.onnx"
     if not file.is_file():
@@ -163,7 +163,7 @@ def accuracy_claims(
     import numpy as np
 
     from hfcompress.evaluation.intervals import scored
-    from hfcompress.evaluation.predictor import open_predictor
+    from hfcompress.formats.runtimes.predictor import open_predictor
 
     predictor, data = open_predictor(model), task.data
     if predictor.labels != data.labels:
@@ -211,10 +211,10 @@ def same_answers(kept: Path, row: dict[str, Any], logits: Any, labels: Any, name
 def click_claims(model: Path, row: dict[str, Any], task: "Clicks", same: bool) -> list[Claim]:
     """Each metric of a click model, in plain onnxruntime, and the time of a slate."""
     from hfcompress.architectures.click_inputs import inputs_of
-    from hfcompress.evaluation.click_predictor import ClickPredictor
     from hfcompress.evaluation.clicks import summary
     from hfcompress.evaluation.latency import interleaved, percentiles
     from hfcompress.evaluation.measure_clicks import judged_of
+    from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
     log, timed = task.data.logs["test"], row["latency_ms"]
     every = summary(judged_of(ClickPredictor(model).judge(log), log))
@@ -239,7 +239,7 @@ def language_claims(model: Path, row: dict[str, Any], task: "CausalLM", same: bo
 
     from hfcompress.architectures.models import language_tokenizer
     from hfcompress.evaluation import language
-    from hfcompress.evaluation.decoder import open_decoder
+    from hfcompress.formats.runtimes.decoder import open_decoder
 
     timed = row["latency_ms"]
     windows = task.test_windows(language_tokenizer(model))
@@ -262,9 +262,9 @@ def language_claims(model: Path, row: dict[str, Any], task: "CausalLM", same: bo
 
 
 def latency_claim(model: Path, row: dict[str, Any]) -> Claim:
-    from hfcompress.evaluation.image_predictor import ImagePredictor
     from hfcompress.evaluation.latency import interleaved, percentiles
-    from hfcompress.evaluation.predictor import open_predictor
+    from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+    from hfcompress.formats.runtimes.predictor import open_predictor
 
     claimed = row["latency_ms"]
     predictor, batch, tokens = open_predictor(model, claimed["threads"]), claimed["batch"], claimed["sequence_length"]

@@ -14,9 +14,9 @@ import numpy as np
 
 from hfcompress.architectures.click_spec import tower_layers
 from hfcompress.evaluation.latency import interleaved
-from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.formats.onnx_clicks import write_click_graph
 from hfcompress.formats.onnx_tables import StoredTable
+from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.ops.table_sizes import PRIME, block_sizes, parts
 
 ROWS = 4_096  # ids a column: as many blocks of mixed dimensions as there are of a million

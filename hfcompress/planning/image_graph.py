@@ -32,7 +32,7 @@ def images_ms(
         networks: name -> layers, and whether they are in int8; size: height and width of an image.
     """
     from hfcompress.evaluation.latency import interleaved
-    from hfcompress.evaluation.sessions import onnx_session
+    from hfcompress.formats.runtimes.sessions import onnx_session
 
     calls: dict[str, Any] = {}
     for name, (layers, integer) in networks.items():

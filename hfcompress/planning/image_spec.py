@@ -114,7 +114,7 @@ class ImageShape:
             UserError: config.json, preprocessor_config.json or surgery.json is missing or damaged, or the folder is
                 of an exported model.
         """
-        from hfcompress.evaluation.memory import image_size
+        from hfcompress.formats.memory import image_size
 
         if any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors")):
             raise UserError(

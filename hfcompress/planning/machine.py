@@ -84,7 +84,7 @@ class Machine:
 
     def _seconds(self, graph: "Graph", shape: tuple[int, ...]) -> float:
         """Median time of a graph on an input of this shape, its weights not in the cache: other models ran before."""
-        from hfcompress.evaluation.sessions import onnx_session
+        from hfcompress.formats.runtimes.sessions import onnx_session
 
         with TemporaryDirectory() as scratch:
             session = onnx_session(graph.save(Path(scratch) / "part.onnx", len(shape)), self.threads)

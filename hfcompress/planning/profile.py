@@ -135,7 +135,7 @@ def group_of(name: str) -> str:
 
 def stored_parts(folder: Path) -> list[tuple[str, int, int]]:
     """(tensor, parameters, bytes) of everything in the folder; a file that is no weights counts by its name."""
-    from hfcompress.evaluation.size import safetensors_parts, shipped_files
+    from hfcompress.formats.size import safetensors_parts, shipped_files
 
     found: list[tuple[str, int, int]] = []
     for file in shipped_files(folder):
@@ -157,7 +157,7 @@ def onnx_parts(file: Path) -> list[tuple[str, int, int]]:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from hfcompress.evaluation.size import named_initializers
+    from hfcompress.formats.size import named_initializers
 
     try:
         model = onnx.load(str(file), load_external_data=False)
@@ -274,7 +274,7 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     made = stock_class(config)
     network = load(folder) if edited else load_whole(made, folder, new_head=made.__name__ == "AutoModel").eval()
     if network.main_input_name == "pixel_values":
-        from hfcompress.evaluation.memory import pixels_read
+        from hfcompress.formats.memory import pixels_read
 
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}

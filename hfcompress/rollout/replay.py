@@ -15,7 +15,7 @@ from hfcompress.rollout.sequential import require_numeric
 from hfcompress.rollout.traffic import Event
 
 if TYPE_CHECKING:
-    from hfcompress.evaluation.predictor import Answers
+    from hfcompress.formats.runtimes.predictor import Answers
 
 Array = np.ndarray[Any, Any]
 TIMED = 50  # requests

@@ -22,7 +22,7 @@ from hfcompress.folders.lines import BYTE_ORDER_MARK
 from hfcompress.rollout.traffic import LONGEST_NAME, Event, Writer, outcome_problem, whole
 
 if TYPE_CHECKING:
-    from hfcompress.evaluation.predictor import Answers
+    from hfcompress.formats.runtimes.predictor import Answers
 
 QUEUE = 256  # requests that wait for the shadowed model; beyond it they are dropped and counted
 WINDOW = 500  # answers whose labels are compared with the first ones, for drift
@@ -83,7 +83,7 @@ def request_of(entry: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 def answer(predictor: "Answers", text: str, max_length: int) -> dict[str, Any]:
     """The label of one text and its score (see `scores.answer_of`)."""
-    from hfcompress.evaluation.scores import answer_of
+    from hfcompress.formats.runtimes.scores import answer_of
 
     return answer_of(predictor, predictor.logits([text], max_length)[0])
 
@@ -231,7 +231,7 @@ class Shadow:
 
 def work(model: Path, max_length: int, threads: int, asked: Any, told: Any, loaded: Any) -> None:
     """The shadowed model's process: answer until killed; a request that fails is told so."""
-    from hfcompress.evaluation.predictor import open_predictor
+    from hfcompress.formats.runtimes.predictor import open_predictor
 
     end_with_the_parent()
     predictor = open_predictor(model, threads)

@@ -68,7 +68,7 @@ class Rollout:
 
     def _shadow(self, file: Path, old: Path, new: Path, log: "ClickLog") -> dict[str, Any]:
         """Some rows as requests, answered by the old model, the new one beside it."""
-        from hfcompress.evaluation.click_predictor import ClickPredictor
+        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
         from hfcompress.rollout import serving
         from hfcompress.rollout.traffic import Writer
 
@@ -85,7 +85,7 @@ class Rollout:
 
     def _replay(self, file: Path, old: Path, new: Path) -> dict[str, Any]:
         """Both models on what the shadow test recorded."""
-        from hfcompress.evaluation.click_predictor import ClickPredictor
+        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
         from hfcompress.rollout import replay, traffic
 
         events = [event for event in traffic.read(file).events if event.arm == "old"]
@@ -99,7 +99,7 @@ class Rollout:
 
     def _ab(self, file: Path, old: Path, new: Path, log: "ClickLog") -> dict[str, Any]:
         """The sequential test, and its traffic for `hfcompress ab`."""
-        from hfcompress.evaluation.click_predictor import ClickPredictor
+        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
         from hfcompress.rollout import sequential
         from hfcompress.rollout.traffic import Writer
 

@@ -32,7 +32,7 @@ def finish(
     part: Path, stage: Stage, name: str, key: str, inputs: dict[str, Any], measured: dict[str, Any], seconds: float
 ) -> Path:
     """Measure what was written, write the record last, and give the folder its final name, which is returned."""
-    from hfcompress.evaluation.size import sizes
+    from hfcompress.formats.size import sizes
 
     has_model = (part / "config.json").is_file()
     found: dict[str, Any] = sizes(part) if has_model else {"parameters": 0, "bytes": 0, "dtypes": {}}

@@ -145,7 +145,7 @@ def export_fp32(source: Path, out: Path) -> float:
 
     network = load_classifier(source)
     if is_image_model(source):
-        from hfcompress.evaluation.memory import image_size
+        from hfcompress.formats.memory import image_size
         from hfcompress.formats.onnx_images import export_images
 
         return export_images(network, out, image_size(source))
@@ -250,7 +250,7 @@ def is_quantized(model: Any) -> bool:
 def shapes_of(source: Path, model: Any) -> dict[str, tuple[int, ...]]:
     """One request: an image, or a text of 128 tokens."""
     if is_image_model(source):
-        from hfcompress.evaluation.memory import image_size
+        from hfcompress.formats.memory import image_size
 
         return {"pixel_values": (1, 3, *image_size(source))}
     return {entry.name: (1, 128) for entry in model.graph.input}

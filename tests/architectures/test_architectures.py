@@ -18,10 +18,10 @@ from hfcompress.cli import dispatch
 from hfcompress.compress.quantize.calibrate import CALIBRATION, Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
-from hfcompress.evaluation.onnx_decoder import OnnxDecoder
-from hfcompress.evaluation.torch_decoder import load
 from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.formats.genai import ExportGenai
+from hfcompress.formats.runtimes.onnx_decoder import OnnxDecoder
+from hfcompress.formats.runtimes.torch_decoder import load
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.text_generation import CausalLM
 from tests.language_models import pack_model, rewrite, write_llama, write_task

@@ -8,7 +8,7 @@ import pytest
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.architectures.patches import apply, write_edits
 from hfcompress.errors import UserError
-from hfcompress.evaluation.size import sizes
+from hfcompress.formats.size import sizes
 from hfcompress.planning.plan import Plan, disk_bytes, parameters
 
 LAYER = "bert.encoder.layer"

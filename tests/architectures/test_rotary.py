@@ -15,10 +15,10 @@ from hfcompress.architectures.decoder_stack import DecoderStack
 from hfcompress.architectures.decoders import layer_windows, require_graph, rope_type
 from hfcompress.architectures.quantized_model import load_simulated
 from hfcompress.errors import UserError
-from hfcompress.evaluation.onnx_decoder import OnnxDecoder
-from hfcompress.evaluation.torch_decoder import load
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.gguf import ExportGguf
+from hfcompress.formats.runtimes.onnx_decoder import OnnxDecoder
+from hfcompress.formats.runtimes.torch_decoder import load
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.text_generation import CausalLM
 from tests.cli.test_cli import refused

@@ -9,7 +9,7 @@ import hfcompress
 from hfcompress.architectures.models import check_folder
 from hfcompress.architectures.patches import SURGERY, resizes, size_of
 from hfcompress.errors import UserError
-from hfcompress.evaluation.size import sizes
+from hfcompress.formats.size import sizes
 
 CONFIG = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
 INNER = "resnet.encoder.stages.0.layers.0.layer"

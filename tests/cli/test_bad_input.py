@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import UserError
-from hfcompress.evaluation.decoder import Array, open_decoder
 from hfcompress.evaluation.generation import generate
-from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.memory import image_size
+from hfcompress.formats.memory import image_size
+from hfcompress.formats.runtimes.decoder import Array, open_decoder
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 from hfcompress.recipes import tiny
 from hfcompress.rollout.traffic import Writer
 from hfcompress.tasks.image_classification import ImageClassification

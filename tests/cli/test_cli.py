@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from hfcompress.cli import main
-from hfcompress.evaluation.size import integer_bytes
 from hfcompress.formats.saturation import saturating_layers
+from hfcompress.formats.size import integer_bytes
 from tests.fork_server import ForkServer
 from tests.hub_server import TOKEN, serve
 

@@ -56,7 +56,7 @@ def test_standard_input_and_file_are_answered_alike(
 def test_a_long_file_is_answered_piece_by_piece(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hfcompress.evaluation.predictor import Predictor
+    from hfcompress.formats.runtimes.predictor import Predictor
 
     sizes = []
     real = Predictor.logits

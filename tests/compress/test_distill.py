@@ -13,7 +13,7 @@ from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.compress.distill import Distill, evenly_spread
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training import teacher_outputs
 

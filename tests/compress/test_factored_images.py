@@ -12,9 +12,9 @@ import hfcompress
 from hfcompress.architectures.patches import read_edits
 from hfcompress.compress.factorize.factorize import FactorizeImages
 from hfcompress.compress.quantize.qat_images import QATImages
-from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.formats.onnx_image_stages import ExportImages, StaticInt8Images
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+from hfcompress.formats.size import integer_bytes, sizes
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.training.finetune_images import FinetuneImages
 from hfcompress.training.new_images import NewResNet

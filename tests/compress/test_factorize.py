@@ -21,9 +21,9 @@ from hfcompress.compress.factorize.ranks import by_budget, find_layers, layer_op
 from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.compress.quantize.qat import QAT
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
-from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.formats.onnx import DynamicInt8, ExportOnnx
+from hfcompress.formats.runtimes.predictor import Predictor
+from hfcompress.formats.size import integer_bytes, sizes
 from hfcompress.planning.plan import disk_bytes, parameters, read_shape
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
@@ -379,7 +379,7 @@ def test_memory_and_profile_are_of_the_factored_model(
 ) -> None:
     """The stock class would load such a folder too, with new weights where the factors are."""
     from hfcompress.architectures import models
-    from hfcompress.evaluation.memory import serve_transformers
+    from hfcompress.formats.memory import serve_transformers
     from hfcompress.planning.profile import torch_request
 
     loaded = []

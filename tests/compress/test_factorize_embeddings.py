@@ -18,7 +18,7 @@ from hfcompress.compress.embeddings.factorize import FactorizeEmbeddings, moment
 from hfcompress.compress.quantize.qat import QAT
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.evaluation.difference import difference
-from hfcompress.evaluation.size import embedding_bytes
+from hfcompress.formats.size import embedding_bytes
 from hfcompress.ops import norm_factors
 from hfcompress.planning.plan import Plan, parameters
 from hfcompress.recipes import multilingual

@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from hfcompress.architectures.models import load_classifier, load_tokenizer
 from hfcompress.compress.quantize.qat import QAT
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
-from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.formats import onnx_export
 from hfcompress.formats.onnx import DynamicInt8, ExportOnnx, StaticInt8
+from hfcompress.formats.runtimes.predictor import Predictor
+from hfcompress.formats.size import integer_bytes, sizes
 from hfcompress.tasks.text_classification import TextClassification
 
 QUICK: dict[str, Any] = {

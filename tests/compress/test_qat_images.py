@@ -13,9 +13,9 @@ from hfcompress.architectures.models import load_classifier
 from hfcompress.compress.quantize import qat_images
 from hfcompress.compress.quantize.qat_images import QATImages, calibrate, fold_batch_norms, prepare, write_int8
 from hfcompress.errors import UserError
-from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.formats.onnx_images import export_images, require_integer_kernels
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+from hfcompress.formats.size import integer_bytes, sizes
 from hfcompress.ops.fake_quant import FakeQuantConv2d, fake_quant_rows, integer_rows, row_scales
 from hfcompress.tasks.image_classification import ImageClassification
 from tests.image_models import write_mobilenet

@@ -18,7 +18,7 @@ from hfcompress.architectures import layers
 from hfcompress.architectures.encoder_spec import Shape, parameters
 from hfcompress.compress.prune.structured import StructuredPrune, StructuredPruneImages
 from hfcompress.errors import UserError
-from hfcompress.evaluation.image_predictor import ImagePredictor
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 from hfcompress.planning.image_spec import ImageShape
 from hfcompress.planning.plan import Plan
 from hfcompress.runs.run import Run

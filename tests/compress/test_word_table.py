@@ -11,8 +11,8 @@ from hfcompress.compress.embeddings import word_table
 from hfcompress.compress.embeddings.word_table import WordTable
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.evaluation.difference import difference
-from hfcompress.evaluation.size import embedding_bytes
 from hfcompress.formats import onnx_export
+from hfcompress.formats.size import embedding_bytes
 from hfcompress.tasks.text_classification import TextClassification
 
 RATIOS = {"rows": 7.0, "factorized": 8.0, "hashed": 8.0, "quotient_remainder": 8.0, "mixed": 4.0}

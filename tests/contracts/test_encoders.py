@@ -20,8 +20,8 @@ from hfcompress.compress.prune.channel_groups import cut_and_check, find_groups
 from hfcompress.compress.prune.pruner import Pruner
 from hfcompress.compress.quantize.qat import prepare, write_int8
 from hfcompress.errors import UserError
-from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.formats import onnx_export
+from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.training.teacher_outputs import Wanted, forward
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}

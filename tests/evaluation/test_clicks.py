@@ -207,7 +207,7 @@ def test_an_ab_events_user_keeps_his_arm_and_gets_its_choice(log: ClickLog) -> N
 
 
 def test_rows_become_requests_that_a_click_model_reads(log: ClickLog) -> None:
-    from hfcompress.evaluation.click_predictor import columns_of
+    from hfcompress.formats.runtimes.click_predictor import columns_of
     from hfcompress.rollout.serving import requests
 
     asked = list(requests(request_lines(log.rows(slice(0, 5)))))
@@ -218,14 +218,14 @@ def test_rows_become_requests_that_a_click_model_reads(log: ClickLog) -> None:
 
 @pytest.mark.parametrize("text", ["hello", "[]", '{"user": 1}', '{"user": "x"}', '{"user": 1e400}'])
 def test_a_request_that_is_none_is_named(text: str) -> None:
-    from hfcompress.evaluation.click_predictor import columns_of
+    from hfcompress.formats.runtimes.click_predictor import columns_of
 
     with pytest.raises(UserError, match=r"is not a request"):
         columns_of([text])
 
 
 def test_a_request_with_an_id_beyond_int64_is_named() -> None:
-    from hfcompress.evaluation.click_predictor import columns_of
+    from hfcompress.formats.runtimes.click_predictor import columns_of
 
     text = '{"user": 99999999999999999999, "item": 1, "category": 1, "context": 1, "price": 0, "time": 0}'
     with pytest.raises(UserError, match=r"out of range"):

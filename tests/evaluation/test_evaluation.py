@@ -12,9 +12,9 @@ from hfcompress.evaluation import latency
 from hfcompress.evaluation.accuracy import evaluate_logits, load_metric
 from hfcompress.evaluation.classification import flips
 from hfcompress.evaluation.difference import difference
-from hfcompress.evaluation.memory import fresh_process
-from hfcompress.evaluation.predictor import Predictor
-from hfcompress.evaluation.size import safetensors_header, sizes
+from hfcompress.formats.memory import fresh_process
+from hfcompress.formats.runtimes.predictor import Predictor
+from hfcompress.formats.size import safetensors_header, sizes
 from hfcompress.tasks.text_classification import TextClassification
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation import generation
-from hfcompress.evaluation.decoder import open_decoder
 from hfcompress.evaluation.generation import Past, Stats, generate
-from hfcompress.evaluation.torch_decoder import TorchDecoder
+from hfcompress.formats.runtimes.decoder import open_decoder
+from hfcompress.formats.runtimes.torch_decoder import TorchDecoder
 
 VOCABULARY, CONTEXT, END = 32, 96, 1
 

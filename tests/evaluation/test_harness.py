@@ -98,8 +98,8 @@ def test_a_decoder_answers_as_hflm_does(run: Path) -> None:
 
     from hfcompress.architectures.models import language_tokenizer
     from hfcompress.evaluation.harness import HarnessDecoder, opened
-    from hfcompress.evaluation.torch_decoder import TorchDecoder
     from hfcompress.folders.end_tokens import end_tokens
+    from hfcompress.formats.runtimes.torch_decoder import TorchDecoder
 
     theirs = opened(run / "lm", 1)
     assert isinstance(theirs, HFLM)

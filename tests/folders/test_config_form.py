@@ -11,8 +11,8 @@ import transformers
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import UserError
-from hfcompress.evaluation.torch_decoder import load
 from hfcompress.folders.config_form import normalized
+from hfcompress.formats.runtimes.torch_decoder import load
 from tests.language_models import write_llama
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}

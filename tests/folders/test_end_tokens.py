@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from hfcompress.evaluation.long_documents import summarize
-from hfcompress.evaluation.torch_decoder import TorchDecoder
 from hfcompress.folders.end_tokens import end_tokens
 from hfcompress.formats.genai import ExportGenai
+from hfcompress.formats.runtimes.torch_decoder import TorchDecoder
 from hfcompress.ops.grid import Grid
 from hfcompress.training.adopt_language import AdoptLanguage
 from tests.language_models import pack_model, write_llama, write_task

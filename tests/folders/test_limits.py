@@ -13,11 +13,11 @@ from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.compress.quantize.linears import QuantizeLinears
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import CheckFailed, UserError
-from hfcompress.evaluation.size import sizes
 from hfcompress.evaluation.summaries import sentence_ends, sentences
 from hfcompress.folders import memory
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.onnx import ExportOnnx
+from hfcompress.formats.size import sizes
 from hfcompress.ops.grid import Grid
 from hfcompress.planning.decoders import beside_matrices, disk_bytes
 from hfcompress.tasks.tabular_classification import Clicks

@@ -17,10 +17,10 @@ from hfcompress.architectures.models import check_unquantized, load_classifier, 
 from hfcompress.architectures.pooling import pooling_of, started_as, tell
 from hfcompress.errors import UserError
 from hfcompress.evaluation import language
-from hfcompress.evaluation.size import sizes
-from hfcompress.evaluation.torch_decoder import load as load_language
 from hfcompress.folders.permissions import as_umask_says, umask
 from hfcompress.folders.weights import INDEX, SINGLE, weight_files
+from hfcompress.formats.runtimes.torch_decoder import load as load_language
+from hfcompress.formats.size import sizes
 from hfcompress.planning.plan import Plan
 from hfcompress.recipes import tiny
 from hfcompress.training.adopt_language import AdoptLanguage

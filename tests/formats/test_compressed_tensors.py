@@ -9,9 +9,9 @@ import torch
 
 from hfcompress.architectures.quantized_model import load_simulated
 from hfcompress.compress.quantize.weight_only import WeightOnly
-from hfcompress.evaluation.size import sizes
 from hfcompress.formats import compressed_tensors
 from hfcompress.formats.compressed_tensors import ExportTransformers
+from hfcompress.formats.size import sizes
 from hfcompress.ops.grid import Grid
 from hfcompress.stage import model_format
 from hfcompress.tasks.text_generation import CausalLM

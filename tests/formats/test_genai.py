@@ -14,11 +14,11 @@ from transformers import DynamicCache
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.architectures.quantized_model import PackedModel, load_simulated
 from hfcompress.errors import UserError
-from hfcompress.evaluation.onnx_decoder import OnnxDecoder
-from hfcompress.evaluation.size import sizes
 from hfcompress.formats import onnx_decoders
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.int8_cache import cache_scales
+from hfcompress.formats.runtimes.onnx_decoder import OnnxDecoder
+from hfcompress.formats.size import sizes
 from hfcompress.ops.grid import Grid
 from hfcompress.stage import model_format
 from hfcompress.tasks.text_generation import CausalLM

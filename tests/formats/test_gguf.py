@@ -308,7 +308,7 @@ def exported(packed: Path, out: Path) -> Path:
 
 def logits_of_both(packed: Path, exported: Path, ids: list[int], window: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of llama.cpp and of the simulation after each token, [tokens, vocab]."""
-    from hfcompress.evaluation.llama_decoder import LlamaDecoder
+    from hfcompress.formats.runtimes.llama_decoder import LlamaDecoder
 
     decoder, model = LlamaDecoder(exported, threads=1), load_simulated(packed)
     ours, theirs = [], []
@@ -415,7 +415,7 @@ def test_llama_cpp_computes_other_shapes(tmp_path: Path, monkeypatch: pytest.Mon
 
 @needs_llama
 def test_decoder_rewinds_and_grows(stories: Path, story_ids: list[int], tmp_path: Path, monkeypatch: Any):
-    from hfcompress.evaluation import llama_decoder
+    from hfcompress.formats.runtimes import llama_decoder
 
     monkeypatch.setattr(llama_decoder, "FIRST_ROOM", 32)
     monkeypatch.setattr(llama_decoder, "BATCH", 24)
@@ -439,7 +439,7 @@ def test_decoder_rewinds_and_grows(stories: Path, story_ids: list[int], tmp_path
 
 @needs_llama
 def test_damaged_file_is_refused(tmp_path: Path):
-    from hfcompress.evaluation.llama_decoder import LlamaDecoder
+    from hfcompress.formats.runtimes.llama_decoder import LlamaDecoder
 
     with pytest.raises(UserError, match=r"0 \.gguf files"):
         LlamaDecoder(tmp_path, threads=1)
@@ -452,7 +452,7 @@ def llama_tokens(file: Path, text: str) -> list[int]:
     """What llama.cpp's own tokenizer makes of a text, begin token included."""
     import ctypes
 
-    from hfcompress.evaluation.llama_decoder import import_llama
+    from hfcompress.formats.runtimes.llama_decoder import import_llama
 
     llama = import_llama()
     params = llama.llama_model_default_params()
@@ -480,7 +480,7 @@ def test_llama_cpp_reads_the_same_tokens(stories: Path, tied: Path, tmp_path: Pa
 
 
 def test_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch):
-    from hfcompress.evaluation.llama_decoder import import_llama
+    from hfcompress.formats.runtimes.llama_decoder import import_llama
 
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(UserError, match=r"hfcompress\[llama-cpp\]"):

@@ -11,10 +11,10 @@ import torch
 
 from hfcompress.architectures.models import load_classifier
 from hfcompress.errors import UserError
-from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.size import integer_bytes, sizes
 from hfcompress.formats.onnx_image_stages import ExportImages, StaticInt8Images, calibration_rows, require_int8_weights
 from hfcompress.formats.onnx_images import require_integer_kernels, require_parity
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+from hfcompress.formats.size import integer_bytes, sizes
 from hfcompress.formats.tensorrt import static_qdq
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.image_data import pixel_values

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hfcompress.evaluation.sessions import onnx_session
 from hfcompress.folders.record import environment, slow_integers
+from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.formats.saturation import require_exact, saturated_product, saturating_layers
 from hfcompress.formats.unsigned_weights import store_file_unsigned, store_unsigned
 

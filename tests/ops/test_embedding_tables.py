@@ -16,10 +16,10 @@ from hfcompress.architectures.click_model import ClickModel, KnownIds, logits_of
 from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.compress.embeddings.tables import CompressEmbeddings, float32_bytes, frequencies_of
 from hfcompress.errors import UnknownShape, UserError
-from hfcompress.evaluation.click_predictor import ClickPredictor
 from hfcompress.formats.click_weights import export_clicks
 from hfcompress.formats.onnx_export import OPSET
 from hfcompress.formats.onnx_tables import Lookup, known_ids, look_up
+from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 from hfcompress.formats.stored_tables import stored_table
 from hfcompress.ops import factorized, hashed, mixed_dimension, quotient_remainder, row_codes, table_sizes
 from hfcompress.ops.embedding_tables import make_table

@@ -34,8 +34,8 @@ from hfcompress.compress.prune.structured import StructuredPruneImages, own_loss
 from hfcompress.compress.prune.target import Importance
 from hfcompress.compress.prune.target import Plan as Target
 from hfcompress.errors import UserError
-from hfcompress.evaluation.size import sizes
 from hfcompress.formats.onnx_images import export_images
+from hfcompress.formats.size import sizes
 from hfcompress.planning.devices.mobilenet_graph import mobilenet_graph
 from hfcompress.planning.image_graph import Writer
 from hfcompress.planning.image_spec import ImageShape, traced

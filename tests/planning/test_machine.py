@@ -9,8 +9,8 @@ import torch
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from hfcompress.evaluation import sessions
 from hfcompress.formats import onnx_export
+from hfcompress.formats.runtimes import sessions
 from hfcompress.planning import machine
 from hfcompress.planning.machine import Graph, Machine, embeddings_graph, layer_graph
 

@@ -9,7 +9,7 @@ import pytest
 
 from hfcompress.budget import ImageBudget, verdicts
 from hfcompress.errors import UserError
-from hfcompress.evaluation.sessions import onnx_session
+from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.planning.devices import microcontroller
 from hfcompress.planning.devices.arena import run
 from hfcompress.planning.devices.integer_graph import IntegerGraph, Operation, read_onnx

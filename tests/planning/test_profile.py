@@ -11,7 +11,7 @@ from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
-from hfcompress.evaluation.size import sizes
+from hfcompress.formats.size import sizes
 from hfcompress.planning.profile import ModuleClock, group_of, profile
 
 

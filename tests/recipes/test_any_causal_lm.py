@@ -10,7 +10,7 @@ from hfcompress.cli import dispatch
 from hfcompress.compress.quantize.linears import QuantizeLinears
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
-from hfcompress.evaluation.bits_claimed import require_share
+from hfcompress.formats.bits_claimed import require_share
 from hfcompress.ops.grid import Grid
 from hfcompress.ops.rtn import rtn
 from hfcompress.recipes import tiny

@@ -21,10 +21,9 @@ from hfcompress.cli import dispatch
 from hfcompress.compress.embeddings.tables import CompressEmbeddings
 from hfcompress.compress.quantize.towers import QuantizeTowers
 from hfcompress.errors import UserError
-from hfcompress.evaluation import memory
-from hfcompress.evaluation.memory import fresh_process
-from hfcompress.formats import click_onnx
+from hfcompress.formats import click_onnx, memory
 from hfcompress.formats.click_onnx import ExportClicks
+from hfcompress.formats.memory import fresh_process
 from hfcompress.formats.saturation import saturating_layers
 from hfcompress.planning import click_latency
 from hfcompress.recipes.ctr_embeddings import CURVE, point_of, smoke
@@ -110,9 +109,9 @@ def test_a_model_with_swapped_rows_fails_the_budget(run: Path, task: Clicks, tmp
     from dataclasses import asdict
 
     from hfcompress.budget import drop_verdict
-    from hfcompress.evaluation.click_predictor import ClickPredictor
     from hfcompress.evaluation.clicks import differences
     from hfcompress.evaluation.measure_clicks import judged_of
+    from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
     network = load_click_model(artifact(run, "baseline"))
     with torch.no_grad():

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.size import integer_bytes
 from hfcompress.formats.onnx_images import require_integer_kernels
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 from hfcompress.formats.saturation import saturating_layers
+from hfcompress.formats.size import integer_bytes
 from hfcompress.planning.plan import Plan
 from hfcompress.recipes import iot_camera
 from hfcompress.runs.run import Run

@@ -15,7 +15,7 @@ from hfcompress.compress.embeddings.factorize import FactorizeEmbeddings
 from hfcompress.compress.prune.movement import all_logits
 from hfcompress.compress.prune.structured import StructuredPrune
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.planning.plan import saved_tokenizer_bytes
 from hfcompress.tasks.text_classification import TextClassification
 from tests.encoder_models import WRITERS, write_distilbert

@@ -10,7 +10,8 @@ import pytest
 from hfcompress.budget import LanguageBudget, verdicts
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
-from hfcompress.evaluation import language, language_memory
+from hfcompress.evaluation import language
+from hfcompress.formats import language_memory
 from hfcompress.report.console import sentence, table
 from hfcompress.stage import model_format
 from hfcompress.tasks.text_generation import Window

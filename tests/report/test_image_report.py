@@ -15,10 +15,10 @@ from hfcompress.cli.predicting import predict
 from hfcompress.cli.results import check, push
 from hfcompress.cli.traffic import record, replay, shadow
 from hfcompress.errors import UserError
-from hfcompress.evaluation import memory
-from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.evaluation.measure_images import MeasureImages
 from hfcompress.folders.record import read_json
+from hfcompress.formats import memory
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 from hfcompress.planning.profile import profile
 from hfcompress.report import cards
 from hfcompress.report.images import SHOWN_CLASSES, kernels, static_note

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.rollout import counterfactual, replay, serving
 from hfcompress.rollout.traffic import Event, Writer, read
 from hfcompress.tasks.text_classification import TextClassification

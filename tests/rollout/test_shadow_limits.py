@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hfcompress.cli.predicting import labeled_texts, together
-from hfcompress.evaluation.predictor import Predictor
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.rollout import http_limits, serving, shadow_server
 from hfcompress.rollout.http_limits import LARGEST_BODY, Refused, body_of
 from hfcompress.rollout.serving import Shadowed, ShadowTest
@@ -399,7 +399,7 @@ def test_an_answer_does_not_change_when_its_text_is_cut(exported: Path) -> None:
 def uncut(predictor: Predictor, text: str) -> Any:
     """Logits of a text that is tokenized as a whole."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hfcompress.evaluation.predictor.beginning", lambda tokenizer, text, length: text)
+        patch.setattr("hfcompress.formats.runtimes.predictor.beginning", lambda tokenizer, text, length: text)
         return predictor.logits([text], LENGTH)
 
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.rollout import serving
 from hfcompress.rollout.serving import Shadowed, ShadowTest
 from hfcompress.rollout.shadow_server import HOST, LARGEST_BODY, application, asked_for

@@ -13,8 +13,8 @@ import pytest
 
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
 from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_difference
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.rollout import replay, serving
 from hfcompress.rollout.sequential import Tolerance, ab
 from hfcompress.rollout.traffic import Event, Writer, assigned, read

@@ -17,11 +17,11 @@ from hfcompress.architectures.models import load_classifier, load_tokenizer
 from hfcompress.cli import dispatch
 from hfcompress.compress.quantize import qat
 from hfcompress.errors import UserError
-from hfcompress.evaluation.image_predictor import ImagePredictor
-from hfcompress.evaluation.predictor import Predictor
 from hfcompress.formats import litert, onnx_export, tensorrt_rules
 from hfcompress.formats.onnx import copy_companions
 from hfcompress.formats.onnx_export import constant_values
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.runs import delivery
 from hfcompress.tasks.text_classification import TextClassification
 from tests import image_models, onnx_images

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
-from hfcompress.evaluation.image_predictor import ImagePredictor, same_shapes
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor, same_shapes
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.image_input import decode, pixel_values
 from hfcompress.training.trainer import Train, require_pairs

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation.difference import difference
-from hfcompress.evaluation.image_predictor import ImagePredictor
 from hfcompress.evaluation.measure_images import MeasureImages
-from hfcompress.evaluation.memory import image_size
-from hfcompress.evaluation.predictor import open_predictor
 from hfcompress.evaluation.statistics import Difference, verdict
+from hfcompress.formats.memory import image_size
+from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+from hfcompress.formats.runtimes.predictor import open_predictor
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.training.finetune_images import FinetuneImages
 

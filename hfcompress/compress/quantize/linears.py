@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UnknownShape, UserError
-from hfcompress.evaluation.bits_claimed import require_share
 from hfcompress.folders.end_tokens import copy_beside
+from hfcompress.formats.bits_claimed import require_share
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.stage import TENSORS
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.errors import CheckFailed, UserError
-from hfcompress.evaluation.bits_claimed import require_stored
+from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
@@ -165,10 +165,10 @@ def deliver(
     signed: bool = False,
 ) -> dict[str, Any]:
     """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
-    from hfcompress.evaluation.size import integer_bytes, sizes
     from hfcompress.formats import onnx_export
     from hfcompress.formats.onnx import PARITY_TEXTS, copy_companions
     from hfcompress.formats.saturation import require_exact, saturating_layers
+    from hfcompress.formats.size import integer_bytes, sizes
 
     weights = write_int8(network, out, signed=signed)
     copy_companions(source, out)

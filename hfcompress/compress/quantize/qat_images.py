@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import CheckFailed, UserError
-from hfcompress.evaluation.bits_claimed import require_stored
+from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.training.finetune_images import TrainImages
@@ -186,10 +186,10 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
     import numpy as np
     import torch
 
-    from hfcompress.evaluation.sessions import onnx_session
-    from hfcompress.evaluation.size import integer_bytes, sizes
     from hfcompress.formats.onnx_images import require_integer_kernels
+    from hfcompress.formats.runtimes.sessions import onnx_session
     from hfcompress.formats.saturation import require_exact
+    from hfcompress.formats.size import integer_bytes, sizes
     from hfcompress.tasks.image_data import pixel_values
 
     pixels = pixel_values(processor, task.data.inputs("validation", PARITY_IMAGES))

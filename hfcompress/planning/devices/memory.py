@@ -14,7 +14,7 @@ import numpy as np
 
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.errors import UserError
-from hfcompress.evaluation.onnx_decoder import CHUNK
+from hfcompress.formats.runtimes.onnx_decoder import CHUNK
 
 HERE = "here"
 # Resident memory beside the model: CPython 3.11 with numpy, and onnxruntime with what a session of a 7B's graph keeps

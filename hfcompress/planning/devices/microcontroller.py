@@ -202,7 +202,7 @@ def add_to_rows(rows: list[dict[str, Any]], candidate: str, folder: Path, budget
     """
     if budget.sram_kb is None and budget.flash_kb is None:
         return
-    from hfcompress.evaluation.memory import image_size
+    from hfcompress.formats.memory import image_size
 
     noise = np.random.default_rng(0).standard_normal((3, *image_size(folder))).astype(np.float32)
     try:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor
+from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.recipes import tiny
 from hfcompress.tasks.text_classification import TextClassification
 

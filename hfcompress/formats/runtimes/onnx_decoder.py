@@ -14,7 +14,7 @@ CHUNK = 64  # tokens of a prompt read at once: more take more room for logits an
 
 
 class OnnxDecoder:
-    """See evaluation/decoder.py, Decoder.
+    """See formats/runtimes/decoder.py, Decoder.
 
     Args:
         folder: model.onnx, its data and genai_config.json; threads: intra-op threads; context: tokens that the cache

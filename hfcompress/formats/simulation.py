@@ -26,7 +26,7 @@ def check(folder: Path, packed: Any, ids: list[int], allowed: float = AGREEMENT)
     import torch
 
     from hfcompress.architectures.quantized_model import load_simulated
-    from hfcompress.evaluation.decoder import open_decoder
+    from hfcompress.formats.runtimes.decoder import open_decoder
 
     with torch.inference_mode():
         simulated = load_simulated(packed.folder)(torch.tensor([ids])).logits[0].numpy()

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.answers import label_names, numbers, require_labels
-from hfcompress.evaluation.scores import Function, score_function
-from hfcompress.evaluation.sessions import array_type, has_ranges_of_a_batch, onnx_session, output_name
+from hfcompress.formats.runtimes.answers import label_names, numbers, require_labels
+from hfcompress.formats.runtimes.scores import Function, score_function
+from hfcompress.formats.runtimes.sessions import array_type, has_ranges_of_a_batch, onnx_session, output_name
 from hfcompress.tasks.cutting import beginning
 
 Array = np.ndarray[Any, Any]
@@ -24,7 +24,7 @@ class Answers(Protocol):
     def labels(self) -> Sequence[str]: ...
     @property
     def function(self) -> Function:
-        """What turns logits into scores (see evaluation/scores.py)."""
+        """What turns logits into scores (see formats/runtimes/scores.py)."""
         ...
 
     def logits(self, texts: list[str], max_length: int) -> Array:
@@ -174,9 +174,9 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 def open_predictor(folder: Path, threads: int | None = None) -> Any:
     """What can be asked for labels: a `Predictor` of texts, or what config.json says the folder is."""
     from hfcompress.architectures.models import is_vision
-    from hfcompress.evaluation.click_predictor import ClickPredictor
-    from hfcompress.evaluation.image_predictor import ImagePredictor
     from hfcompress.folders.guard import read_config
+    from hfcompress.formats.runtimes.click_predictor import ClickPredictor
+    from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 
     kind = read_config(folder).get("model_type")
     if kind == "clicks":

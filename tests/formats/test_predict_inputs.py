@@ -18,8 +18,8 @@ from hfcompress.architectures.text_inputs import (
     usable_positions,
 )
 from hfcompress.errors import UserError
-from hfcompress.evaluation.predictor import Predictor, batches
-from hfcompress.evaluation.sessions import has_ranges_of_a_batch
+from hfcompress.formats.runtimes.predictor import Predictor, batches
+from hfcompress.formats.runtimes.sessions import has_ranges_of_a_batch
 from hfcompress.recipes import tiny
 
 SIZES: dict[str, Any] = {
@@ -319,6 +319,6 @@ def test_profile_times_a_request_that_the_model_takes(
 
 @pytest.mark.parametrize("kind", ["distilbert", "mpnet"])
 def test_the_fresh_process_gives_a_model_what_it_takes(kind: str, tmp_path: Path) -> None:
-    from hfcompress.evaluation.memory import serve_transformers
+    from hfcompress.formats.memory import serve_transformers
 
     assert serve_transformers(classifier(tmp_path / kind, kind), 16, 1)["load_ms"] > 0

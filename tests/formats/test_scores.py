@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.answers import label_names
-from hfcompress.evaluation.predictor import Predictor
-from hfcompress.evaluation.scores import answer_of, score_function, scores_of
+from hfcompress.formats.runtimes.answers import label_names
+from hfcompress.formats.runtimes.predictor import Predictor
+from hfcompress.formats.runtimes.scores import answer_of, score_function, scores_of
 from hfcompress.recipes import tiny
 from hfcompress.rollout import replay
 from hfcompress.rollout.serving import answer

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError, needs
-from hfcompress.evaluation.answers import label_names, numbers, require_labels
-from hfcompress.evaluation.scores import Function, score_function
-from hfcompress.evaluation.sessions import onnx_session
+from hfcompress.formats.runtimes.answers import label_names, numbers, require_labels
+from hfcompress.formats.runtimes.scores import Function, score_function
+from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.tasks.image_input import channels_of, pixel_values
 
 if TYPE_CHECKING:

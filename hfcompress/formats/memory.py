@@ -1,6 +1,6 @@
 """Memory and load time of a model alone: a fresh process that loads and runs it, and does nothing else.
 
-`python -m hfcompress.evaluation.memory FOLDER LENGTH THREADS` prints one JSON line. An ONNX folder is served by
+`python -m hfcompress.formats.memory FOLDER LENGTH THREADS` prints one JSON line. An ONNX folder is served by
 onnxruntime and tokenizers alone, a transformers folder by torch and transformers, as a lean server would.
 """
 
@@ -20,7 +20,7 @@ def fresh_process(folder: Path, sequence_length: int, threads: int) -> dict[str,
 
     Returns: peak_rss_mb, bare_rss_mb (after the imports, before the model), load_ms.
     """
-    command = [sys.executable, "-m", "hfcompress.evaluation.memory", str(folder), str(sequence_length), str(threads)]
+    command = [sys.executable, "-m", "hfcompress.formats.memory", str(folder), str(sequence_length), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
@@ -46,7 +46,7 @@ def serve_onnx(folder: Path, sequence_length: int, threads: int) -> dict[str, fl
     from tokenizers import Tokenizer
 
     from hfcompress.architectures.text_inputs import complete
-    from hfcompress.evaluation.sessions import array_type, onnx_session
+    from hfcompress.formats.runtimes.sessions import array_type, onnx_session
 
     bare = rss_mb()
     begun = time.perf_counter()
@@ -105,7 +105,7 @@ def serve_clicks(folder: Path, rows: int, threads: int) -> dict[str, float]:
         from hfcompress.architectures import click_model  # noqa: F401  (the same)
 
         torch.set_num_threads(threads)
-    from hfcompress.evaluation.click_predictor import ClickPredictor
+    from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
     bare = rss_mb()
     begun = time.perf_counter()
@@ -127,7 +127,7 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     if is_onnx:
         import onnxruntime  # noqa: F401  (part of the bare runtime)
 
-        from hfcompress.evaluation.sessions import onnx_session
+        from hfcompress.formats.runtimes.sessions import onnx_session
     else:
         import torch
         import transformers.models.auto.modeling_auto  # noqa: F401  (the same)

@@ -9,14 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hfcompress.evaluation.memory import fresh_process
+from hfcompress.formats.memory import fresh_process
 
 SIDE, LAYERS = 1024, 12  # 12.6 MB of int8 weights, 50 MB if they unfold to float
 
 SERVE = """
 import json, sys
 from pathlib import Path
-from hfcompress.evaluation import memory
+from hfcompress.formats import memory
 found = memory.serve_onnx(Path(sys.argv[1]), 32, 1)
 heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "scipy"}
 print(json.dumps([found, sorted(heavy & {name.split(".")[0] for name in sys.modules})]))
@@ -26,8 +26,8 @@ SESSION = """
 import sys
 from pathlib import Path
 import numpy as np
-from hfcompress.evaluation.memory import rss_mb
-from hfcompress.evaluation.sessions import onnx_session
+from hfcompress.formats.memory import rss_mb
+from hfcompress.formats.runtimes.sessions import onnx_session
 import onnxruntime
 bare = rss_mb()
 file, side, ours = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "ours"
@@ -61,7 +61,7 @@ def test_the_parent_hears_what_the_process_measured(exported: Path) -> None:
 
 def test_a_fork_measures_what_a_process_of_its_own_does(tiny_model: Path) -> None:
     """The tests' own way; of the imports, which a fork has already, only what it touches is counted."""
-    from hfcompress.evaluation import memory
+    from hfcompress.formats import memory
 
     assert memory.fresh_process is not fresh_process
     alone, forked = fresh_process(tiny_model, 32, 1), memory.fresh_process(tiny_model, 32, 1)
@@ -83,7 +83,8 @@ def test_symmetric_int8_weights_stay_int8_in_memory(tmp_path: Path) -> None:
 
 
 def test_memory_is_measured_in_the_session_that_is_timed(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
-    from hfcompress.evaluation import memory, sessions
+    from hfcompress.formats import memory
+    from hfcompress.formats.runtimes import sessions
 
     opened: list[Path] = []
     original = sessions.onnx_session

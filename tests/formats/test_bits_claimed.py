@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hfcompress.errors import CheckFailed
-from hfcompress.evaluation.bits_claimed import require_stored
+from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.formats.onnx import DynamicInt8, StaticInt8
 from hfcompress.tasks.text_classification import TextClassification
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.scores import Function
+from hfcompress.formats.runtimes.scores import Function
 
 Array = np.ndarray[Any, Any]
 FIELDS = ("user", "item", "category", "context", "price", "time")
@@ -26,7 +26,7 @@ class ClickPredictor:
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         from hfcompress.architectures.click_inputs import read_config
-        from hfcompress.evaluation.sessions import onnx_session
+        from hfcompress.formats.runtimes.sessions import onnx_session
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))

@@ -40,11 +40,11 @@ def open_decoder(folder: Path, threads: int) -> Decoder:
     """
     check_foreign(folder)
     if (folder / "genai_config.json").is_file():
-        from hfcompress.evaluation.onnx_decoder import OnnxDecoder
+        from hfcompress.formats.runtimes.onnx_decoder import OnnxDecoder
 
         return OnnxDecoder(folder, threads)
     if any(folder.glob("*.gguf")):
-        from hfcompress.evaluation.llama_decoder import LlamaDecoder
+        from hfcompress.formats.runtimes.llama_decoder import LlamaDecoder
 
         return LlamaDecoder(folder, threads)
     if not (folder / "config.json").is_file():
@@ -52,7 +52,7 @@ def open_decoder(folder: Path, threads: int) -> Decoder:
             f"{folder} holds no language model: neither config.json, nor genai_config.json, nor a .gguf file; give a "
             "model's folder"
         )
-    from hfcompress.evaluation.torch_decoder import TorchDecoder
+    from hfcompress.formats.runtimes.torch_decoder import TorchDecoder
 
     return TorchDecoder(folder, threads)
 
@@ -63,8 +63,8 @@ def import_runtime(folder: Path) -> None:
         needs("onnxruntime_genai")
         import onnxruntime_genai  # noqa: F401
     elif any(folder.glob("*.gguf")):
-        from hfcompress.evaluation.llama_decoder import import_llama
+        from hfcompress.formats.runtimes.llama_decoder import import_llama
 
         import_llama()
     else:
-        import hfcompress.evaluation.torch_decoder  # noqa: F401
+        import hfcompress.formats.runtimes.torch_decoder  # noqa: F401

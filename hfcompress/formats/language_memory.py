@@ -1,6 +1,6 @@
 """Memory of a causal LM alone: a fresh process that loads it, reads a prompt that fills its context, and answers.
 
-`python -m hfcompress.evaluation.language_memory FOLDER CONTEXT THREADS` prints one JSON line.
+`python -m hfcompress.formats.language_memory FOLDER CONTEXT THREADS` prints one JSON line.
 """
 
 import json
@@ -21,7 +21,7 @@ def fresh_process(folder: Path, context: int, threads: int) -> dict[str, float]:
 
     Returns: peak_rss_mb, bare_rss_mb (after the imports, before the model), loaded_rss_mb, load_ms.
     """
-    module = "hfcompress.evaluation.language_memory"
+    module = "hfcompress.formats.language_memory"
     command = [sys.executable, "-m", module, str(folder), str(context), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     if done.returncode != 0:
@@ -32,8 +32,8 @@ def fresh_process(folder: Path, context: int, threads: int) -> dict[str, float]:
 
 def serve(folder: Path, context: int, threads: int) -> dict[str, Any]:
     """Load, fill the context, generate its last tokens."""
-    from hfcompress.evaluation.decoder import import_runtime, open_decoder
-    from hfcompress.evaluation.memory import rss_mb
+    from hfcompress.formats.memory import rss_mb
+    from hfcompress.formats.runtimes.decoder import import_runtime, open_decoder
 
     import_runtime(folder)
     bare = rss_mb()

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hfcompress.evaluation.size import sizes
+from hfcompress.formats.size import sizes
 
 
 def write(folder: Path, weight: np.ndarray) -> Path:

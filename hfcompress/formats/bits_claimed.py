@@ -51,7 +51,7 @@ def require_stored(folder: Path, bits: int, advice: str) -> float:
     Raises:
         CheckFailed: it is less than half, or the folder holds no such file.
     """
-    from hfcompress.evaluation.size import named_gguf_tensors, named_initializers
+    from hfcompress.formats.size import named_gguf_tensors, named_initializers
 
     graphs, blocks = sorted(folder.glob("*.onnx")), sorted(folder.glob("*.gguf"))
     stored = [named for file in graphs for named in named_initializers(file)]
