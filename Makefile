@@ -10,7 +10,7 @@ UV := $(shell command -v uv >/dev/null && { $(PYTHON) -m pip config list; env; }
 	grep -qiE '(^|[._])(PIP_)?(extra[-_])?(index[-_]url|find[-_]links)=' || command -v uv 2>/dev/null)
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: help setup litert legal-bert legal-bert-structured summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards format bench clean
+.PHONY: help setup litert legal-bert legal-bert-structured summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards docs format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
@@ -26,6 +26,7 @@ help:
 	@echo "make test         fast tests        make test-slow   the rest"
 	@echo "make check        ruff, mypy, model cards"
 	@echo "make cards        render model_cards/ from their report.json"
+	@echo "make docs         build the documentation in site/, its links checked"
 	@echo "make bench        benchmarks/legal_bert.py"
 
 setup: $(READY)
@@ -89,6 +90,15 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
+# In the same environment: the reference is made from the package.
+docs: .venv/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "open site/index.html"
+
+.venv/.docs-ready: $(READY) requirements-docs.lock
+	$(call install,.venv) --no-deps -r requirements-docs.lock
+	@touch .venv/.docs-ready
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -105,4 +115,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-litert build *.egg-info
+	rm -rf .venv .venv-litert build site *.egg-info

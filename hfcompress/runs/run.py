@@ -31,7 +31,8 @@ class Run:
 
     Args:
         folder: where the Artifacts, report.json and report.html go.
-        recipe, scale: their names, for the report.
+        recipe: its name, for the report.
+        scale: the name of its scale, for the report.
         predictions: what `plan` said of each model (name -> {"disk_mb", "latency_ms", ...}), for the report.
         options: the recipe's, resolved, for the lock.
         held: the folder's lock, where the caller has it already.
