@@ -5,6 +5,7 @@ A hook of mkdocs.yml. What is generated comes from the package itself, so that i
 
 import contextlib
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -12,19 +13,23 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic import TypeAdapter
 
 from hfcompress import MODULES
 from hfcompress.cli import dispatch
+from hfcompress.report.schema import Report
 
 ROOT = Path(__file__).parents[1]
 ABOVE = {"README.md": "overview.md", "CONTRIBUTING.md": "contributing.md"}
 """Pages above docs/, and where they stand on the site."""
+REPORT_TYPES = ("Report", "ModelRow", "Accuracy", "Latency", "Prediction", "VerdictRow", "Environment")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     pages = {place: from_root(ROOT / name) for name, place in ABOVE.items()}
     pages |= {"reference/python.md": python_reference(), "reference/command_line.md": command_line_reference()}
+    pages["reference/report.md"] = report_reference()
     for place, content in pages.items():
         files.append(File.generated(config, place, content=content))
     return files
@@ -59,6 +64,13 @@ def command_line_reference() -> str:
     for verb in re.findall(r"\w+", listed[1]):
         parts += [f"## {verb}", fenced(help_of(verb))]
     return "\n\n".join(parts)
+
+
+def report_reference() -> str:
+    """Return a page with the types of report.json and their JSON Schema."""
+    schema = json.dumps(TypeAdapter(Report).json_schema(), indent=2)
+    types = [f"::: hfcompress.report.schema.{name}" for name in REPORT_TYPES]
+    return "\n\n".join(["# report.json", *types, "## JSON Schema", f"```json\n{schema}\n```"])
 
 
 def help_of(*words: str) -> str:

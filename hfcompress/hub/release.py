@@ -107,7 +107,7 @@ def agreed_report(run: Path, claimed: dict[str, Any]) -> dict[str, Any]:
     weakest = found | {"verdicts": weaker, "ok": found["ok"] and claimed["ok"] is True and not failed}
     if said := disagreement(run, claimed, weakest):
         raise UserError(f"{run}: {said}; hfcompress report {run} writes report.json from the records again")
-    return weakest
+    return dict(weakest)
 
 
 def page(run: Path) -> bytes:

@@ -1,6 +1,7 @@
 """The table at the end of a run, and a sentence for every verdict."""
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from hfcompress.errors import UserError
@@ -106,7 +107,7 @@ def language_rows(models: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def verdict_lines(report: dict[str, Any]) -> list[str]:
+def verdict_lines(report: Mapping[str, Any]) -> list[str]:
     """One sentence a verdict, and whether the budget holds."""
     lines = [
         line

@@ -8,6 +8,7 @@ and `report` compute every verdict again, so that a report that was edited prove
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from hfcompress.folders.escaping import one_line
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import Record, read_json, sha256, write_json
 from hfcompress.report.pages import kind_of
+from hfcompress.report.schema import Environment, Report, VerdictRow
 from hfcompress.runs.lock import LOCK
 from hfcompress.stage import Artifact
 
@@ -124,7 +126,7 @@ class Comparison:
                 difference["n_needed"] = n_needed(Difference(**difference), allowed)
         return details
 
-    def report(self, details: dict[str, Any], stages: dict[str, str]) -> dict[str, Any]:
+    def report(self, details: dict[str, Any], stages: dict[str, str]) -> Report:
         """Return report.json's object: the measured rows, and the verdicts that follow from them.
 
         Args:
@@ -156,16 +158,16 @@ class Comparison:
             "recipe": self.recipe,
             "scale": self.scale,
             "created": self.created,
-            "environment": self.environment,
+            "environment": cast(Environment, self.environment),
             "notes": [*self.notes, *baseline_notes(details), *static_note(rows, self.candidate)],
             "models": rows,
             "budget": self.budget,
-            "verdicts": [verdict.as_dict() for verdict in decided],
+            "verdicts": [cast(VerdictRow, verdict.as_dict()) for verdict in decided],
             "ok": all(verdict.ok for verdict in decided),
         }
 
 
-def proven(run: Path) -> dict[str, Any]:
+def proven(run: Path) -> Report:
     """Return report.json's object as it follows from the records of a run, whatever its report.json says.
 
     The bytes of the measurements are compared with their hashes; those of the models are not (see `intact_models`).
@@ -177,7 +179,7 @@ def proven(run: Path) -> dict[str, Any]:
     try:
         details = comparison.measurements(run)
         stages = {name: comparison.artifact(run, place).record.stage for name, place in comparison.folders.items()}
-        found: dict[str, Any] = json.loads(json.dumps(comparison.report(details, stages)))
+        found: Report = json.loads(json.dumps(comparison.report(details, stages)))
     except (KeyError, TypeError, AttributeError) as error:  # a file of another version, whole as it is
         raise UserError(
             f"{run}: its records are not of this version ({error!r}); run the recipe again, finished stages are kept"
@@ -187,7 +189,7 @@ def proven(run: Path) -> dict[str, Any]:
     return found
 
 
-def require_size(run: Path, row: dict[str, Any]) -> None:
+def require_size(run: Path, row: Mapping[str, Any]) -> None:
     """Refuse a row whose bytes are not those that its model's stage recorded.
 
     Raises:
@@ -200,7 +202,7 @@ def require_size(run: Path, row: dict[str, Any]) -> None:
         )
 
 
-def intact_models(run: Path, report: dict[str, Any]) -> None:
+def intact_models(run: Path, report: Mapping[str, Any]) -> None:
     """Compare every file of the models of a report with its hash.
 
     Raises:
@@ -216,7 +218,7 @@ def intact_models(run: Path, report: dict[str, Any]) -> None:
             raise UserError(f"{folder} is not what was measured: {damage}; run the recipe again")
 
 
-def disagreement(run: Path, claimed: dict[str, Any], found: dict[str, Any]) -> str | None:
+def disagreement(run: Path, claimed: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
     """Return the first thing that report.json or the lock says otherwise than the records; None where nothing.
 
     Args:

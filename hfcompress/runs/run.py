@@ -201,7 +201,7 @@ class Run:
             records={a.path.name: sha256(a.path / "record.json") for a in (*models, measured)},
         )
         details = comparison.completed(details)
-        report = comparison.report(details, {model.name: model.record.stage for model in models})
+        report = dict(comparison.report(details, {model.name: model.record.stage for model in models}))
         if self.ranks.is_main_process:
             more = {
                 "max_length": task.max_length,
