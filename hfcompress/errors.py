@@ -31,6 +31,7 @@ class UnknownShape(UserError):
 
 EXTRAS = {  # package -> the extra of pyproject.toml that installs it, and what needs it
     "PIL": ("images", "a model of images"),
+    "auto_round": ("auto-round", "AutoRound's own algorithm"),
     "compressed_tensors": ("language", "exporting 4-bit weights for transformers"),
     "detect_secrets": ("push", "pushing a run"),
     "gguf": ("gguf", "a GGUF file"),

@@ -36,7 +36,8 @@ class Stage(Protocol):
 
     `version` is raised by one whenever the same options and inputs give another result than before: finished
     Artifacts of the version before are then made again. `libraries` are the distributions that compute the result;
-    another version of one of them makes it again, too. How the code is written, named or laid out has no part in it.
+    another version of one of them makes it again, too. A stage that calls another tool by an option has a property
+    `engine_libraries` with that tool's. How the code is written, named or laid out has no part in it.
     """
 
     training: ClassVar[bool]
@@ -47,6 +48,14 @@ class Stage(Protocol):
     def __call__(self, *args: Any, **inputs: Any) -> dict[str, Any]: ...
 
     def predict(self, *args: Any, **inputs: Any) -> Any: ...
+
+
+def added(default: Any) -> Any:
+    """Return the field of an option that a stage did not have in an earlier release, when it did as with `default`.
+
+    At its default it does not enter the stage's key: what was finished before the option was there is kept.
+    """
+    return dataclasses.field(default=default, metadata={"added": True})
 
 
 def unused_options(options: Any, inputs: dict[str, Any]) -> dict[str, str]:
@@ -127,11 +136,25 @@ def content_key(stage: Stage, inputs: dict[str, Any]) -> str:
     material = {
         "stage": type(stage).__qualname__,
         "version": stage.version,
-        "options": {name: option_key(value) for name, value in vars(stage).items()},
+        "options": {name: option_key(value) for name, value in options_of(stage).items()},
         "inputs": {name: fingerprint(value) for name, value in sorted(inputs.items())},
-        "libraries": library_versions(stage.libraries),
+        "libraries": library_versions(libraries_of(stage)),
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def options_of(stage: Stage) -> dict[str, Any]:
+    """Return the options that enter a stage's key: all but those that were `added` and are at their default."""
+    fields: dict[str, dataclasses.Field[Any]] = getattr(stage, "__dataclass_fields__", {})
+    left_out = {name for name, field in fields.items() if field.metadata.get("added")}
+    return {
+        name: value for name, value in vars(stage).items() if name not in left_out or value != fields[name].default
+    }
+
+
+def libraries_of(stage: Stage) -> tuple[str, ...]:
+    """Return the distributions that compute a stage's result with its options: `libraries`, and an engine's."""
+    return (*stage.libraries, *getattr(stage, "engine_libraries", ()))
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str | None]:

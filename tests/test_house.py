@@ -26,6 +26,7 @@ ORDER = (
     "folders",
     "stage",
     "architectures",
+    "engines",
     "tasks",
     "formats",
     "report",
@@ -47,7 +48,7 @@ BACKWARDS = {
     ("architectures/click_model.py", "tasks"),
 }
 FORBIDDEN_EVERYWHERE = {"recipes", "tests", "benchmarks"}
-LONG = {"training/trainer.py", "planning/plan.py", "compress/quantize/weight_only.py"}  # to be split
+LONG = {"training/trainer.py", "planning/plan.py"}  # to be split
 
 
 @functools.cache

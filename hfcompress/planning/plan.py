@@ -29,7 +29,7 @@ from hfcompress.planning.devices.memory import HERE, device, known_device
 from hfcompress.planning.image_spec import ImageShape, is_image_model
 from hfcompress.planning.images import compare_images
 from hfcompress.planning.machine import Machine
-from hfcompress.stage import Stage, snake_case, with_option
+from hfcompress.stage import Stage, libraries_of, snake_case, with_option
 from hfcompress.tasks.vocabulary import tokenizer_bytes
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Plan:
         return Planned(name, "base", shape)
 
     def __call__(self, stage: Stage, *, name: str | None = None, **inputs: Any) -> Planned:
-        needs_libraries(stage.libraries)
+        needs_libraries(libraries_of(stage))
         for value in inputs.values():
             if isinstance(value, Planned) and value.stage == "base":
                 require_kind(value, inputs.get("task"))

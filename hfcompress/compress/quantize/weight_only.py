@@ -1,23 +1,34 @@
 """weight_only: the matrices of a causal LM as 2 to 8 bit integers, one decoder layer in memory at a time."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.compress.quantize.engine_layers import (
+    calibrated_matrix,
+    quantized_layer,
+    quantized_matrix,
+    require_engine,
+)
+from hfcompress.compress.quantize.shards import (
+    as_stored,
+    bits_per_weight,
+    finish,
+    nearest,
+    plain,
+    quantized_rows,
+    require_room,
+)
+from hfcompress.engines import ENGINES
+from hfcompress.engines.engine import Tuning
 from hfcompress.errors import UserError, require, require_numbers
-from hfcompress.folders.end_tokens import copy_beside
 from hfcompress.formats.bits_claimed import require_share
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
-from hfcompress.stage import TENSORS
+from hfcompress.stage import TENSORS, added
 from hfcompress.tasks.text_generation import CausalLM
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from torch import Tensor, nn
 
     from hfcompress.architectures.decoder_spec import LanguageShape
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
     from hfcompress.ops.hessian import SecondMoment
 
 Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
+OWN = "own"
 CALIBRATED = ("gptq", "awq", "autoround")
 READERS = {  # option -> the algorithms that read it
     "activation_order": ("gptq",),
@@ -38,6 +50,7 @@ READERS = {  # option -> the algorithms that read it
 # layer, and of the largest second moment (GPTQ factors one in place; the others need no copy).
 LAYER_COPIES, MOMENT_COPIES = 1.0, 1.0
 PROCESS_BYTES = 0.6e9
+ENGINE_BYTES = 0.5e9  # another tool's modules
 
 
 @dataclass(frozen=True)
@@ -62,10 +75,18 @@ class WeightOnly:
     max_memory_gb: float | None = None
     """Resident memory (10^9 bytes) that this stage may take; it refuses before it begins when a layer cannot fit."""
     seed: int = 0
+    engine: Literal["own", "neural-compressor", "auto-round"] = added("own")
+    """Whose code computes the algorithm: this package's, or another tool's on the same grids; the embedding is rounded
+    to nearest by ours, and the head too where the algorithm is awq or autoround."""
 
     training: ClassVar[bool] = False
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = TENSORS
+
+    @property
+    def engine_libraries(self) -> tuple[str, ...]:
+        """See `stage.libraries_of`."""
+        return () if self.engine == OWN else ENGINES[self.engine].libraries
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
         """See `stage.unused_options`."""
@@ -74,6 +95,9 @@ class WeightOnly:
             for option, readers in READERS.items()
             if self.algorithm not in readers
         }
+        if self.engine != OWN:
+            read = ENGINES[self.engine].algorithms[self.algorithm]
+            found |= {o: f"with --*.engine {self.engine}" for o in READERS if o not in read and o not in found}
         if inputs.get("allotment") is not None:
             of_all = "for all matrices: the bits of each are chosen"
             found["bits"] = f"{of_all}; give --allot.bits"
@@ -92,6 +116,8 @@ class WeightOnly:
             )
         if self.max_memory_gb is not None and not self.max_memory_gb > 0:
             raise UserError(f"--weight-only.max-memory-gb {self.max_memory_gb:g}: must be above 0")
+        if self.engine != OWN:
+            require_engine(self.engine, self.algorithm)
 
     def __call__(self, out: Path, *, model: Path, task: CausalLM, allotment: Path | None = None) -> dict[str, Any]:
         """Write the packed model, a shard a layer; shards that are there from a run that was killed are kept.
@@ -109,13 +135,15 @@ class WeightOnly:
         checkpoint = Checkpoint(model)
         stack = DecoderStack(checkpoint)
         grids = self.grids(checkpoint, allotment)
+        if self.engine != OWN:
+            require_engine(self.engine, self.algorithm, grids.values(), stack.kind)
         shapes = {name: place.shape for name, place in checkpoint.places.items()}
         require_share(model, shapes, {f"{name}.weight" for name in grids}, max(g.bits for g in grids.values()))
         work = out / "work"
         work.mkdir(exist_ok=True)
         require_room(work, checkpoint, grids)
         limit = MemoryLimit(self.max_memory_gb, "--weight-only.max-memory-gb")
-        limit.require(self.needed_bytes(stack))
+        limit.require(self.needed_bytes(stack, task))
         errors: dict[str, float] = {}
         files = [work / f"model-{i + 1:05d}-of-{stack.layers + 2:05d}.safetensors" for i in range(stack.layers + 2)]
         self._embedding(stack, grids, files[0])
@@ -135,6 +163,7 @@ class WeightOnly:
             "relative_errors": errors,
             "peak_rss_mb": limit.peak_mb(),
             "max_memory_gb": self.max_memory_gb,
+            **({} if self.engine == OWN else {"engine": self.engine}),
         }
 
     def grids(self, checkpoint: Any, allotment: Path | None) -> dict[str, Grid]:
@@ -148,7 +177,7 @@ class WeightOnly:
         chosen = json.loads((allotment / ALLOTMENT).read_text(encoding="utf-8"))["grids"]
         return {name: Grid(**chosen[name]) for name in names}
 
-    def needed_bytes(self, stack: "DecoderStack") -> float:
+    def needed_bytes(self, stack: "DecoderStack", task: CausalLM) -> float:
         """What the largest step will hold."""
         from hfcompress.architectures.decoder_stack import BATCH_TOKENS
 
@@ -160,7 +189,22 @@ class WeightOnly:
         widest = max(columns for _, columns in shapes)
         moments = 4.0 * (sum({columns: columns**2 for _, columns in shapes}.values()) + MOMENT_COPIES * widest**2)
         activations = 4.0 * 8 * BATCH_TOKENS * widest
+        if self.engine != OWN:
+            moments = 4.0 * sum(columns**2 for _, columns in shapes)
+            states = 4.0 * task.calibration_windows * task.window * int(stack.checkpoint.config["hidden_size"])
+            return PROCESS_BYTES + layer + activations + self._engine_bytes(layer, moments, states)
         return PROCESS_BYTES + LAYER_COPIES * layer + max(moments, activations) + 8.0 * largest
+
+    def _engine_bytes(self, layer: float, moments: float, states: float) -> float:
+        """What the engine and its libraries hold beside one layer."""
+        return ENGINE_BYTES + ENGINES[self.engine].memory(self.algorithm, layer, moments, states)
+
+    @property
+    def tuning(self) -> Tuning:
+        """The options that an engine may read."""
+        read = ENGINES[self.engine].algorithms[self.algorithm]
+        names = [name for name in vars(Tuning()) if name in read]
+        return Tuning(**{name: getattr(self, name) for name in names})
 
     def _embedding(self, stack: "DecoderStack", grids: dict[str, Grid], file: Path) -> None:
         """The embedding, nearest codes: what one token reads is one row, which no other row can correct."""
@@ -215,6 +259,15 @@ class WeightOnly:
             write_shard(file, tensors | plain(stack.checkpoint, prefix, tensors))
             return
         layer = stack.layer(index)
+        if self.engine != OWN:
+            around = states[index], states[index + 1]
+            found, errors[prefix.rstrip(".")] = quantized_layer(
+                self.engine, self.algorithm, self.tuning, stack, layer, around, of_layer, use_bf16(self.bf16)
+            )
+            tensors = {prefix + name: values for name, values in found.items()}
+            write_shard(file, tensors | plain(stack.checkpoint, prefix, tensors))
+            states[index].file.unlink(missing_ok=True)
+            return
         with torch.inference_mode():
             bf16 = use_bf16(self.bf16)
             moments = second_moments(stack, layer, states[index], bf16)
@@ -251,7 +304,12 @@ class WeightOnly:
         if file.is_file():
             return
         tensors: dict[str, Tensor] = {f"{NORM}.weight": as_stored(stack.checkpoint, f"{NORM}.weight")}
-        if not stack.tied and self.algorithm not in CALIBRATED:
+        if not stack.tied and self.engine != OWN and self.algorithm == "gptq":
+            norm = stack.norm()
+            inputs = lambda: (norm(hidden) for hidden in states[-1].batches())  # noqa: E731
+            found = calibrated_matrix(self.engine, "gptq", self.tuning, stack.head(), grids[HEAD], inputs)
+            tensors |= packed_tensors(HEAD, found)
+        elif not stack.tied and (self.engine != OWN or self.algorithm not in CALIBRATED):
             tensors |= nearest(stack.checkpoint, HEAD, grids[HEAD])
         elif not stack.tied:
             with torch.inference_mode():
@@ -267,12 +325,15 @@ class WeightOnly:
 
     def alone(self, checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
         """A matrix by itself, no calibration text needed."""
-        if self.algorithm == "rtn":
+        if self.algorithm == "rtn" and self.engine == OWN:
             return nearest(checkpoint, name, grid)
         from hfcompress.architectures.decoder_stack import finite
         from hfcompress.architectures.quantized_model import packed_tensors
         from hfcompress.ops.hqq import hqq
 
+        if self.engine != OWN:
+            weight = finite(checkpoint, f"{name}.weight")
+            return packed_tensors(name, quantized_matrix(self.engine, self.algorithm, weight, grid))
         return packed_tensors(name, hqq(finite(checkpoint, f"{name}.weight"), grid))
 
     def calibrated(self, weight: "Tensor", hessian: "Tensor", grid: Grid) -> "Quantized":
@@ -295,6 +356,8 @@ class WeightOnly:
     def predict(self, model: "LanguageShape", *, task: CausalLM, allotment: Any = None) -> "LanguageShape":
         if allotment is not None:
             return replace(model, weight_bits=allotment.weight_bits)
+        if self.engine != OWN:
+            require_engine(self.engine, self.algorithm, [Grid(self.bits, self.group_size, self.symmetric)])
         return replace(model, weight_bits=Grid(self.bits, self.group_size, self.symmetric).bits_per_weight(4096))
 
 
@@ -314,144 +377,3 @@ def second_moments(
     for moment in moments.values():
         moment.finish()
     return moments
-
-
-def nearest(checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
-    """RTN of a matrix: rows are read, rounded and packed while others are still being read."""
-    import torch
-
-    from hfcompress.architectures.quantized_model import packed_tensors
-    from hfcompress.ops.rtn import CHUNK_ROWS, rtn
-
-    rows, _ = checkpoint.shape(f"{name}.weight")
-    chunks = [slice(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
-
-    def packed(chunk: slice) -> "dict[str, Tensor]":
-        quantized = rtn(checkpoint.read(f"{name}.weight", chunk), grid)
-        return packed_tensors(name, require_finite(quantized, checkpoint, name))
-
-    tensors: dict[str, Tensor] = {}
-    with single_threads() as pool:
-        for chunk, parts in zip(chunks, pool.map(packed, chunks), strict=True):
-            for part, values in parts.items():
-                if part not in tensors:
-                    tensors[part] = torch.empty((rows, values.shape[1]), dtype=values.dtype)
-                tensors[part][chunk] = values
-    return tensors
-
-
-@contextmanager
-def single_threads() -> "Iterator[ThreadPoolExecutor]":
-    """As many threads as torch computes with, and in each of them torch computes with that one."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
-
-
-def require_finite(quantized: "Quantized", checkpoint: Any, name: str) -> "Quantized":
-    """A weight of NaN or Inf shows in its group's scale: nothing else need be looked through.
-
-    Raises:
-        UserError: naming the tensor.
-    """
-    largest = 65504  # what float16 holds: an infinite scale is clamped to it
-    if not quantized.scales.isfinite().all() or float(quantized.scales.abs().max()) >= largest:
-        raise UserError(f"{checkpoint.folder}: {name}.weight holds NaN or Inf; the model is damaged, make it again")
-    return quantized
-
-
-def quantized_rows(shard: Path, grids: dict[str, Grid]) -> Any:
-    """A function from token ids [windows, tokens] to the rows of the quantized embedding."""
-    import torch
-    from safetensors.torch import load_file
-
-    from hfcompress.architectures.decoder_stack import EMBEDDING
-    from hfcompress.ops.grid import Quantized
-    from hfcompress.ops.packing import unpack
-
-    stored, grid = load_file(shard), grids[EMBEDDING]
-
-    def look_up(ids: Any) -> "Tensor":
-        rows = torch.from_numpy(ids)
-        wanted, place = rows.unique(return_inverse=True)
-        scales = stored[f"{EMBEDDING}.scales"][wanted]
-        zeros = torch.full(scales.shape, grid.middle, dtype=torch.uint8)
-        if not grid.symmetric:
-            zeros = unpack(stored[f"{EMBEDDING}.zeros"][wanted], grid.bits, scales.shape[1])
-        packed = stored[f"{EMBEDDING}.codes"][wanted]
-        codes = unpack(packed, grid.bits, packed.shape[1] * 8 // grid.bits)
-        return Quantized(codes, scales, zeros, grid).dequantize()[place]
-
-    return look_up
-
-
-def plain(checkpoint: Any, prefix: str, written: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """The tensors of a layer that are on no grid (norms, biases), as they are stored."""
-    matrices = {name.rpartition(".")[0] for name in written if name.endswith(".codes")}
-    return {
-        name: as_stored(checkpoint, name)
-        for name in checkpoint.places
-        if name.startswith(prefix) and name not in written and name.removesuffix(".weight") not in matrices
-    }
-
-
-def as_stored(checkpoint: Any, name: str) -> "Tensor":
-    """A tensor in its own type.
-
-    Raises:
-        UserError: it holds NaN or Inf.
-    """
-    from hfcompress.architectures.decoder_stack import finite
-
-    stored: Tensor = checkpoint.read(name)
-    return finite(checkpoint, name).to(stored.dtype)
-
-
-def require_room(work: Path, checkpoint: Any, grids: dict[str, Grid]) -> None:
-    """Refuse before anything is written when the disk has no room for the result.
-
-    Args:
-        work: where the shards are written.
-
-    Raises:
-        UserError: with both figures.
-    """
-    weights = {name: checkpoint.shape(f"{name}.weight") for name in grids}
-    needed = sum(rows * columns * grids[n].bits_per_weight(columns) / 8 for n, (rows, columns) in weights.items())
-    written = sum(file.stat().st_size for file in work.glob("*.safetensors"))
-    free = shutil.disk_usage(work).free
-    if needed - written > free:
-        room = f"{free / 1e6:,.0f} MB free, and {(needed - written) / 1e6:,.0f} MB are to be written"
-        raise UserError(f"{work.parents[1]} has {room}")
-
-
-def bits_per_weight(checkpoint: Any, grids: dict[str, Grid]) -> float:
-    """Average over all matrices, scales included."""
-    shapes = {name: checkpoint.shape(f"{name}.weight") for name in grids}
-    total = sum(rows * columns for rows, columns in shapes.values())
-    return sum(r * c * grids[name].bits_per_weight(c) for name, (r, c) in shapes.items()) / total
-
-
-def finish(model: Path, out: Path, files: list[Path], grids: dict[str, Grid]) -> None:
-    """The shards in their place, the index, the grids, the config and the tokenizer's files."""
-    from hfcompress.architectures.checkpoint import INDEX, header
-    from hfcompress.architectures.models import load_tokenizer
-    from hfcompress.architectures.quantized_model import SURGERY
-    from hfcompress.folders.files import place
-    from hfcompress.folders.record import write_json
-
-    files = [place(file, out) for file in files]
-    places = {name: file.name for file in files for name in header(file)}
-    total = sum(file.stat().st_size for file in files)
-    write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
-    write_json(out / SURGERY, {"format": "packed", "grids": {name: vars(grid) for name, grid in grids.items()}})
-    shutil.copyfile(model / "config.json", out / "config.json")
-    copy_beside(model, out)
-    load_tokenizer(model).save_pretrained(out)
