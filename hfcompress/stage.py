@@ -19,6 +19,9 @@ TRAINING = (*TENSORS, "accelerate", "datasets")
 GRAPHS = (*TENSORS, "onnx", "onnxruntime")
 """The libraries whose versions enter the key of a stage that computes with tensors, trains, or makes graphs."""
 
+PLACE = {"place": True}
+"""Metadata of the field of an option that says where a tool lies on this machine: it never enters the key."""
+
 MODEL_FILES = {".json", ".txt", ".safetensors", ".onnx", ".model", ".bin", ".jinja", ".gguf"}
 WEIGHTS = ("model.safetensors", "model.onnx", "pytorch_model.bin")
 
@@ -37,7 +40,8 @@ class Stage(Protocol):
     `version` is raised by one whenever the same options and inputs give another result than before: finished
     Artifacts of the version before are then made again. `libraries` are the distributions that compute the result;
     another version of one of them makes it again, too. A stage that calls another tool by an option has a property
-    `engine_libraries` with that tool's. How the code is written, named or laid out has no part in it.
+    `engine_libraries` with that tool's; one that another Python computes has a property `foreign_versions` with the
+    versions there. How the code is written, named or laid out has no part in it.
     """
 
     training: ClassVar[bool]
@@ -138,17 +142,20 @@ def content_key(stage: Stage, inputs: dict[str, Any]) -> str:
         "version": stage.version,
         "options": {name: option_key(value) for name, value in options_of(stage).items()},
         "inputs": {name: fingerprint(value) for name, value in sorted(inputs.items())},
-        "libraries": library_versions(libraries_of(stage)),
+        "libraries": library_versions(libraries_of(stage)) | getattr(stage, "foreign_versions", {}),
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def options_of(stage: Stage) -> dict[str, Any]:
-    """Return the options that enter a stage's key: all but those that were `added` and are at their default."""
+    """Return the options that enter a stage's key: no places, and none that was `added` and is at its default."""
     fields: dict[str, dataclasses.Field[Any]] = getattr(stage, "__dataclass_fields__", {})
-    left_out = {name for name, field in fields.items() if field.metadata.get("added")}
+    defaults = {name: field.default for name, field in fields.items() if field.metadata.get("added")}
+    places = {name for name, field in fields.items() if field.metadata.get("place")}
     return {
-        name: value for name, value in vars(stage).items() if name not in left_out or value != fields[name].default
+        name: value
+        for name, value in vars(stage).items()
+        if name not in places and (name not in defaults or value != defaults[name])
     }
 
 

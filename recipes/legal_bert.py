@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.pooling import started_as
@@ -11,6 +11,7 @@ from hfcompress.compress.distill import Distill
 from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
 from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.compress.quantize.qat import QAT
+from hfcompress.engines import optimum
 from hfcompress.evaluation.measure import Measure
 from hfcompress.formats.onnx import DynamicInt8, ExportOnnx, StaticInt8
 from hfcompress.recipes import licence_teacher
@@ -24,6 +25,7 @@ from hfcompress.training.finetune import Finetune
 SCALES = ("small", "full")
 NEEDED = {
     "trim": "without --trim-vocabulary, or where the tokenizer is no WordPiece",
+    "qat": "with --int8 optimum-dynamic or optimum-static: nothing is trained in int8",
 }
 ANSWERED = frozenset({"finetune.pooling"})  # a base that was pooled otherwise is started as it was: see `started_as`
 BERT_LARGE = Shape(
@@ -43,7 +45,10 @@ def recipe(
     finetune: Finetune = Finetune(),
     distill: Distill = Distill(),
     prune: MovementPrune = MovementPrune(),
+    int8: Literal["qat", "optimum-dynamic", "optimum-static"] = "qat",
     qat: QAT = QAT(),
+    export: Literal["own", "optimum"] = "own",
+    optimum_python: Path | None = None,
     measure: Measure = Measure(),
 ) -> dict[str, Any]:
     """Fine-tune a teacher (or take one), distill, prune and quantize it, and hold the result against a budget.
@@ -54,6 +59,11 @@ def recipe(
             auto: the same, unless a teacher made with just these base, task and finetune options is shipped.
         task: the data.
         budget: the limits that the int8 student is held against.
+        int8: how the student that is delivered gets its integers: qat learns to compute in them; Optimum rounds what
+            the pruned student has learned.
+        export: whose exporter writes the fp32 graphs.
+        optimum_python: the Python of an environment that has Optimum, where this one has not [the one of
+            .venv-optimum here, where there is one].
         trim_vocabulary: drop the word pieces that the training texts do not use; other vocabularies stay whole.
         trim: how the vocabulary is trimmed.
         finetune: how the teacher is trained.
@@ -62,36 +72,43 @@ def recipe(
         qat: how the pruned student learns to compute in int8.
         measure: how the models are measured.
     """
+    here = optimum.find(optimum_python) if (int8, export) == ("qat", "own") else optimum.require(optimum_python)
     expert, source = made_or_adopted(run, base, teacher, task, trim if trim_vocabulary else None, finetune)
     student = run(distill, model=expert, task=task, name="student")
     guide = student if distill.linear_weight else expert  # taught by two, the student passes both on
     slim = run(prune, model=student, teacher=guide, task=task, name="slim")
-    int8 = run(qat, model=slim, teacher=guide, task=task, name="int8")
+    trained = [run(qat, model=slim, teacher=guide, task=task, name="int8")] if int8 == "qat" else []
 
-    # What one would do without this project, for comparison: Optimum's export and its int8 forms.
-    expert_onnx = run(ExportOnnx(), model=expert, task=task, name="teacher-onnx")
-    expert_dynamic = run(DynamicInt8(), model=expert_onnx, task=task, name="teacher-dynamic-int8")
-    slim_onnx = run(ExportOnnx(), model=slim, task=task, name="slim-onnx")
-    slim_dynamic = run(DynamicInt8(), model=slim_onnx, task=task, name="slim-dynamic-int8")
-    slim_static = run(StaticInt8(), model=slim_onnx, task=task, name="slim-static-int8")
+    # What one would do without this project: Optimum's int8 forms, for comparison where they are not asked for.
+    onnx = ExportOnnx(engine=export, python=optimum_python)
+    dynamic, static = DynamicInt8(python=optimum_python), StaticInt8(python=optimum_python)
+    expert_onnx = run(onnx, model=expert, task=task, name="teacher-onnx")
+    expert_int8 = [run(dynamic, model=expert_onnx, task=task, name="teacher-dynamic-int8")] if here else []
+    slim_onnx = run(onnx, model=slim, task=task, name="slim-onnx")
+    rounded = [
+        run(stage, model=slim_onnx, task=task, name=f"slim-{name}-int8")
+        for name, stage in (("dynamic", dynamic), ("static", static))
+        if here
+    ]
+    delivered = {"optimum-dynamic": rounded[:1], "optimum-static": rounded[1:], "qat": trained}[int8][0]
     return run.compare(
         expert,
         expert_onnx,
-        expert_dynamic,
+        *expert_int8,
         student,
         slim,
         slim_onnx,
-        slim_dynamic,
-        slim_static,
-        int8,
+        *rounded,
+        *trained,
         reference=expert,
-        candidate=int8,
+        candidate=delivered,
         latency_reference=expert_onnx,
-        deliver=(slim, slim_onnx, int8),
+        deliver=(slim, slim_onnx, delivered),
         base=source,
         budget=budget,
         task=task,
         measure=measure,
+        notes=() if here else (optimum.left_out("teacher-dynamic-int8, slim-dynamic-int8 and slim-static-int8"),),
     )
 
 

@@ -11,6 +11,7 @@ from hfcompress.compress.factorize.factorize import Factorize
 from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.compress.prune.structured import StructuredPrune
 from hfcompress.compress.quantize.qat import QAT
+from hfcompress.engines import optimum
 from hfcompress.evaluation.measure import Measure
 from hfcompress.formats.onnx import DynamicInt8, ExportOnnx
 from hfcompress.recipes import legal_bert, licence_teacher
@@ -38,6 +39,7 @@ def recipe(
     factorize: Factorize = Factorize(keep_bytes=0.75),
     low_rank: Factorize = Factorize(keep_bytes=0.6),
     qat: QAT = QAT(),
+    optimum_python: Path | None = None,
     measure: Measure = Measure(),
 ) -> dict[str, Any]:
     """Distill a student and make it smaller by three roads, each down to int8: movement pruning, as legal_bert does;
@@ -54,8 +56,10 @@ def recipe(
         factorize: which ranks are then left of each layer.
         low_rank: which ranks are left of the student where nothing is pruned.
         qat: how all three learn to compute in int8.
+        optimum_python: as in legal_bert.
         measure: how the models are measured.
     """
+    here = optimum.find(optimum_python)
     vocabulary = trim if trim_vocabulary else None
     expert, source = legal_bert.made_or_adopted(run, base, teacher, task, vocabulary, finetune)
     if student == "none":
@@ -74,7 +78,8 @@ def recipe(
 
     expert_onnx = run(ExportOnnx(), model=expert, task=task, name="teacher-onnx")
     onnx = run(ExportOnnx(), model=both, task=task, name="structured-low-rank-onnx")
-    dynamic = run(DynamicInt8(), model=onnx, task=task, name="structured-low-rank-dynamic-int8")
+    rounded = DynamicInt8(python=optimum_python)
+    dynamic = [run(rounded, model=onnx, task=task, name="structured-low-rank-dynamic-int8")] if here else []
     return run.compare(
         expert,
         expert_onnx,
@@ -86,7 +91,7 @@ def recipe(
         pruned,
         both,
         onnx,
-        dynamic,
+        *dynamic,
         int8,
         reference=expert,
         candidate=int8,
@@ -96,6 +101,7 @@ def recipe(
         budget=budget,
         task=task,
         measure=measure,
+        notes=() if here else (optimum.left_out("structured-low-rank-dynamic-int8"),),
     )
 
 

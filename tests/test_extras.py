@@ -63,7 +63,7 @@ def packages_of(file: Path) -> set[str]:
     return found
 
 
-REACHED_THROUGH = {"http_limits.py": "shadow_server.py"}  # whose function has asked
+REACHED_THROUGH = {"http_limits.py": "shadow_server.py", "optimum_call.py": "optimum.py"}  # whose function has asked
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(PACKAGE).as_posix())
@@ -86,7 +86,6 @@ def plan_refuses(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 PLANS = {
-    "optimum.onnxruntime": "legal_bert",
     "torch_pruning": "legal_bert_structured",
     "PIL": "iot_camera",
     "tensorly": "legal_bert_structured",

@@ -47,6 +47,8 @@ WITHOUT_EFFECT: dict[str, set[str]] = {
 SWITCHES = {"documents.dataset"}  # in a group without effect, the option that gives it one
 # No other value is taken alone: an energy wants --compress.kind factorized, and equal trainings are counted in epochs.
 NOT_ALONE = {("ctr_embeddings", "compress.energy"), ("resnet_prune", "prune.max-steps")}
+# Nor is the Python of an environment that is not here.
+NOT_ALONE |= {("legal_bert", "optimum-python"), ("legal_bert_structured", "optimum-python")}
 
 
 def small(recipe: str, *arguments: str, folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:

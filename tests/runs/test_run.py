@@ -277,7 +277,9 @@ def test_every_stage_says_its_version_and_libraries() -> None:
                 found.add(value.__name__)
                 assert value.version >= 1
                 for name in value.libraries:
-                    assert library_version(name) or name in {"llama-cpp-python", "gguf"}, f"{value.__name__}: {name}"
+                    assert library_version(name) or name in {"llama-cpp-python", "gguf", "optimum-onnx"}, (
+                        f"{value.__name__}: {name}"
+                    )
     assert len(found) > 35
 
 
