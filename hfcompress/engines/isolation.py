@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hfcompress.engines.engine import Layer
 
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+ON_CPU = {"INC_TARGET_DEVICE": "cpu"}  # where the layer is: Neural Compressor moves to a GPU by itself
 
 
 class Step(nn.Module):
@@ -41,13 +41,13 @@ class Stack(nn.Module):
 
 @contextmanager
 def isolated(seed: int = 0) -> Iterator[None]:
-    """Call another tool within: seeded, quiet but for errors, without a network, outside inference mode."""
+    """Call another tool within: seeded, on the CPU, quiet but for errors, outside inference mode."""
     state, arrays = random.getstate(), np.random.get_state()
-    before = {name: os.environ.get(name) for name in OFFLINE}
+    before = {name: os.environ.get(name) for name in ON_CPU}
     deterministic = torch.are_deterministic_algorithms_enabled()
     threads, disabled = torch.get_num_threads(), logging.root.manager.disable
     try:
-        os.environ.update(OFFLINE)
+        os.environ.update(ON_CPU)
         gc.freeze()  # tools collect garbage after each matrix: what is here already need not be searched each time
         logging.disable(logging.WARNING)  # whatever levels its loggers set when they are imported
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():

@@ -135,6 +135,8 @@ def test_the_same_seed_gives_the_same_and_nothing_else_is_touched(
 ) -> None:
     skip_without(name)
     monkeypatch.chdir(tmp_path)
+    looked_up: list[Any] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *host, **_: looked_up.append(host) or [])
     answers = []
     for _ in range(2):
         layer = original.layer(Grid(3, 32, False))
@@ -148,6 +150,7 @@ def test_the_same_seed_gives_the_same_and_nothing_else_is_touched(
         assert np.array_equal(np.random.get_state()[1], generators[1])
         torch.rand(3)
     assert not list(tmp_path.iterdir()), "files were left in the working directory"
+    assert not looked_up, "the network was asked"
     for key, quantized in answers[0].matrices.items():
         other = answers[1].matrices[key]
         for part in ("codes", "scales", "zeros"):

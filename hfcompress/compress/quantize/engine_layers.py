@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hfcompress.architectures.decoders import DecoderKind
 
 ALONE = "matrix"  # the name of a matrix that is quantized by itself
+TOKENS = 128  # of each window, whose products with such a matrix are formed at once
 
 
 def require_engine(name: str, algorithm: str, grids: Iterable[Grid] = (), kind: "DecoderKind | None" = None) -> None:
@@ -129,6 +130,3 @@ def calibrated_matrix(engine: str, algorithm: str, tuning: Tuning, weight: "Tens
 
     answer = checked(ENGINES[engine], Layer(module, {ALONE: grid}, batches, run), algorithm, tuning)
     return answer.matrices[ALONE]
-
-
-TOKENS = 128  # of each window
