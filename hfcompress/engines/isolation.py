@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from hfcompress.engines.engine import Layer
 
-ON_CPU = {"INC_TARGET_DEVICE": "cpu"}  # where the layer is: Neural Compressor moves to a GPU by itself
+VARIABLES = {
+    "INC_TARGET_DEVICE": "cpu",  # where the layer is: Neural Compressor moves it to a GPU by itself
+    "AR_ALLOW_W8_ASYM": "1",  # AutoRound refuses 8 bits with zero points for the sake of formats that are not ours
+}
 
 
 class Step(nn.Module):
@@ -43,11 +46,11 @@ class Stack(nn.Module):
 def isolated(seed: int = 0) -> Iterator[None]:
     """Call another tool within: seeded, on the CPU, quiet but for errors, outside inference mode."""
     state, arrays = random.getstate(), np.random.get_state()
-    before = {name: os.environ.get(name) for name in ON_CPU}
+    before = {name: os.environ.get(name) for name in VARIABLES}
     deterministic = torch.are_deterministic_algorithms_enabled()
     threads, disabled = torch.get_num_threads(), logging.root.manager.disable
     try:
-        os.environ.update(ON_CPU)
+        os.environ.update(VARIABLES)
         gc.freeze()  # tools collect garbage after each matrix: what is here already need not be searched each time
         logging.disable(logging.WARNING)  # whatever levels its loggers set when they are imported
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
