@@ -33,11 +33,11 @@ import sys
 from pathlib import Path
 from hfcompress.formats.memory import rss_mb
 folder, out = map(Path, sys.argv[1:])
-import shutil
-from optimum.onnxruntime.configuration import AutoQuantizationConfig
-from hfcompress.formats.onnx import quantize
+import optimum.onnxruntime
+from hfcompress.formats.onnx import DynamicInt8
+(out / "work").mkdir(parents=True, exist_ok=True)
 before = rss_mb()
-quantize(folder, out, AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True), None)
+DynamicInt8()(out, model=folder, task=None)
 print(before, rss_mb())
 """
 
