@@ -42,7 +42,7 @@ class AutoRound:
         stack = Stack(layer, copy.deepcopy(layer.module))
         with isolated(tuning.seed):
             tune(stack, layer, tuning)
-        found: Any = stack.layers[0].module  # type: ignore[union-attr]
+        found: Any = stack.layers[0].module
         return Rounded({name: integers(found.get_submodule(name), grid) for name, grid in layer.grids.items()})
 
 
@@ -72,7 +72,7 @@ def tune(stack: Any, layer: Layer, tuning: Tuning) -> None:
         amp=False,
     )
     windows = [window for batch in layer.batches() for window in batch.split(1)]
-    inputs = [(((window,), {}),) for window in windows]
+    inputs: list[Any] = [(((window,), {}),) for window in windows]
     tuner.quantize_block(block=stack.layers[0], inputs=inputs, q_input=None, device="cpu", auto_offload=False)
 
 

@@ -57,7 +57,7 @@ class Optimum:
             return
         script = Path(optimum_call.__file__)
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        command = [self.python, "-P", script, file]
+        command = [str(self.python), "-P", str(script), str(file)]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | offline)
         if done.returncode:
             cause = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
@@ -96,7 +96,7 @@ def asked(python: Path, name: str) -> Optimum:
     Raises:
         UserError: see `find`.
     """
-    command = [python, "-P", "-c", ASK, *DISTRIBUTIONS, "transformers"]
+    command = [str(python), "-P", "-c", ASK, *DISTRIBUTIONS, "transformers"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
