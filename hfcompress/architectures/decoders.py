@@ -17,6 +17,7 @@ ARCHITECTURES = (
     "Gemma3ForCausalLM",
 )
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
+CLASSES = dict(zip(MODEL_TYPES, ARCHITECTURES, strict=True))
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 # What transformers' classes take where a config.json does not say it.
 HEAD_SIZES = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
@@ -85,9 +86,21 @@ def kind_of(config: dict[str, Any]) -> DecoderKind:
     """From the fields of a config.json.
 
     Raises:
-        UserError: an activation, or attention in both directions, that nothing here computes.
+        UserError: an activation, or attention in both directions, that nothing here computes; heads of which a part is
+            turned, in a class of transformers that turns whole ones; or two classes are named.
     """
     model_type = config["model_type"]
+    named, loaded = architecture(config), CLASSES.get(model_type)
+    if named in ARCHITECTURES and named != loaded:
+        raise UserError(
+            f"config.json names the class {named}, and transformers loads {loaded} for its model_type {model_type}; "
+            "give the config.json that was saved with these weights"
+        )
+    if model_type != "phi3" and (share := rotary_share(config)) != 1.0:
+        raise UserError(
+            f"partial_rotary_factor {share:g}: transformers' {model_type} turns whole heads, and cannot compute this; "
+            "take the field out of config.json if the model was not trained so"
+        )
     gemma, windows = model_type in GEMMAS, layer_windows(config)
     if config.get("use_bidirectional_attention"):
         raise UserError("use_bidirectional_attention: an encoder; only decoders are known")
@@ -150,7 +163,7 @@ def architecture(config: dict[str, Any]) -> str:
     if named := config.get("architectures"):
         return str(named[0])
     kind = str(config.get("model_type"))
-    return dict(zip(MODEL_TYPES, ARCHITECTURES, strict=True)).get(kind, kind)
+    return CLASSES.get(kind, kind)
 
 
 def head_size(config: dict[str, Any]) -> int:
@@ -173,6 +186,11 @@ def norm_epsilon(config: dict[str, Any]) -> float:
 def rope_base(config: dict[str, Any]) -> float:
     """Return the base of the rotary frequencies (of a normalized config, see config_form.py)."""
     return float(config.get("rope_theta", ROPE_BASES.get(config.get("model_type", ""), 10_000.0)))
+
+
+def rotary_share(config: dict[str, Any]) -> float:
+    """Return the part of a head that is turned."""
+    return float(config.get("partial_rotary_factor") or 1.0)
 
 
 def rope_type(config: dict[str, Any]) -> str:
@@ -243,7 +261,7 @@ def require_graph(config: dict[str, Any], context: int) -> DecoderKind:
     named = architecture(config)
     if named not in ARCHITECTURES:
         raise UserError(f"the model is a {named}; the ONNX decoder is written for {', '.join(ARCHITECTURES)}")
-    turned = int(head_size(config) * config.get("partial_rotary_factor", 1.0))
+    turned = int(head_size(config) * rotary_share(config))
     if turned % MULTIPLE:
         raise UserError(
             f"the model turns {turned} numbers of a head, and onnxruntime's attention takes multiples of {MULTIPLE}; "

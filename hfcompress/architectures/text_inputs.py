@@ -45,6 +45,23 @@ def usable_positions(config: Mapping[str, Any]) -> int | None:
     return int(rows) - (PADDING_ROW if padding is None else int(padding)) - 1
 
 
+def decoder_positions(folder: Path, config: Any) -> int:
+    """Return the tokens that a causal LM holds.
+
+    Args:
+        folder: the model's; config: transformers' of it.
+
+    Raises:
+        UserError: its config does not say a number, as of models with relative positions or none.
+    """
+    found = [getattr(config, name, None) for name in (*POSITIONS, "seq_length")]
+    if positions := next((number for number in found if isinstance(number, int) and number > 0), None):
+        return positions
+    raise UserError(
+        f"{folder / 'config.json'} does not say how many tokens the model holds; set max_position_embeddings there"
+    )
+
+
 def text_limit(folder: Path) -> int:
     """Return the tokens to which a text is cut for a model's folder: its tokenizer's limit, at most its positions."""
     limits = [usable_positions(read_config(folder)), tokenizer_limit(folder)]

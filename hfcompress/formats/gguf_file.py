@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.architectures.decoders import (
+    BIASES,
     GELU_TANH,
     GEMMAS,
     SILU,
@@ -32,6 +33,7 @@ from hfcompress.architectures.decoders import (
     norm_epsilon,
     rope_base,
     rope_type,
+    rotary_share,
 )
 from hfcompress.architectures.quantized_model import PackedModel
 from hfcompress.errors import UserError, needs
@@ -56,6 +58,8 @@ ARCHITECTURES = {
 # How rotary frequencies may be scaled: not by the text's length; and only the graph "llama" reads such scales.
 ROPE_TYPES = {"llama": ("default", "linear", "llama3")}
 ROPE_FACTORS = "rope_freqs.weight"
+GEMMA2_27B = 46  # layers, by which llama.cpp knows it
+NO_CAP = 1e6  # llama.cpp divides by a cap: of so large a one c * tanh(x / c) is x to a float's last bit
 BLOCK = 32
 HALF_STEP = 2.0**-11  # float16's rounding, of the value
 HALF_SMALLEST = 2.0**-25  # and at the least, below its normal numbers
@@ -131,11 +135,32 @@ def require_supported(model: Path | str, config: dict[str, Any]) -> None:
         raise UserError(f"{model} has hidden_act {kind.activation}; llama.cpp computes {computed}")
     if (turned := rope_type(config)) not in known:
         raise UserError(f"{model} has rope_type {turned}; GGUF export of a {named} knows {', '.join(known)}")
-    if kind.attention_scale not in (None, head_size(config) ** -0.5):
+    if kind.attention_scale not in (None, (size := attention_divisor(config)) ** -0.5):
         raise UserError(
-            f"{model} has query_pre_attn_scalar {config['query_pre_attn_scalar']}; llama.cpp divides by the "
-            f"root of the head's size, {head_size(config)}"
+            f"{model} has query_pre_attn_scalar {config['query_pre_attn_scalar']}; llama.cpp divides by the root of "
+            f"{size}"
         )
+    if reason := not_in_graph(config):
+        raise UserError(f"{model} has {reason}; leave gguf out of --formats")
+
+
+def attention_divisor(config: dict[str, Any]) -> int:
+    """Return the number by whose root llama.cpp's Gemma 2 divides attention: with 46 layers not the head's size."""
+    if int(config["num_hidden_layers"]) == GEMMA2_27B:
+        return int(config["hidden_size"]) // int(config["num_attention_heads"])
+    return head_size(config)
+
+
+def not_in_graph(config: dict[str, Any]) -> str | None:
+    """Return what llama.cpp's graph of the architecture has no tensor for, as words; None where it has all."""
+    name, even = graph(config), int(config["hidden_size"]) // int(config["num_attention_heads"])
+    if name in ("gemma", "gemma2") and not config.get("tie_word_embeddings", True):
+        return f"a head of its own (tie_word_embeddings false), where llama.cpp's {name} reads the embedding"
+    if name != "llama" and config["model_type"] in BIASES and config.get("attention_bias"):
+        return f"attention_bias true, and llama.cpp's {name} adds no bias to attention's output"
+    if name in ("qwen2", "phi3") and head_size(config) != even:
+        return f"head_dim {head_size(config)}, where llama.cpp's {name} takes hidden_size / heads, {even}"
+    return None
 
 
 def graph(config: dict[str, Any]) -> str:
@@ -147,11 +172,14 @@ def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
     """The model's shape, under GGUF's keys for its architecture."""
     gguf = require_gguf()
     kind, context = kind_of(config), config["max_position_embeddings"]
+    computed: tuple[int | None, ...] = (None,) * len(kind.windows)  # by the graph: most know no window
     if graph(config) == "gemma2":
-        writer.add_sliding_window(kind.smallest_window)
-        writer.add_attn_logit_softcapping(kind.attention_softcap)
-        writer.add_final_logit_softcapping(kind.logit_softcap)
-    elif kind.smallest_window:  # the other graphs know none: beyond it the answers would be another model's
+        window = kind.smallest_window or context
+        computed = tuple(None if i % 2 else window for i in range(len(kind.windows)))
+        writer.add_sliding_window(window)
+        writer.add_attn_logit_softcapping(kind.attention_softcap or NO_CAP)
+        writer.add_final_logit_softcapping(kind.logit_softcap or NO_CAP)
+    if kind.smallest_window and kind.windows != computed:  # beyond it the answers would be another model's
         context = min(context, kind.smallest_window)
     head = head_size(config)
     writer.add_context_length(context)
@@ -162,7 +190,7 @@ def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
     writer.add_head_count_kv(kv_heads(config))
     writer.add_key_length(head)
     writer.add_value_length(head)
-    writer.add_rope_dimension_count(int(head * config.get("partial_rotary_factor", 1.0)))
+    writer.add_rope_dimension_count(int(head * rotary_share(config)))
     writer.add_rope_freq_base(rope_base(config))
     writer.add_layer_norm_rms_eps(norm_epsilon(config))
     writer.add_vocab_size(config["vocab_size"])

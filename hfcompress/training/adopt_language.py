@@ -31,15 +31,20 @@ class AdoptLanguage:
         """Link or copy the weights, the config and the tokenizer.
 
         Raises:
-            UserError: an architecture that is not known, or weights that cannot be read (see checkpoint.py).
+            UserError: an architecture that is not known, weights that cannot be read (see checkpoint.py), or a config that
+                does not say how many tokens the model holds.
         """
         from hfcompress.architectures.checkpoint import Checkpoint, weight_files
         from hfcompress.architectures.decoders import require_supported
+        from hfcompress.architectures.pretrained import stock_config
+        from hfcompress.architectures.text_inputs import decoder_positions
         from hfcompress.folders.guard import read_config
         from hfcompress.folders.weights import unread_weights
 
         if not self.any_architecture and (model / "config.json").is_file():
             require_supported(model, read_config(model))
+        if self.any_architecture and (model / "config.json").is_file():
+            decoder_positions(model, stock_config(model))  # the measurement would ask when all is done
         checkpoint = Checkpoint(model)
         unread = unread_weights(model)
         say_what_is_left(model, unread, checkpoint.ignored)

@@ -87,7 +87,8 @@ def planned(model: Path) -> LanguageShape:
         ({"rope_scaling": {"rope_type": "never", "factor": 2.0}}, "rope_type is never; known are default, linear"),
         ({"rope_scaling": [4.0]}, "rope_scaling is '[4.0]'; it must be an object"),
         ({"rope_scaling": {"type": "dynamic"}}, "rope_scaling has no factor, which rope_type dynamic needs"),
-        ({"partial_rotary_factor": 0.5}, "the model turns 8 numbers of a head, and onnxruntime's attention takes"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5: transformers' llama turns whole heads"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, "names the class Qwen2ForCausalLM, and transformers loads Llama"),
         ({"hidden_act": "relu"}, "activation is relu"),
     ],
 )
@@ -98,6 +99,13 @@ def test_what_is_not_computed_is_refused_by_the_plan(changes: dict[str, Any], wo
     assert words in refused("plan", "summarize_7b", *options)
     assert words in refused("run", "summarize_7b", *options, "--run-dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_a_head_that_onnxruntime_does_not_turn_is_refused(tmp_path: Path) -> None:
+    config = planned(write_llama(tmp_path / "model", kind="Phi3", partial_rotary_factor=0.5)).config
+    assert config is not None
+    with pytest.raises(UserError, match="the model turns 8 numbers of a head, and onnxruntime's attention takes"):
+        require_graph(config, 32)
 
 
 def test_one_table_of_angles_holds_up_to_the_positions_of_dynamic_ntk(tmp_path: Path, task: CausalLM) -> None:

@@ -244,13 +244,47 @@ def test_sliding_window_limits_the_context(tmp_path: Path):
     assert field(tmp_path / "model.gguf", "llama.context_length") == 64
 
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("layer_types", "window", "context"),
+    [
+        ([SLIDING, FULL], 40, 128),  # as llama.cpp has it
+        ([FULL, FULL], 128, 128),  # a window of all tokens is none
+        ([FULL, SLIDING], 40, 40),
+        ([SLIDING, SLIDING], 40, 40),
+    ],
+)
+def test_windows_in_another_order_than_llama_cpps_limit_the_context(
+    tmp_path: Path, layer_types: list[str], window: int, context: int
+) -> None:
+    changes = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 40, "layer_types": layer_types}
+    source = tiny(tmp_path / "gemma2", "gemma2", final_logit_softcapping=None, **changes)
+    export.write(PackedModel(pack(source, tmp_path / "packed", Grid())), tmp_path / "model.gguf")
+    file = tmp_path / "model.gguf"
+    assert field(file, "gemma2.attention.sliding_window") == window
+    assert field(file, "gemma2.context_length") == context
+    assert field(file, "gemma2.final_logit_softcapping") == export.NO_CAP  # of 0 llama.cpp's logits are nan
+
+
+GEMMA2: dict[str, Any] = {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]}
+QWEN2: dict[str, Any] = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
         ({"architectures": ["Gemma3ForCausalLM"]}, "Gemma3ForCausalLM"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"model_type": "gemma2", "query_pre_attn_scalar": 24, "architectures": ["Gemma2ForCausalLM"]}, "scalar 24"),
+        (GEMMA2 | {"query_pre_attn_scalar": 24}, "scalar 24"),
+        (GEMMA2 | {"query_pre_attn_scalar": 32, "num_hidden_layers": 46, "head_dim": 16}, "scalar 16|root of 32"),
+        (GEMMA2 | {"query_pre_attn_scalar": 32, "tie_word_embeddings": False}, "tie_word_embeddings false"),
+        (GEMMA2 | {"query_pre_attn_scalar": 32, "attention_bias": True}, "attention_bias true"),
+        (QWEN2 | {"head_dim": 64}, "head_dim 64, where llama.cpp's qwen2 takes hidden_size / heads, 32"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM, and transformers loads LlamaForCausalLM"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
     ],
 )
@@ -393,6 +427,10 @@ def test_llama_cpp_sees_a_wrong_order(
         {
             "model_type": "gemma2", "head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 40,
             "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0,
+        },
+        {
+            "model_type": "gemma2", "head_dim": 64, "query_pre_attn_scalar": 64, "layer_types": [FULL, FULL],
+            "attn_logit_softcapping": None, "final_logit_softcapping": None,
         },
         {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
         {

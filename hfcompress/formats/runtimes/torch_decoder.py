@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from hfcompress.errors import UserError
+from hfcompress.architectures.text_inputs import decoder_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,12 +28,7 @@ class TorchDecoder:
     def __init__(self, folder: Path, threads: int) -> None:
         self.threads = threads
         self._model = load(folder)
-        positions = getattr(self._model.config, "max_position_embeddings", None)
-        if positions is None:
-            raise UserError(
-                f"{folder / 'config.json'} does not say how many tokens the model holds; set max_position_embeddings"
-            )
-        self.context = int(positions)
+        self.context = decoder_positions(folder, self._model.config)
         # Without the config every layer keeps all tokens: a sliding window's cache could not be rewound.
         self._cache = DynamicCache()
 
