@@ -11,6 +11,7 @@ import numpy as np
 
 from hfcompress.architectures.decoders import kind_of, require_supported
 from hfcompress.architectures.quantized_model import without_weights
+from hfcompress.architectures.text_inputs import require_rows
 from hfcompress.errors import UserError
 from hfcompress.folders.files import whole_file
 
@@ -57,6 +58,7 @@ class DecoderStack:
 
         wanted, place = np.unique(ids, return_inverse=True)
         name = f"{EMBEDDING}.weight"
+        require_rows(wanted.tolist(), self.checkpoint.shape(name)[0])
         rows = torch.stack([self.checkpoint.read(name, slice(int(i), int(i) + 1))[0].float() for i in wanted])
         return rows[torch.from_numpy(place.reshape(ids.shape))] * self.kind.embedding_scale
 

@@ -62,6 +62,19 @@ def decoder_positions(folder: Path, config: Any) -> int:
     )
 
 
+def require_rows(ids: Iterable[int], rows: int) -> None:
+    """Refuse tokens that a causal LM's embedding has no rows for.
+
+    Raises:
+        UserError: the tokenizer has given one, as after tokens were added to it alone.
+    """
+    if (largest := max(ids)) >= rows:
+        raise UserError(
+            f"the tokenizer gives token {largest} for a text, and the model has {rows:,} rows for tokens: tokens were "
+            "added to the tokenizer alone; give the tokenizer that was saved with these weights"
+        )
+
+
 def text_limit(folder: Path) -> int:
     """Return the tokens to which a text is cut for a model's folder: its tokenizer's limit, at most its positions."""
     limits = [usable_positions(read_config(folder)), tokenizer_limit(folder)]

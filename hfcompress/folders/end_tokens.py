@@ -18,7 +18,8 @@ def end_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase | None" = None)
     """Return the ids that end an answer, each once: generation_config.json's, config.json's, then the tokenizer's.
 
     A chat model's config.json often names the end of a text alone, and only generation_config.json the end of a turn
-    (Phi-3's <|end|>, Gemma's <end_of_turn>), which need not be a special token of the tokenizer.
+    (Phi-3's <|end|>, Gemma's <end_of_turn>), which need not be a special token of the tokenizer. Ids for which the
+    embedding has no row (of a list that was written for another vocabulary) are left out: runtimes refuse them.
 
     Args:
         folder: a model's.
@@ -29,7 +30,8 @@ def end_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase | None" = None)
     found = [number for source in told for number in ids_of(source.get("eos_token_id"))]
     if tokenizer is not None:
         found += ids_of(tokenizer.eos_token_id)
-    return list(dict.fromkeys(found))
+    rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    return list(dict.fromkeys(n for n in found if not isinstance(rows, int) or n < rows))
 
 
 def ids_of(value: Any) -> list[int]:

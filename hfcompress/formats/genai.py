@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import CheckFailed, UserError
-from hfcompress.folders.end_tokens import copy_beside, end_tokens
+from hfcompress.folders.end_tokens import copy_beside, end_tokens, ids_of
 from hfcompress.formats.matmul_nbits import require_sizes, resident_bits
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_generation import CausalLM
@@ -114,13 +114,14 @@ def genai_config(packed: "PackedModel", context: int, ends: list[int]) -> dict[s
     from hfcompress.architectures.decoders import head_size, kv_heads
 
     config = packed.config
-    pad = config.get("pad_token_id")
+    begin = ids_of(config.get("bos_token_id"))
+    pads = [*ids_of(config.get("pad_token_id")), *ends, 0]  # the first Llamas have -1, which its runtime refuses
     return {
         "model": {
             "type": str(config["model_type"]),
-            "bos_token_id": config.get("bos_token_id"),
-            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-            "pad_token_id": pad if pad is not None else next(iter(ends), None),
+            **({"bos_token_id": begin[0]} if begin else {}),  # the runtime takes no null
+            "eos_token_id": ends[0] if len(ends) == 1 else ends,
+            "pad_token_id": next(number for number in pads if number < config["vocab_size"]),
             "vocab_size": config["vocab_size"],
             "context_length": context,
             "decoder": {

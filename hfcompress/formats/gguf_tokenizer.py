@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError, needs
-from hfcompress.folders.end_tokens import end_tokens
+from hfcompress.folders.end_tokens import GENERATION, end_tokens
 from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, read_object
 
 # The rule that splits words, as tokenizer.json spells it -> the name under which llama.cpp knows it (llama-vocab.cpp).
@@ -26,6 +26,7 @@ SPLITS = {
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
     "digits, then " + GPT2_SPLIT: "smollm",
 }
+SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 NEVER = -1e9  # score of a token that no merge makes
 
 
@@ -57,10 +58,18 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
         writer.add_add_space_prefix(has_space_prefix(tokenizer))
     writer.add_token_types(kinds)
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns of pairs of texts, which a decoder never reads
-    special = gguf.SpecialVocab(folder, load_merges=not sentencepiece, n_vocab=vocabulary)
+    kept = special_types(folder)
+    special = gguf.SpecialVocab(folder, load_merges=not sentencepiece, special_token_types=kept, n_vocab=vocabulary)
     special.add_special_token.setdefault("bos", False)  # llama.cpp's own default depends on the kind
     add_ends(special.special_token_ids, end_tokens(folder))
     special.add_to_gguf(writer, quiet=True)
+
+
+def special_types(folder: Path) -> tuple[str, ...]:
+    """Return the special tokens that a GGUF file names, without those that a config numbers -1, as it says "none"."""
+    configs = [read_object(folder / name) for name in ("config.json", GENERATION) if (folder / name).is_file()]
+    named = {name: [config.get(f"{name}_token_id") for config in configs] for name in SPECIAL}
+    return tuple(name for name in SPECIAL if not any(isinstance(n, int) and n < 0 for n in named[name]))
 
 
 def add_ends(special: dict[str, int], ends: list[int]) -> None:

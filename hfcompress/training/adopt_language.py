@@ -31,8 +31,8 @@ class AdoptLanguage:
         """Link or copy the weights, the config and the tokenizer.
 
         Raises:
-            UserError: an architecture that is not known, weights that cannot be read (see checkpoint.py), or a config that
-                does not say how many tokens the model holds.
+            UserError: an architecture that is not known, weights that cannot be read (see checkpoint.py), or a config
+                that does not say how many tokens the model holds.
         """
         from hfcompress.architectures.checkpoint import Checkpoint, weight_files
         from hfcompress.architectures.decoders import require_supported

@@ -3,17 +3,24 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from hfcompress.architectures.checkpoint import Checkpoint
+from hfcompress.architectures.decoder_stack import DecoderStack
+from hfcompress.architectures.quantized_model import PackedModel
+from hfcompress.errors import UserError
 from hfcompress.evaluation.long_documents import summarize
 from hfcompress.folders.end_tokens import end_tokens
 from hfcompress.formats.genai import ExportGenai
+from hfcompress.formats.runtimes.decoder import open_decoder
 from hfcompress.formats.runtimes.torch_decoder import TorchDecoder
 from hfcompress.ops.grid import Grid
 from hfcompress.training.adopt_language import AdoptLanguage
 from tests.language_models import pack_model, write_llama, write_task
 
+IDS = [5, 9, 200, 17]
 TURN = "<|im_end|>"
 ANSWER = "{% if add_generation_prompt %}: {% endif %}"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}" + TURN + "{% endfor %}" + ANSWER
@@ -69,6 +76,12 @@ def test_the_ends_are_those_of_all_files_each_once(
     assert end_tokens(tmp_path) == ends
 
 
+def test_ids_without_a_row_end_nothing(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 320, 319]}')
+    (tmp_path / "config.json").write_text('{"eos_token_id": 99999, "vocab_size": 320}')
+    assert end_tokens(tmp_path) == [7, 319]
+
+
 def test_files_that_are_damaged_or_missing_say_nothing(tmp_path: Path) -> None:
     assert end_tokens(tmp_path) == []
     (tmp_path / "generation_config.json").write_text("{")
@@ -111,6 +124,51 @@ def test_stock_onnxruntime_genai_stops_where_the_model_does(chat: tuple[Path, in
         answer.append(int(generator.get_next_tokens()[0]))
     assert answer[-1] == end
     assert len(answer) == 2
+
+
+def test_runtimes_take_a_model_that_names_no_end_and_minus_one_for_none(tmp_path: Path) -> None:
+    """As the first Llamas: pad_token_id -1; and as base models: no token ends an answer."""
+    genai = pytest.importorskip("onnxruntime_genai")
+    source = write_llama(tmp_path / "model")
+    for name in ("config.json", "generation_config.json"):
+        changes = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": -1}
+        (source / name).write_text(json.dumps(json.loads((source / name).read_text()) | changes))
+    settings = json.loads((source / "tokenizer_config.json").read_text()) | {"eos_token": None}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    (source / "special_tokens_map.json").unlink()
+    packed = pack_model(source, tmp_path / "packed", Grid(8, 32, True))
+    out = tmp_path / "onnx"
+    (out / "work").mkdir(parents=True)
+    ExportGenai("float32", context=64)(out, model=packed, task=write_task(tmp_path / "data"))
+    assert json.loads((out / "genai_config.json").read_text())["model"]["eos_token_id"] == []
+    parameters = genai.GeneratorParams(model := genai.Model(str(out)))
+    parameters.set_search_options(max_length=20, do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(IDS)
+    while not generator.is_done():
+        generator.generate_next_token()
+    assert len(generator.get_sequence(0)) == 20
+    pytest.importorskip("gguf")
+    from hfcompress.formats import gguf_file
+
+    gguf_file.write(PackedModel(packed), tmp_path / "model.gguf")
+
+
+def test_a_token_without_a_row_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Tokens were added to the tokenizer alone: torch and onnxruntime would end in errors of their own."""
+    source = write_llama(tmp_path / "model")
+    packed = pack_model(source, tmp_path / "packed", Grid(8, 32, True))
+    out = tmp_path / "onnx"
+    (out / "work").mkdir(parents=True)
+    ExportGenai("float32", context=64)(out, model=packed, task=write_task(tmp_path / "data"))
+    refused = pytest.raises(UserError, match="gives token 320 for a text, and the model has 320 rows")
+    for folder in (source, packed, out):
+        decoder = open_decoder(folder, 1)
+        with refused:
+            decoder.append([*IDS, 320])
+        assert decoder.append([*IDS, 319]).shape == (1, 320)
+    with refused:
+        DecoderStack(Checkpoint(source)).embed(np.array([[*IDS, 320]]))
 
 
 def test_llama_cpp_is_told_every_end(chat: tuple[Path, int]) -> None:

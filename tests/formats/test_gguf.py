@@ -279,7 +279,7 @@ QWEN2: dict[str, Any] = {"model_type": "qwen2", "architectures": ["Qwen2ForCausa
         ({"architectures": ["Gemma3ForCausalLM"]}, "Gemma3ForCausalLM"),
         ({"hidden_act": "gelu"}, "gelu"),
         (GEMMA2 | {"query_pre_attn_scalar": 24}, "scalar 24"),
-        (GEMMA2 | {"query_pre_attn_scalar": 32, "num_hidden_layers": 46, "head_dim": 16}, "scalar 16|root of 32"),
+        (GEMMA2 | {"query_pre_attn_scalar": 16, "num_hidden_layers": 46, "head_dim": 16}, "by the root of 32"),
         (GEMMA2 | {"query_pre_attn_scalar": 32, "tie_word_embeddings": False}, "tie_word_embeddings false"),
         (GEMMA2 | {"query_pre_attn_scalar": 32, "attention_bias": True}, "attention_bias true"),
         (QWEN2 | {"head_dim": 64}, "head_dim 64, where llama.cpp's qwen2 takes hidden_size / heads, 32"),

@@ -11,10 +11,12 @@ from hfcompress.compress.quantize.linears import QuantizeLinears
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
 from hfcompress.formats.bits_claimed import require_share
+from hfcompress.formats.runtimes.torch_decoder import TorchDecoder
 from hfcompress.ops.grid import Grid
 from hfcompress.ops.rtn import rtn
 from hfcompress.recipes import tiny
 from hfcompress.tasks.text_generation import CausalLM
+from hfcompress.training.adopt_language import AdoptLanguage
 
 IDS = torch.tensor([[5, 9, 200, 17, 33, 42, 250, 6, 11, 280]])
 
@@ -53,6 +55,19 @@ def test_the_head_and_the_embedding_stay_as_they_are(tmp_path: Path, base: Path)
 def test_the_layer_by_layer_stage_says_where_to_go(tmp_path: Path, base: Path) -> None:
     with pytest.raises(UserError, match=r"GPTNeoXForCausalLM; .*any_causal_lm"):
         WeightOnly("rtn")(tmp_path, model=base, task=CausalLM())
+
+
+def test_a_model_that_does_not_say_how_many_tokens_it_holds_is_refused_before_it_is_rounded(tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM, MptConfig, MptForCausalLM
+
+    shape = {"vocab_size": 50, "n_layers": 1, "n_heads": 2}
+    BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=50)).save_pretrained(tmp_path / "no")
+    MptForCausalLM(MptConfig(d_model=16, max_seq_len=64, **shape)).save_pretrained(tmp_path / "mpt")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="does not say how many tokens the model holds; set max_position_embeddings"):
+        AdoptLanguage(any_architecture=True)(tmp_path / "out", model=tmp_path / "no")
+    AdoptLanguage(any_architecture=True)(tmp_path / "out", model=tmp_path / "mpt")
+    assert TorchDecoder(tmp_path / "mpt", 1).context == 64
 
 
 def test_matrices_that_are_conv1d_are_named(tmp_path: Path) -> None:

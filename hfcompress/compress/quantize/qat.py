@@ -9,7 +9,8 @@ from hfcompress.errors import CheckFailed, UserError
 from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
+from hfcompress.training.taught import Taught
+from hfcompress.training.trainer import TrainTexts
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ PARITY = 0.05  # of the largest logit: a value on the edge of two levels may be 
 
 
 @dataclass(frozen=True)
-class QAT(TrainTexts):
+class QAT(Taught, TrainTexts):
     """Every linear layer of the encoder, the pooler and the embeddings learn to compute in int8.
 
     What stays in floating point: the attention's two products, softmax, LayerNorm, GELU, biases and the classifier.
@@ -34,23 +35,12 @@ class QAT(TrainTexts):
     ranges: Literal["learned", "moving_average"] = "learned"
     """How the ranges of the activations are found after calibration. On several processes the moving average is of
     the main one's texts."""
-    temperature: float = 2.0
-    logits_weight: float = 1.0
-    hard_weight: float = 0.0
     cache: bool = True
     """Compute the teacher's outputs once, on disk; without it, for every batch anew."""
 
     training: ClassVar[bool] = True
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "onnx", "onnxruntime")
-
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
-        """See `stage.unused_options`."""
-        return super().unused(inputs) | unused_by_teaching(self, inputs)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_teaching(self, "logits_weight", "hard_weight")
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: TextClassification) -> dict[str, Any]:
         from accelerate import PartialState

@@ -9,7 +9,7 @@ from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.training.finetune_images import TrainImages
-from hfcompress.training.trainer import require_teaching, unused_by_teaching
+from hfcompress.training.taught import Taught
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ RESIDUAL_BLOCKS = ("MobileNetV2InvertedResidual", "ResNetBasicLayer", "ResNetBot
 
 
 @dataclass(frozen=True)
-class QATImages(TrainImages):
+class QATImages(Taught, TrainImages):
     """Every convolution, residual sum, pool and linear layer learns to compute in int8, by soft labels.
 
     Batch norms are folded into their convolutions before the training begins: a model that is fine-tuned for a few
@@ -37,21 +37,9 @@ class QATImages(TrainImages):
     range ends at 6, so that the kernel's own saturation does the clipping.
     """
 
-    temperature: float = 2.0
-    logits_weight: float = 1.0
-    hard_weight: float = 0.0
-
     training: ClassVar[bool] = True
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "onnx", "onnxruntime")
-
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
-        """See `stage.unused_options`."""
-        return super().unused(inputs) | unused_by_teaching(self, inputs)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_teaching(self, "logits_weight", "hard_weight")
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: ImageClassification) -> dict[str, Any]:
         from accelerate import PartialState

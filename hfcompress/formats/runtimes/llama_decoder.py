@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.architectures.text_inputs import require_rows
 from hfcompress.errors import UserError, needs
 
 Array = np.ndarray[Any, Any]
@@ -79,9 +80,11 @@ class LlamaDecoder:
 
         Raises:
             ValueError: no token, or more than the context has room for.
+            UserError: the model has no row for a token.
         """
         if not ids or self.length + len(ids) > self.context:
             raise ValueError(f"{len(ids)} tokens after {self.length}: the context has {self.context}")
+        require_rows(ids, self.vocabulary)
         if self.length + len(ids) > self._room:
             self._enlarge(self.length + len(ids))
         found = []

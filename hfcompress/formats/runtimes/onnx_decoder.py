@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.architectures.text_inputs import require_rows
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import read_object
 from hfcompress.folders.guard import check_foreign
@@ -29,6 +30,7 @@ class OnnxDecoder:
             settings = read_object(folder / "genai_config.json")["model"]
             longest, decoder = int(settings["context_length"]), settings["decoder"]
             heads, size = int(decoder["num_key_value_heads"]), int(decoder["head_size"])
+            self.rows = int(settings["vocab_size"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder / 'genai_config.json'} is damaged ({error}); make the model again") from None
         self.context, self.length = min(longest, context or longest), 0
@@ -56,10 +58,11 @@ class OnnxDecoder:
         """Read tokens; logits after the last one [1, vocab], or after each of them.
 
         Raises:
-            UserError: they are more than the context holds.
+            UserError: they are more than the context holds, or the model has no row for one.
         """
         if not ids or self.length + len(ids) > self.context:
             raise UserError(f"{self.length + len(ids):,} tokens are more than the model's context of {self.context:,}")
+        require_rows(ids, self.rows)
         found = [self._read(ids[start : start + CHUNK], all_logits) for start in range(0, len(ids), CHUNK)]
         return np.concatenate(found) if all_logits else found[-1]
 
