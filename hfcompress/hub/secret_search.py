@@ -15,6 +15,7 @@ from hfcompress.errors import needs
 
 HEAD, TAIL = 64_000_000, 16_000_000  # bytes of a binary file that are searched, at its beginning and at its end
 BEFORE, AFTER = 400, 1600  # characters around a word of a rule that the rule is tried on
+PART = 4000  # characters to which such parts are joined: some rules take the square of a part's length
 RUN = 12  # characters of text in a binary file, at least
 MARKS = (("utf-32", b"\xff\xfe\x00\x00"), ("utf-32", b"\x00\x00\xfe\xff"), ("utf-16", b"\xff\xfe"),
          ("utf-16", b"\xfe\xff"))  # fmt: skip
@@ -97,7 +98,7 @@ RULES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     (
         KEY,
         ("PRIVATE KEY", "PuTTY-User-Key", "AGE-SECRET-KEY"),
-        re.compile(r"BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1[A-Z0-9]{40,}"),
+        re.compile(r"BEGIN [A-Z0-9 ]{0,60}PRIVATE KEY|PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1[A-Z0-9]{40,}"),
     ),
     (
         TOKEN,
@@ -118,7 +119,7 @@ RULES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
         ("authorization", "bearer"),
         re.compile(
             r"authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)\s+[\w.~+/=-]{12,}|"
-            r"\bbearer\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{24,}",
+            r"\bbearer\s+(?=[\w.~+/=-]{0,200}\d)[\w.~+/=-]{24,}",
             re.I,
         ),
     ),
@@ -126,7 +127,9 @@ RULES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
         TOKEN,
         ("key", "secret", "token"),
         re.compile(
-            rf"(?:{NAMES})\b[\"']?\s*[:=]\s*[\"']?(?=[\w+/=.-]*\d)(?=[\w+/=.-]*[A-Za-z])[\w+/=.-]{{16,}}", re.I
+            rf"(?:{NAMES})\b[\"']?\s*[:=]\s*[\"']?"
+            r"(?=[\w+/=.-]{0,200}\d)(?=[\w+/=.-]{0,200}[A-Za-z])[\w+/=.-]{16,}",
+            re.I,
         ),
     ),
     # kaggle.json, and the settings of a container registry
@@ -141,8 +144,8 @@ RULES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
         PASSWORD,
         ("passw", "pwd", "passphrase"),
         re.compile(
-            r"\b(?:password|passwd|pwd)\s*=\s*[^;\s\"'<>${}]{3,};|[;?&](?:password|pwd)=[^;&\s\"'<>${}]{3,}|"
-            r"(?:password|passwd|passphrase)[\"']?\s*[:=]\s*[\"']?(?=[^\s\"'<>${}]*\d)[^\s\"'<>${}(),]{6,}",
+            r"\b(?:password|passwd|pwd)\s*=\s*[^;\s\"'<>${}]{3,200};|[;?&](?:password|pwd)=[^;&\s\"'<>${}]{3,}|"
+            r"(?:password|passwd|passphrase)[\"']?\s*[:=]\s*[\"']?(?=[^\s\"'<>${}]{0,200}\d)[^\s\"'<>${}(),]{6,}",
             re.I,
         ),
     ),
@@ -199,12 +202,15 @@ def first_secret(content: bytes | Path, own: tuple[str, ...] = ()) -> tuple[int,
 
 
 def windows(text: str, words: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Return the parts of a text around its occurrences of any of the words, as (begin, end), merged and in order."""
+    """Return the parts of a text around its occurrences of any of the words, as (begin, end), in order.
+
+    Parts that overlap are one, up to PART characters.
+    """
     places = sorted(place for word in words for place in occurrences(text, word))
     found: list[tuple[int, int]] = []
     for place in places:
         begin, end = max(place - BEFORE, 0), min(place + AFTER, len(text))
-        if found and begin <= found[-1][1]:
+        if found and begin <= found[-1][1] and end - found[-1][0] <= PART:
             found[-1] = (found[-1][0], end)
         else:
             found.append((begin, end))

@@ -202,3 +202,15 @@ def test_what_the_project_itself_ships_is_clean() -> None:
     files = [file for pattern in patterns for file in root.glob(pattern)]
     assert len(files) > 20
     assert [file.name for file in files if first_secret(file)] == []
+
+
+def test_parts_that_are_searched_are_short_however_often_a_word_stands_there() -> None:
+    """Some rules take the square of a part's length: a megabyte of "eyJeyJeyJ" in one part took hours."""
+    text = "eyJ" * 20_000
+    parts = secret_search.windows(text, ("eyJ",))
+    assert max(end - begin for begin, end in parts) <= secret_search.PART
+    for place in range(0, len(text), 3):
+        begin, end = max(place - secret_search.BEFORE, 0), min(place + secret_search.AFTER, len(text))
+        assert any(one <= begin and end <= other for one, other in parts), place  # nothing is missed at a seam
+        if place > 9_000:
+            break
