@@ -19,7 +19,9 @@ from datasets import Image, load_dataset
 
 from hfcompress.architectures.models import load_classifier, load_image_processor
 from hfcompress.evaluation import latency
-from hfcompress.evaluation.statistics import Difference, accuracy, group_confusions, paired_difference
+from hfcompress.evaluation.drawn import Drawn, paired_difference
+from hfcompress.evaluation.metrics import METRICS
+from hfcompress.evaluation.statistics import Difference
 from hfcompress.folders.record import cpu_name
 from hfcompress.formats import onnx_export
 from hfcompress.formats.onnx_export import Array
@@ -122,8 +124,8 @@ def difference(before: Array, after: Array) -> Difference:
     """The paired difference of accuracy, from which answers are right, each image being its own group."""
     groups, right = [str(i) for i in range(len(before))], np.ones(len(before), int)
     # a confusion matrix of right and wrong alone: one of 1,001 classes for each image would not fit in memory
-    pair = [group_confusions(right, found.astype(int), groups, 2) for found in (before, after)]
-    return paired_difference(pair[0], pair[1], accuracy, confidence=0.95, resamples=4000, seed=0)
+    one, other = (Drawn(found.astype(int), right, groups, resamples=4000, seed=0) for found in (before, after))
+    return paired_difference(one, other, METRICS["accuracy"], 0.95)
 
 
 def print_kernels(models: dict[str, Path]) -> None:

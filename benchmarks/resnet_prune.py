@@ -23,7 +23,8 @@ from benchmarks.cifar_resnet import CifarResNet, Examples, images, trained
 from hfcompress.architectures.layers import Batch
 from hfcompress.compress.prune.iterations import prune
 from hfcompress.compress.prune.target import Plan
-from hfcompress.evaluation.statistics import accuracy, group_confusions, paired_difference
+from hfcompress.evaluation.drawn import Drawn, paired_difference
+from hfcompress.evaluation.metrics import METRICS
 from hfcompress.folders.record import cpu_name, write_json
 from hfcompress.ops.losses import soft_cross_entropy, states_mse
 from hfcompress.training.trainer import Train, train
@@ -138,8 +139,8 @@ def show(work: Path, labels: Tensor, start: int) -> None:
     truth = labels[start:].numpy()
     groups = [f"{i:05d}" for i in range(len(truth))]
 
-    def confusion(name: str) -> Any:
-        return group_confusions(truth, answers(work / name), groups, 10)
+    def drawn(name: str) -> Drawn:
+        return Drawn(answers(work / name), truth, groups, resamples=1000, seed=0)
 
     def answers(folder: Path) -> Any:
         return np.load(folder / "logits.npy")[start:].argmax(axis=1)
@@ -155,8 +156,7 @@ def show(work: Path, labels: Tensor, start: int) -> None:
         top1 = (answers(folder) == truth).mean()
         text = ""
         if (reference / "result.json").is_file() and folder != reference:
-            pair = (confusion(reference.name), confusion(folder.name))
-            d = paired_difference(*pair, accuracy, confidence=CONFIDENCE, resamples=1000, seed=0)
+            d = paired_difference(drawn(reference.name), drawn(folder.name), METRICS["accuracy"], CONFIDENCE)
             text = f"{100 * d.difference:+.2f} ({100 * d.lower_bound:+.2f} to {100 * d.upper_bound:+.2f})"
         seen = sum(entry["images"] for entry in found.get("training", []))
         print(f"{folder.name:28} {share:7.3f} {found['parameters']:11,} {100 * top1:7.2f} {text:>24} {seen:11,}")

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from benchmarks.weight_only_peers import ORT, loaded, neural_compressor, onnxruntime
-from hfcompress.evaluation.language import Scores, resample_weights, scores
+from hfcompress.evaluation.drawn import group_weights
+from hfcompress.evaluation.language import Scores, scores
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.text_generation import CausalLM
 
@@ -68,7 +69,7 @@ def ours(model: Path, algorithm: Any, grid: Grid, task: CausalLM) -> Any:
 
 def paired(one: Scores, other: Scores) -> tuple[float, float]:
     """Mean KL of one minus the other's, and its standard error over draws of documents."""
-    weights = resample_weights(len(one.tokens), 2000, 0)
+    weights = group_weights(len(one.tokens), 2000, 0)
     drawn = (weights @ (one.kl - other.kl)) / (weights @ one.tokens)
     return float((one.kl - other.kl).sum() / one.tokens.sum()), float(drawn.std(ddof=1))
 

@@ -23,7 +23,8 @@ from scipy.special import log_softmax
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
 from hfcompress.compress.embeddings.word_table import WordTable
-from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_difference
+from hfcompress.evaluation.drawn import Drawn, paired_difference
+from hfcompress.evaluation.metrics import METRICS
 from hfcompress.folders.record import cpu_name
 from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.recipes import licence_teacher
@@ -108,10 +109,10 @@ def heading(teacher: Path, count: int) -> Callable[[str, int, Path, float], None
     data = TASK.data
     rows = np.linspace(0, len(data.texts("test")) - 1, count).round().astype(int)
     texts, groups = ([values[row] for row in rows] for values in (data.texts("test"), data.groups("test")))
-    labels, classes = np.array(data.label_ids("test"))[rows], len(data.labels)
+    labels = np.array(data.label_ids("test"))[rows]
     whole = 4 * load_classifier(teacher).bert.embeddings.word_embeddings.weight.numel()
     theirs = answers(teacher, texts)
-    before, said = group_confusions(labels, theirs.argmax(1), groups, classes), log_softmax(theirs, axis=1)
+    before, said = Drawn(theirs, labels, groups, resamples=RESAMPLES, seed=0), log_softmax(theirs, axis=1)
     print("| table | MB | times fewer | KL | equal answers | accuracy | difference (95% bounds) | s |")
     print("|---|---|---|---|---|---|---|---|")
     right = float((theirs.argmax(1) == labels).mean())
@@ -120,8 +121,8 @@ def heading(teacher: Path, count: int) -> Callable[[str, int, Path, float], None
     def show(name: str, size: int, folder: Path, seconds: float) -> None:
         logits = answers(folder, texts)
         kl = float((np.exp(said) * (said - log_softmax(logits, axis=1))).sum(1).mean())
-        after = group_confusions(labels, logits.argmax(1), groups, classes)
-        change = paired_difference(before, after, METRICS["accuracy"], confidence=0.95, resamples=RESAMPLES, seed=0)
+        after = Drawn(logits, labels, groups, resamples=RESAMPLES, seed=0)
+        change = paired_difference(before, after, METRICS["accuracy"], 0.95)
         equal, right = (float((logits.argmax(1) == other).mean()) for other in (theirs.argmax(1), labels))
         bounds = f"{100 * change.lower_bound:+.2f} to {100 * change.upper_bound:+.2f}"
         print(

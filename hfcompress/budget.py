@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hfcompress.errors import UserError
+from hfcompress.tasks import TASKS, task_class
 
-DROPS = ("accuracy", "macro_f1")
 LIMITS = (
     "disk_mb",
     "ram_mb",
@@ -57,8 +57,18 @@ class Budget:
 
     @classmethod
     def drops(cls) -> tuple[str, ...]:
-        """The metrics that may be limited."""
-        return DROPS
+        """The metrics that may be limited: those of any task that such a budget is for."""
+        tasks = [task_class(name) for name in TASKS]
+        return tuple(dict.fromkeys(metric for task in tasks if task.budget == "Budget" for metric in task.drops))
+
+    def require_drops(self, task: Any) -> None:
+        """Refuse a limit on a metric that is not measured for this task.
+
+        Raises:
+            UserError: with what may be limited.
+        """
+        if wrong := next((metric for metric in self.drop if metric not in task.drops), None):
+            raise UserError(f"--budget.drop {wrong}: it is not measured here; give {' or '.join(task.drops)}")
 
     def without_other_units(self, given: set[str]) -> "Budget":
         """Return these limits as defaults beside given ones (budget.ram-mb): of one in two units none is left."""
@@ -94,7 +104,7 @@ class LanguageBudget(Budget):
 
     @classmethod
     def drops(cls) -> tuple[str, ...]:
-        return ("perplexity",)
+        return task_class("text-generation").drops
 
     def without_other_units(self, given: set[str]) -> "LanguageBudget":
         if given & {"budget.ram-mb", "budget.ram-gb"}:
@@ -117,7 +127,7 @@ class ClickBudget(Budget):
 
     @classmethod
     def drops(cls) -> tuple[str, ...]:
-        return ("auc", "ctr")
+        return task_class("tabular-classification").drops
 
 
 @dataclass(frozen=True)

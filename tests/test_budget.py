@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from hfcompress.budget import Budget, ImageBudget, verdicts
+from hfcompress.budget import Budget, ClickBudget, ImageBudget, LanguageBudget, verdicts
 from hfcompress.errors import UserError
 from hfcompress.evaluation.statistics import Difference
 from hfcompress.report.console import sentence
+from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.tasks.text_generation import CausalLM
 
 MODELS: list[dict[str, Any]] = [
     {"name": "teacher", "bytes": 60_000_000, "peak_rss_mb": 300.0, "latency_ms": {"p50": 20.0}},
@@ -115,3 +117,15 @@ def test_an_impossible_limit_on_memory_over_the_bare_runtime_is_refused() -> Non
 def test_a_budget_that_limits_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"limits nothing"):
         decided(Budget())
+
+
+def test_a_drop_of_what_the_task_does_not_measure_is_refused() -> None:
+    Budget(drop={"accuracy": 0.01}).require_drops(TextClassification())
+    with pytest.raises(UserError, match=r"^--budget\.drop accuracy: it is not measured here; give perplexity$"):
+        Budget(drop={"accuracy": 0.01}).require_drops(CausalLM())
+
+
+def test_each_task_says_what_its_budget_may_limit() -> None:
+    assert Budget.drops() == ("accuracy", "macro_f1")
+    assert LanguageBudget.drops() == ("perplexity",)
+    assert ClickBudget.drops() == ("auc", "ctr")

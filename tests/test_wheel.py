@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DATA = (
     "hfcompress/py.typed",
     "hfcompress/report/report.html.j2",
-    "hfcompress/evaluation/metrics/per_class.py",
+    "hfcompress/evaluation/metrics/macro_f1.py",
     "hfcompress/recipes/legal_bert.py",
     "hfcompress/recipes/accelerate/two_cpu_processes.yaml",
     "hfcompress/recipes/assets/licence_teacher/model.safetensors",

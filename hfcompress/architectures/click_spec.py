@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from hfcompress.architectures.click_inputs import LABELS
 from hfcompress.ops.table_sizes import parts, table_bytes
@@ -27,6 +27,7 @@ def tower_layers(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 class ClickShape:
     """What `plan` knows of a click model."""
 
+    described_as: ClassVar[str] = "a click model"
     config: dict[str, Any]
     format: str = "transformers"
 

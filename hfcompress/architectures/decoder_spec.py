@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hfcompress.architectures.decoders import BIASES, GEMMAS, MODEL_TYPES, head_size, kv_heads, layer_windows
 from hfcompress.errors import UnknownShape, UserError
@@ -24,6 +24,7 @@ class LanguageShape:
     the weights, where the folder is known.
     """
 
+    described_as: ClassVar[str] = "a causal LM"
     layers: int
     hidden: int
     intermediate: int

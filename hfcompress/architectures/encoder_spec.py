@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.bert import BERT
@@ -21,6 +21,7 @@ class Shape:
     on this machine.
     """
 
+    described_as: ClassVar[str] = "a text encoder"
     num_hidden_layers: int
     hidden_size: int
     num_attention_heads: int

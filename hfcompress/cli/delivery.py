@@ -56,7 +56,6 @@ def images_of(model: str, given: Path | None) -> Any:
     """Where images come from: what was given, else the run's own data; None where that is neither here nor images."""
     from hfcompress.runs import delivery
     from hfcompress.runs.lock import LOCK, locked_task, read_lock
-    from hfcompress.tasks.image_classification import ImageClassification
 
     if given is not None:
         return delivery.read_images(given)
@@ -64,6 +63,6 @@ def images_of(model: str, given: Path | None) -> Any:
         return None
     locked = read_lock(Path(model) / LOCK)
     default = inspect.signature(load_recipe(locked["recipe"]).recipe).parameters["task"].default
-    if not isinstance(default, ImageClassification) or isinstance(locked["options"]["task"]["dataset"], dict):
+    if not default.has_images or isinstance(locked["options"]["task"]["dataset"], dict):
         return None
     return delivery.task_images(locked_task(locked, default, None))

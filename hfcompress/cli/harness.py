@@ -10,6 +10,7 @@ from hfcompress.cli.common import quiet, require_counts
 from hfcompress.errors import UserError
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import read_json, write_json
+from hfcompress.tasks import measured_task
 
 
 def evaluate(
@@ -70,7 +71,7 @@ def folders(run: Path, models: tuple[str, ...]) -> dict[str, Path]:
             raise UserError(f"{run} is neither a run (report.json) nor a model's folder (config.json)")
         return {run.name: run}
     rows = {row["name"]: row for row in read_json(run / "report.json", "models")["models"] if row["path"]}
-    if read_json(run / "details.json").get("kind") != "language":
+    if measured_task(read_json(run / "details.json")).auto_class != "AutoModelForCausalLM":
         raise UserError(f"{run} is no run of a causal LM: lm-evaluation-harness evaluates nothing else here")
     if unknown := [name for name in models if name not in rows]:
         raise UserError(f"--models {unknown[0]}: the run has {', '.join(rows)}")

@@ -19,6 +19,7 @@ def report(run: Positional[Path]) -> int:
     from hfcompress.report.console import table
     from hfcompress.report.pages import write_pages
     from hfcompress.runs.comparison import CLAIM, COMPARISON, Comparison, disagreement, proven
+    from hfcompress.tasks import measured_task
 
     found = read_json(inside(run, "report.json"), "recipe", "scale", "models", "verdicts", "notes", "ok")
     details = read_json(inside(run, "details.json"), "records", "reference", "base", "deliver")
@@ -30,6 +31,7 @@ def report(run: Positional[Path]) -> int:
         details |= Comparison.read(run).measurements(run)
     else:
         print(f"{run}: no {COMPARISON}: what is rendered is {CLAIM}", file=sys.stderr)
+    found.setdefault("task", measured_task(details).name)  # of an older version
     write_pages(run, found, details)
     print(table(found))
     print(f"report: {run / 'report.html'}", file=sys.stderr)

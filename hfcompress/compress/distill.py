@@ -173,7 +173,7 @@ class Distill(TrainTexts):
         """The second teacher's probabilities [training texts, classes]."""
         import torch
 
-        from hfcompress.evaluation.baseline import unseen_probabilities
+        from hfcompress.tasks.linear import unseen_probabilities
 
         if not self.linear_weight:
             return None

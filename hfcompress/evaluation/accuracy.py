@@ -1,52 +1,88 @@
-"""Accuracy of a classifier from its logits: totals, classes, recall at a fixed precision, calibration."""
+"""Metrics of a model's answers: all that a task names, those that choose a checkpoint, and one for `evaluate`."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.evaluation.metrics import METRICS, metrics_of
+
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
+    from hfcompress.tasks.task import Labelled
+
 Array = np.ndarray[Any, Any]
-METRICS = Path(__file__).parent / "metrics"
+CLASSIFIED = ("accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "ece")
 
 
-def trainer_metrics(prediction: "EvalPrediction") -> dict[str, float]:
-    """What the Trainer chooses the best checkpoint by: accuracy and macro_f1."""
-    from sklearn.metrics import accuracy_score, f1_score
+def trainer_metrics(task: "Labelled") -> "Callable[[EvalPrediction], dict[str, float]]":
+    """Return what the Trainer chooses the best checkpoint by: the metrics that the task's budget may limit."""
 
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    predicted, labels = np.asarray(logits).argmax(axis=1), prediction.label_ids
-    return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
-    }
+    def compute(prediction: "EvalPrediction") -> dict[str, float]:
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        outputs, truth = np.asarray(logits), np.asarray(prediction.label_ids)
+        return {name: metric.value(outputs, truth) for name, metric in metrics_of(task.drops).items()}
+
+    return compute
 
 
-def evaluate_logits(logits: Array, labels: Array, names: list[str]) -> dict[str, Any]:
-    """Every metric of a classifier.
+def evaluate_logits(
+    logits: Array, truth: Array, names: list[str], metrics: tuple[str, ...] = CLASSIFIED
+) -> dict[str, Any]:
+    """Return the metrics of a classifier, and of each class.
 
     Args:
-        logits: [n, classes]; labels: [n]; names: of the classes.
+        logits: [examples, classes]; truth: class ids [examples]; names: of the classes, or none.
 
-    Returns: accuracy, micro_f1, macro_f1 (over the classes that are true or predicted), recall_at_90_precision (mean
-        over the classes that occur), ece (expected calibration error), per_class (name -> precision, recall, f1, n).
+    Returns: each metric, and where there are classes per_class (name -> precision, recall, f1, n).
     """
     from scipy.special import softmax
 
-    predicted = {"predictions": logits.argmax(axis=1), "references": labels}
-    probable = {"predictions": softmax(logits.astype(np.float64), axis=1).tolist(), "references": labels}
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    found = {
+        name: metric.value(probabilities if metric.reads == "probabilities" else logits, truth)
+        for name, metric in metrics_of(metrics).items()
+    }
+    return found | ({"per_class": per_class(logits.argmax(axis=1), truth, names)} if names else {})
+
+
+def per_class(predicted: Array, truth: Array, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return precision, recall, F1 and number of true examples of each class; 0 where a class is never predicted."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(truth, predicted, labels=np.arange(len(names)), zero_division=0)
     return {
-        **load_metric("f1_totals").compute(**predicted),
-        **load_metric("recall_at_precision").compute(**probable),
-        **load_metric("calibration_error").compute(**probable),
-        **load_metric("per_class").compute(**predicted, names=names),
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
+        for name, p, r, f, n in zip(names, *columns, strict=True)
     }
 
 
 def load_metric(name: str) -> Any:
-    """One of the metric modules in `metrics/`, through the evaluate library, without network."""
+    """Return a metric of the table as one of the evaluate library: add_batch, compute, combine with others."""
     import evaluate
+    from datasets import Features, Sequence, Value
 
-    return evaluate.load(str(METRICS / f"{name}.py"))
+    metric = METRICS[name]
+    numbers, ids = Sequence(Value("float64")), Value("int64")
+    of_clicks = {"predictions": numbers, "references": numbers}
+    features = {
+        "labels": {"predictions": ids, "references": ids},
+        "probabilities": {"predictions": numbers, "references": ids},
+        "clicks": of_clicks,
+        "tokens": {"predictions": numbers},
+    }
+
+    class Module(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            return evaluate.MetricInfo(
+                description=str(type(metric).__doc__),
+                citation="",
+                inputs_description=f"predictions and references: {metric.reads}, see hfcompress/evaluation/metrics",
+                features=Features(features[metric.reads]),
+            )
+
+        def _compute(self, predictions: Any, references: Any = None) -> dict[str, float]:
+            return {metric.said: metric.value(np.asarray(predictions), np.asarray(references))}
+
+    return Module()

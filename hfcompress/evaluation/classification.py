@@ -6,22 +6,14 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from hfcompress.evaluation.drawn import Drawn, paired_difference
 from hfcompress.evaluation.intervals import scored
-from hfcompress.evaluation.statistics import (
-    METRICS,
-    class_f1,
-    difference_of_draws,
-    group_confusions,
-    resampled,
-)
+from hfcompress.evaluation.metrics import metrics_of
+from hfcompress.evaluation.metrics.confusion import ClassF1
+from hfcompress.evaluation.metrics.metric import Metric
 
 Array = np.ndarray[Any, Any]
 EXAMPLES_A_CLASS = 5
-
-
-def confusions(logits: dict[str, Array], labels: Array, groups: list[str], classes: int) -> dict[str, Array]:
-    """Model -> a confusion matrix for each group (see `statistics.group_confusions`)."""
-    return {name: group_confusions(labels, values.argmax(axis=1), groups, classes) for name, values in logits.items()}
 
 
 def accuracy_of(
@@ -29,35 +21,39 @@ def accuracy_of(
     labels: Array,
     *,
     metric: str,
+    metrics: tuple[str, ...],
     names: list[str],
     groups: list[str],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """report.json's `accuracy` of one model: `metric` with its interval, and all others under `all`."""
-    every = scored(logits, labels, names, groups, resamples=resamples, seed=seed)
+    every = scored(logits, labels, names, groups, resamples=resamples, seed=seed, metrics=metrics)
     return {"metric": metric, "value": every[metric], "ci95": every["ci95"][metric], "n": len(labels), "all": every}
 
 
 def differences(
-    found: dict[str, Array], reference: str, *, confidence: float, names: list[str], resamples: int, seed: int
+    logits: dict[str, Array],
+    labels: Array,
+    groups: list[str],
+    reference: str,
+    *,
+    drops: tuple[str, ...],
+    confidence: float,
+    names: list[str],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Model -> metric -> paired difference to the reference; F1 of each class as f1:<class>.
-
-    Args:
-        found: what `confusions` returned.
-    """
-    metrics = dict(METRICS) | {
-        f"f1:{label}": (lambda confusion, i=i: class_f1(confusion)[..., i]) for i, label in enumerate(names)
-    }
-    before = resampled(found[reference], resamples, seed)
+    """Model -> metric -> paired difference to the reference; F1 of each class as f1:<class>."""
+    metrics: dict[str, Metric] = {**metrics_of(drops), **{f"f1:{name}": ClassF1(i) for i, name in enumerate(names)}}
+    before = Drawn(logits[reference], labels, groups, resamples=resamples, seed=seed)
     result: dict[str, Any] = {}
-    for name, confusion in found.items():
+    for name, found in logits.items():
         if name == reference:
             continue
-        draws = (before, resampled(confusion, resamples, seed))
+        after = Drawn(found, labels, groups, resamples=resamples, seed=seed)
         result[name] = {
-            metric: asdict(difference_of_draws(found[reference], confusion, draws, compute, confidence))
+            metric: asdict(paired_difference(before, after, compute, confidence))
             for metric, compute in metrics.items()
         }
     return result

@@ -1,19 +1,21 @@
-"""How good a click model is: ranking (AUC), probabilities (log-loss, calibration), and the clicks that it earns.
+"""How good a click model is: the metrics of a click log, with intervals and paired differences that count whole users.
 
-`ctr` is the click-through rate of what the model would choose: in every request the item with the highest score, whose
-click the log has, since all items of a slate were shown. A difference is paired, and counts whole users.
+Intervals are of the delta method: what each row moves a metric by, to first order, is summed up by user.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
+from hfcompress.evaluation.metrics import METRICS, metrics_of
+from hfcompress.evaluation.metrics.click_ece import bins_of
+from hfcompress.evaluation.metrics.ctr import chosen_rows
 from hfcompress.evaluation.statistics import Difference, linearized
 
 Array = np.ndarray[Any, Any]
-BINS = 20
+MEASURED = ("auc", "ctr", "log_loss", "click_ece", "conversion_auc")
 
 
 @dataclass(frozen=True)
@@ -37,34 +39,29 @@ class Judged:
         """Of each request the row with the highest score (the first of equal ones), [requests]."""
         return chosen_rows(self.request, self.score)
 
+    def contributions(self, name: str) -> Array | None:
+        """Return what each row contributes to a metric; None of an AUC of what always or never happened."""
+        outputs = np.stack([self.score, self.conversion_score], axis=1)
+        truth = np.stack([self.click, self.conversion, self.request], axis=1)
+        if name == "conversion_auc" and not 0 < int(self.conversion.sum()) < len(self.conversion):
+            return None
+        return METRICS[name].contributions(outputs, truth)
 
-def chosen_rows(request: Array, score: Array) -> Array:
-    """The row of each request with the highest score, in the order of the log."""
-    start = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
-    number = np.repeat(np.arange(len(start)), np.diff(np.r_[start, len(request)]))
-    order = np.lexsort((np.arange(len(request)), -score, number))
-    return np.asarray(order[start])
+    def value(self, name: str) -> float:
+        """Return a metric that has contributions."""
+        found = self.contributions(name)
+        assert found is not None
+        return value_of(name, found)
 
 
-def placements(score: Array, happened: Array) -> tuple[float, Array]:
-    """AUC, and what each row contributes to it to first order [rows], sum 0 (DeLong et al. 1988, equations 4 to 6).
+def value_of(name: str, contributions: Array) -> float:
+    return float(METRICS[name].combine(contributions, np.ones((1, len(contributions))))[0])
 
-    A positive's placement is the share of negatives below it, a negative's the share of positives above it.
 
-    Raises:
-        ValueError: all or none happened.
-    """
-    positive = happened.astype(bool)
-    count = int(positive.sum())
-    others = len(positive) - count
-    if not count or not others:
-        raise ValueError("an AUC needs both outcomes")
-    ranks = rankdata(score)
-    placed = np.empty(len(score))
-    placed[positive] = (ranks[positive] - rankdata(score[positive])) / others
-    placed[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / count
-    auc = float(placed[positive].mean())
-    return auc, (placed - auc) / np.where(positive, count, others)
+def influence_by_user(name: str, contributions: Array, user: Array) -> Array:
+    """Return how far each user moves a metric to first order, [users], sum 0."""
+    metric: Any = METRICS[name]
+    return by_user(metric.influence(contributions), user)
 
 
 def by_user(values: Array, user: Array) -> Array:
@@ -72,105 +69,57 @@ def by_user(values: Array, user: Array) -> Array:
     return np.bincount(np.unique(user, return_inverse=True)[1], values)
 
 
-def losses(score: Array, happened: Array) -> Array:
-    """-log p of what happened, in nats, [rows]."""
-    return np.logaddexp(0.0, np.where(happened > 0, -score, score).astype(np.float64))
-
-
-def log_loss(score: Array, happened: Array) -> float:
-    """Their mean."""
-    return float(losses(score, happened).mean())
-
-
-def bins_of(probability: Array, bins: int) -> list[Array]:
-    """Rows in the order of their probability, in parts of equally many."""
-    return [part for part in np.array_split(np.argsort(probability, kind="stable"), bins) if len(part)]
-
-
-def calibration_gaps(probability: Array, happened: Array, bins: int = BINS) -> Array:
-    """What each row adds to the calibration error, [rows]; their mean is the error.
-
-    Predicted minus observed, with the sign that its bin has: to first order, as long as no bin's gap is near 0.
-    """
-    gaps = (probability - happened).astype(np.float64)
-    for part in bins_of(probability, bins):
-        gaps[part] *= np.sign(gaps[part].mean())
-    return gaps
-
-
-def calibration_error(probability: Array, happened: Array, bins: int = BINS) -> tuple[float, list[dict[str, float]]]:
-    """Expected calibration error over bins of equally many rows, and these: predicted, observed, n."""
-    found = [
+def calibration_bins(probability: Array, happened: Array) -> list[dict[str, float]]:
+    """Return the bins of the calibration error: predicted, observed, n."""
+    return [
         {"predicted": float(probability[part].mean()), "observed": float(happened[part].mean()), "n": float(len(part))}
-        for part in bins_of(probability, bins)
+        for part in bins_of(probability)
     ]
-    error = sum(one["n"] * abs(one["predicted"] - one["observed"]) for one in found) / len(probability)
-    return float(error), found
 
 
 def summary(judged: Judged) -> dict[str, Any]:
-    """Every figure of one model; `ci95` has two-sided intervals over users, by the delta method."""
-    auc, influence = placements(judged.score, judged.click)
-    ctr, earned = earned_by_user(judged)
-    error, bins = calibration_error(judged.probability, judged.click)
-    bought = 1 / (1 + np.exp(-judged.conversion_score.astype(np.float64)))
-    bought_auc, user = conversions(judged), judged.user
+    """Every figure of one model; `ci95` has two-sided intervals over users."""
+    found: dict[str, Any] = {"ci95": {}}
     z = float(norm.ppf(0.975))
-    return {
-        "auc": auc,
-        "ctr": ctr,
-        "log_loss": log_loss(judged.score, judged.click),
+    for said, metric in metrics_of(MEASURED).items():
+        contributions = judged.contributions(metric.name)
+        found[said] = None
+        if contributions is not None:
+            found[said] = value_of(metric.name, contributions)
+            influence = influence_by_user(metric.name, contributions, judged.user)
+            found["ci95"][said] = interval(found[said], influence, z)
+    bought = 1 / (1 + np.exp(-judged.conversion_score.astype(np.float64)))
+    return found | {
         "predicted_ctr": float(judged.probability.mean()),
         "observed_ctr": float(judged.click.mean()),
-        "ece": error,
-        "calibration": bins,
-        "conversion_auc": bought_auc[0] if bought_auc else None,
+        "calibration": calibration_bins(judged.probability, judged.click),
         "predicted_conversion": float(bought.mean()),
         "observed_conversion": float(judged.conversion.mean()),
-        "ci95": {
-            "auc": interval(auc, by_user(influence, user), z),
-            "ctr": interval(ctr, earned[0] - ctr * earned[1], z, earned[1].sum()),
-            "log_loss": mean_interval(losses(judged.score, judged.click), user, z),
-            "ece": mean_interval(calibration_gaps(judged.probability, judged.click), user, z),
-            **({"conversion_auc": interval(bought_auc[0], by_user(bought_auc[1], user), z)} if bought_auc else {}),
-        },
     }
 
 
-def conversions(judged: Judged) -> tuple[float, Array] | None:
-    """`placements` of the conversions; None where nothing, or everything, converted."""
-    if not 0 < int(judged.conversion.sum()) < len(judged.conversion):
-        return None
-    return placements(judged.conversion_score, judged.conversion)
-
-
-def mean_interval(values: Array, user: Array, z: float) -> list[float]:
-    """Of a mean over rows [rows], whose users are drawn."""
-    mean = float(values.mean())
-    return interval(mean, by_user((values - mean) / len(values), user), z)
-
-
-def interval(value: float, influence: Array, z: float, total: float = 1.0) -> list[float]:
-    error = float(np.sqrt((influence**2).sum() * len(influence) / max(len(influence) - 1, 1))) / total
+def interval(value: float, influence: Array, z: float) -> list[float]:
+    error = float(np.sqrt((influence**2).sum() * len(influence) / max(len(influence) - 1, 1)))
     return [value - z * error, value + z * error]
-
-
-def earned_by_user(judged: Judged) -> tuple[float, Array]:
-    """The click-through rate of the chosen rows; clicks and requests of each user, [2, users]."""
-    rows = judged.chosen
-    number = np.unique(judged.user, return_inverse=True)[1][rows]
-    users = len(np.unique(judged.user))
-    clicks, requests = np.bincount(number, judged.click[rows], users), np.bincount(number, minlength=users)
-    return float(clicks.sum() / requests.sum()), np.stack([clicks, requests.astype(float)])
 
 
 def differences(reference: Judged, candidate: Judged, confidence: float) -> dict[str, Difference]:
     """Candidate minus reference: `auc` as it is, `ctr` as a share of the reference's (-0.005: half a percent lost)."""
-    (old_auc, old), (new_auc, new) = (placements(judged.score, judged.click) for judged in (reference, candidate))
-    (old_ctr, before), (new_ctr, after) = (earned_by_user(judged) for judged in (reference, candidate))
-    ratio = new_ctr / old_ctr
-    lost = (after[0] - ratio * before[0]) / before[0].sum()
     return {
-        "auc": linearized(new_auc - old_auc, by_user(new - old, reference.user), len(old), confidence),
-        "ctr": linearized(ratio - 1, lost, len(reference.chosen), confidence),
+        "auc": difference("auc", reference, candidate, confidence, len(reference.click)),
+        "ctr": difference("ctr", reference, candidate, confidence, len(reference.chosen)),
     }
+
+
+def difference(name: str, reference: Judged, candidate: Judged, confidence: float, n: int) -> Difference:
+    """Return the paired difference of a metric; of one that is compared as a share, in shares of the reference's."""
+    metric = METRICS[name]
+    found = [(judged, judged.contributions(name)) for judged in (reference, candidate)]
+    values, influences = [], []
+    for judged, contributions in found:
+        assert contributions is not None
+        values.append(value_of(name, contributions))
+        influences.append(influence_by_user(name, contributions, judged.user))
+    (before, after), (old, new) = values, influences
+    moved = (new - after / before * old) / before if metric.share else new - old
+    return linearized(float(metric.change(before, after)), moved, n, confidence)

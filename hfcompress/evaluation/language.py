@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.drawn import Drawn, paired_difference
+from hfcompress.evaluation.metrics import METRICS, metrics_of
 from hfcompress.evaluation.statistics import Difference
 from hfcompress.formats.runtimes.decoder import Decoder
 
@@ -44,8 +46,13 @@ class Scores:
     tokens: Array
 
     @property
+    def sums(self) -> Array:
+        """[groups, 4], as the metrics of tokens read them."""
+        return np.stack([self.nll, self.kl, self.agree, self.tokens], axis=1)
+
+    @property
     def perplexity(self) -> float:
-        return float(np.exp(self.nll.sum() / self.tokens.sum()))
+        return METRICS["perplexity"].value(self.sums, self.tokens)
 
 
 def log_probabilities(decoder: Decoder, window: ScoredWindow) -> Array:
@@ -102,55 +109,36 @@ def require_kinship(name: str, reference: str, scored: Scores, dtypes: dict[str,
         )
 
 
-def resample_weights(groups: int, resamples: int, seed: int) -> Array:
-    """How often each group is drawn, [resamples, groups]: the same draws for every model."""
-    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+def drawn(scored: Scores, resamples: int, seed: int) -> Drawn:
+    """Return a model's sums, drawn by whole groups."""
+    each = [str(i).zfill(9) for i in range(len(scored.tokens))]  # a row is a group already
+    return Drawn(scored.sums, scored.tokens, each, resamples=resamples, seed=seed)
 
 
-def drawn_perplexity(scored: Scores, weights: Array) -> Array:
-    return np.asarray(np.exp((weights @ scored.nll) / (weights @ scored.tokens)))
-
-
-def interval(values: Array) -> list[float]:
-    """Two-sided 95% percentile interval."""
-    return [float(value) for value in np.quantile(values, [0.025, 0.975])]
-
-
-def increase(reference: Scores, candidate: Scores, weights: Array, confidence: float) -> Difference:
+def increase(reference: Drawn, candidate: Drawn, confidence: float) -> Difference:
     """How much the perplexity rose, as a share of the reference's and with a minus, as a drop is counted."""
-    change = 1 - drawn_perplexity(candidate, weights) / drawn_perplexity(reference, weights)
-    lower, upper = np.quantile(change, [1 - confidence, confidence])
-    return Difference(
-        1 - candidate.perplexity / reference.perplexity,
-        float(lower),
-        float(upper),
-        float(change.std(ddof=1)),
-        confidence,
-        int(reference.tokens.sum()),
-        len(reference.tokens),
-    )
+    return paired_difference(reference, candidate, METRICS["perplexity"], confidence, int(reference.truth.sum()))
 
 
-def summary(scored: Scores, weights: Array, *, has_reference: bool) -> dict[str, Any]:
-    """Perplexity, KL (nats a token) and top-1 agreement, each with its interval; of the latter two the errors too."""
-    tokens = scored.tokens.sum()
-    found: dict[str, Any] = {
-        "perplexity": scored.perplexity,
-        "ci95": {"perplexity": interval(drawn_perplexity(scored, weights))},
-        "nll": float(scored.nll.sum() / tokens),
-        "tokens": int(tokens),
-        "kl": None,
-        "kl_se": None,
-        "agreement": None,
-        "agreement_se": None,
+def summary(found: Drawn, *, has_reference: bool) -> dict[str, Any]:
+    """Perplexity, KL (nats a token) and top-1 agreement, each with its interval; of the latter two the errors too.
+
+    Args:
+        found: see `drawn`.
+    """
+    measured = ("perplexity", "kl", "agreement") if has_reference else ("perplexity",)
+    metrics = metrics_of(measured)
+    errors = {name: float(found.values(metrics[name]).std(ddof=1)) for name in measured[1:]}
+    return {
+        **{name: found.value(metric) for name, metric in metrics.items()},
+        "ci95": {name: found.interval(metric) for name, metric in metrics.items()},
+        "nll": float(found.outputs[:, 0].sum() / found.truth.sum()),
+        "tokens": int(found.truth.sum()),
+        "kl": found.value(metrics["kl"]) if has_reference else None,
+        "kl_se": errors.get("kl"),
+        "agreement": found.value(metrics["agreement"]) if has_reference else None,
+        "agreement_se": errors.get("agreement"),
     }
-    if has_reference:
-        for name, sums in (("kl", scored.kl), ("agreement", scored.agree)):
-            drawn = (weights @ sums) / (weights @ scored.tokens)
-            found[name] = float(sums.sum() / tokens)
-            found[f"{name}_se"] = float(drawn.std(ddof=1))
-            found["ci95"][name] = interval(drawn)
-    return found
 
 
 def disagreements(said: Iterable[Array], simulated: Iterable[Array], windows: list[Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import UserError, require, require_numbers, require_threads
+from hfcompress.evaluation.again import Again
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.tabular_classification import Clicks
 
@@ -67,7 +68,7 @@ class MeasureClicks:
         write_json(
             out / "measurements.json",
             {
-                "kind": "clicks",
+                "task": task.name,
                 "n": len(log),
                 "requests": len(judged[reference].chosen),
                 "groups": len(set(log.user.tolist())),
@@ -84,6 +85,24 @@ class MeasureClicks:
             },
         )
         return {"probe": probes, "rows": len(log)}
+
+    @staticmethod
+    def again(model: Path, row: dict[str, Any], task: Clicks, *, runs: int, resamples: int) -> Again:
+        """Measure one model once more, in its runtime; intervals need no draws. See `Measuring.again`."""
+        from functools import partial
+
+        from hfcompress.architectures.click_inputs import inputs_of
+        from hfcompress.evaluation.clicks import summary
+        from hfcompress.evaluation.latency import interleaved, percentiles
+        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
+
+        log, claimed = task.data.logs["test"], row["latency_ms"]
+        every = summary(judged_of(ClickPredictor(model).judge(log), log))
+        slate = inputs_of(log.rows(slice(0, claimed["batch"])))
+        timed = partial(ClickPredictor(model, claimed["threads"]).run, slate)
+        found = percentiles(interleaved({"candidate": timed}, runs)["candidate"])["p50"]
+        asked = f"p50 latency, {claimed['batch']} items"
+        return Again(f"{len(log):,} rows", every, asked, claimed["p50"], found)
 
     def predict(self, **inputs: Any) -> "ClickShape":
         raise TypeError("MeasureClicks makes no model")
@@ -134,12 +153,12 @@ def truth(task: Clicks, log: "ClickLog") -> dict[str, float] | None:
         return None
     score = task.world.probability(log)
     judged = clicks.Judged(score, score, log.click, log.conversion, log.request, log.user)
-    return {"auc": clicks.placements(score, log.click)[0], "ctr": clicks.earned_by_user(judged)[0]}
+    return {name: judged.value(name) for name in ("auc", "ctr")}
 
 
 def cold(judged: "dict[str, Judged]", log: "ClickLog", task: Clicks) -> dict[str, Any]:
     """AUC of the rows whose item or user training never saw."""
-    from hfcompress.evaluation.clicks import placements
+    from hfcompress.evaluation.metrics.auc import placements
 
     data = task.data
     unseen = (log.item >= data.rows["item"]) | (log.user >= data.rows["user"])

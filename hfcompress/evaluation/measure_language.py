@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import require, require_numbers, require_threads
+from hfcompress.evaluation.again import Again
 from hfcompress.folders.guard import read_config
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_generation import CausalLM
@@ -61,12 +62,12 @@ class MeasureLanguage:
         for name, written in said.items():
             print(f"  test split: {name}", file=sys.stderr, flush=True)
             written.write()
-        weights = language.resample_weights(len({w.group for w in windows}), self.resamples, self.seed)
         scored = {name: language.scores(said[name], windows, said[reference]) for name in models}
+        drawn = {name: language.drawn(found, self.resamples, self.seed) for name, found in scored.items()}
         timed, probes = self._latency(models)
         rows = [
             self._row(name, folder, timed[name])
-            | {"accuracy": accuracy(language.summary(scored[name], weights, has_reference=name != reference))}
+            | {"accuracy": accuracy(language.summary(drawn[name], has_reference=name != reference))}
             for name, folder in models.items()
         ]
         for row in rows:
@@ -76,14 +77,14 @@ class MeasureLanguage:
         write_json(
             out / "measurements.json",
             {
-                "kind": "language",
+                "task": task.name,
                 "n": int(scored[reference].tokens.sum()),
                 "groups": len(scored[reference].tokens),
                 "reference": reference,
                 "models": rows,
                 "differences": {
-                    name: {"perplexity": asdict(language.increase(scored[reference], found, weights, confidence))}
-                    for name, found in scored.items()
+                    name: {"perplexity": asdict(language.increase(drawn[reference], found, confidence))}
+                    for name, found in drawn.items()
                     if name != reference
                 },
                 "runtimes": {
@@ -95,6 +96,33 @@ class MeasureLanguage:
             },
         )
         return {"probe": probes, "tokens": int(scored[reference].tokens.sum())}
+
+    @staticmethod
+    def again(model: Path, row: dict[str, Any], task: CausalLM, *, runs: int, resamples: int) -> Again:
+        """Measure the perplexity once more, in the model's own runtime, and the time of a token.
+
+        KL and agreement are against the model that it was made from, which a repository does not hold. See
+        `Measuring.again`.
+        """
+        import time
+
+        from hfcompress.architectures.models import language_tokenizer
+        from hfcompress.evaluation import language
+        from hfcompress.formats.runtimes.decoder import open_decoder
+
+        claimed = row["latency_ms"]
+        windows = task.test_windows(language_tokenizer(model))
+        decoder = open_decoder(model, claimed["threads"])
+        scored = language.scores((language.log_probabilities(decoder, window) for window in windows), windows)
+        every = language.summary(language.drawn(scored, resamples, 0), has_reference=False)
+        decoder.rewind(0)
+        logits = decoder.append([3] * min(claimed["sequence_length"] // 2, decoder.context // 2))
+        begun = time.perf_counter()
+        for _ in range(runs):
+            logits = decoder.append([int(logits[-1].argmax())])
+            decoder.rewind(decoder.length - 1)
+        each = 1e3 * (time.perf_counter() - begun) / runs
+        return Again(f"{every['tokens']:,} tokens", every, "a token", claimed["per_token"], each)
 
     def predict(self, **inputs: Any) -> "LanguageShape":
         raise TypeError("MeasureLanguage makes no model")

@@ -1,14 +1,14 @@
 """Is the small model as good? Paired differences, resampled by whole groups, and a verdict with three answers.
 
 Texts of one group (a contract, a licence) resemble each other, so that n texts are less evidence than n independent
-ones. The bootstrap therefore draws whole groups (Field and Welsh 2007, "Bootstrapping clustered data", section 3;
-Davison and Hinkley 1997, section 3.8); intervals are percentile intervals (Efron and Tibshirani 1993, chapter 13).
+ones. The bootstrap (drawn.py) therefore draws whole groups (Field and Welsh 2007, "Bootstrapping clustered data",
+section 3; Davison and Hinkley 1997, section 3.8); intervals are percentile intervals (Efron and Tibshirani 1993,
+chapter 13).
 A bootstrap knows no loss that the sample does not hold, so no bound lies nearer to the difference than what n texts
 can leave unseen.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 from scipy.stats import norm
 
 Array = np.ndarray[Any, Any]
-Metric = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -30,93 +29,6 @@ class Difference:
     confidence: float
     n: int
     groups: int
-
-
-def accuracy(confusion: Array) -> Array:
-    """Share on the diagonal of confusion matrices [..., classes (true), classes (predicted)]."""
-    total = confusion.sum(axis=(-2, -1))
-    return np.divide(np.trace(confusion, axis1=-2, axis2=-1), total, out=np.zeros(total.shape), where=total > 0)
-
-
-def class_f1(confusion: Array) -> Array:
-    """F1 of each class [..., classes]; 0 where a class is neither true nor predicted."""
-    hit = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
-    total = confusion.sum(axis=-1) + confusion.sum(axis=-2)
-    return np.divide(2 * hit, total, out=np.zeros(hit.shape), where=total > 0)
-
-
-def class_recall(confusion: Array) -> Array:
-    """Recall of each class [..., classes]."""
-    hit = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
-    total = confusion.sum(axis=-1)
-    return np.divide(hit, total, out=np.zeros(hit.shape), where=total > 0)
-
-
-def macro_f1(confusion: Array) -> Array:
-    """Mean F1 over the classes that are true or predicted at least once, as scikit-learn's."""
-    present = (confusion.sum(axis=-1) + confusion.sum(axis=-2)) > 0
-    count = present.sum(axis=-1)
-    return np.divide(class_f1(confusion).sum(axis=-1), count, out=np.zeros(count.shape), where=count > 0)
-
-
-METRICS: dict[str, Metric] = {"accuracy": accuracy, "macro_f1": macro_f1}
-
-
-def group_confusions(labels: Array, predicted: Array, groups: list[str], classes: int) -> Array:
-    """A confusion matrix for each group: [groups, classes (true), classes (predicted)], groups in sorted order."""
-    number = {group: i for i, group in enumerate(sorted(set(groups)))}
-    counts = np.zeros((len(number), classes, classes))
-    np.add.at(counts, (np.array([number[group] for group in groups]), labels, predicted), 1)
-    return counts
-
-
-def resampled(confusions: Array, resamples: int, seed: int) -> Array:
-    """Confusion matrices of `resamples` draws of whole groups with replacement: [resamples, classes, classes]."""
-    groups, classes, _ = confusions.shape
-    weights = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
-    return (weights.astype(np.float64) @ confusions.reshape(groups, -1)).reshape(resamples, classes, classes)
-
-
-def interval(confusions: Array, metric: Metric, resamples: int, seed: int) -> tuple[float, float]:
-    """Two-sided 95% percentile interval of a metric."""
-    low, high = np.quantile(metric(resampled(confusions, resamples, seed)), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def paired_difference(
-    reference: Array, candidate: Array, metric: Metric, *, confidence: float, resamples: int, seed: int
-) -> Difference:
-    """Bootstrap `metric(candidate) - metric(reference)` over the same draws of groups for both.
-
-    Args:
-        reference, candidate: `group_confusions` of the two models on the same examples.
-    """
-    draws = (resampled(reference, resamples, seed), resampled(candidate, resamples, seed))
-    return difference_of_draws(reference, candidate, draws, metric, confidence)
-
-
-def difference_of_draws(
-    reference: Array, candidate: Array, draws: tuple[Array, Array], metric: Metric, confidence: float
-) -> Difference:
-    """The same from draws that are there already, as they serve many metrics.
-
-    Args:
-        draws: `resampled` of reference and candidate with the same seed.
-    """
-    change = metric(draws[1]) - metric(draws[0])
-    lower, upper = np.quantile(change, [1 - confidence, confidence])
-    value = float(metric(candidate.sum(axis=0)) - metric(reference.sum(axis=0)))
-    n, groups = int(reference.sum()), len(reference)
-    least = unseen(n if groups > 1 else 1, confidence)  # one group is one observation: its draws are all the same
-    return Difference(
-        value,
-        max(-1.0, min(float(lower), value - least)),
-        min(1.0, max(float(upper), value + least)),
-        float(change.std(ddof=1)),
-        confidence,
-        n,
-        groups,
-    )
 
 
 def unseen(n: int, confidence: float) -> float:

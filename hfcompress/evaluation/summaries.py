@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.errors import needs
-from hfcompress.evaluation.language import interval, resample_weights
+from hfcompress.evaluation.drawn import group_weights, percentiles
 from hfcompress.evaluation.statistics import Difference
 
 Array = np.ndarray[Any, Any]
@@ -178,12 +178,12 @@ def summary(scored: list[dict[str, Any]], groups: list[str], *, resamples: int, 
 
     Returns: measure -> value; ci95: measure -> [low, high]; n, groups.
     """
-    weights = resample_weights(len(set(groups)), resamples, seed)
+    weights = group_weights(len(set(groups)), resamples, seed)
     found: dict[str, Any] = {"ci95": {}, "n": len(scored), "groups": len(set(groups))}
     for measure in MEASURES:
         sums, counts = by_group(scored, groups, measure)
         found[measure] = float(sums.sum() / counts.sum())
-        found["ci95"][measure] = interval((weights @ sums) / (weights @ counts))
+        found["ci95"][measure] = percentiles((weights @ sums) / (weights @ counts))
     return found
 
 
@@ -204,7 +204,7 @@ def paired_difference(
     """
     sums, counts = by_group(reference, groups, measure)
     change = by_group(candidate, groups, measure)[0] - sums
-    weights = resample_weights(len(counts), resamples, seed)
+    weights = group_weights(len(counts), resamples, seed)
     drawn = (weights @ change) / (weights @ counts)
     bounds = np.quantile(drawn, [1 - confidence, confidence]) if len(counts) > 1 else (-np.inf, np.inf)
     return Difference(

@@ -187,15 +187,12 @@ def predictions(run: Path, report: dict[str, Any], details: dict[str, Any]) -> d
     import numpy as np
     from safetensors.numpy import save
 
-    from hfcompress.report.pages import kind_of
-
-    if not kind_of(details).keeps_answers:
-        return {}
     if "measured" not in details:
         raise UserError(f"{run}: made by an older version; run the recipe again, finished stages are kept")
-    with np.load(
-        intact(inside(run, details["measured"], "details.json")) / "predictions.npz", allow_pickle=False
-    ) as kept:
+    file = intact(inside(run, details["measured"], "details.json")) / "predictions.npz"
+    if not file.is_file():
+        return {}
+    with np.load(file, allow_pickle=False) as kept:
         logits = np.ascontiguousarray(kept[candidate_row(report)["name"]], dtype=np.float32)
     return {PREDICTIONS: save({"logits": logits})}
 

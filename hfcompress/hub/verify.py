@@ -3,11 +3,13 @@
 import math
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.again import Again
+from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.inside import component, inside
 from hfcompress.folders.record import environment, read_json, sha256
 from hfcompress.hub.release import FOLDERS, PREDICTIONS, file_of, placed
@@ -15,10 +17,7 @@ from hfcompress.report.console import candidate_row
 from hfcompress.runs.comparison import inconsistency
 
 if TYPE_CHECKING:
-    from hfcompress.tasks.image_classification import ImageClassification
-    from hfcompress.tasks.tabular_classification import Clicks
-    from hfcompress.tasks.text_classification import TextClassification
-    from hfcompress.tasks.text_generation import CausalLM
+    from hfcompress.tasks.task import Task
 
 RUNS = 30
 RESAMPLES = 1000
@@ -26,10 +25,6 @@ RESAMPLES = 1000
 # exact on every one (saturation.py), but a float beside them may fall to either side of a level.
 SAME_LABELS = 0.995
 """Share of texts that must get the label that the run gave them."""
-SAME_VALUE = 0.001
-"""Of AUC, log-loss and the other metrics of a click model."""
-SAME_PERPLEXITY = 0.005
-"""As a share of it: 0.005 nats a token."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +41,12 @@ class Claim:
         return f"{word:11} {self.what}: claimed {self.claimed}, found {self.found}"
 
 
-def verify(
-    folder: Path, task: "TextClassification | ImageClassification | CausalLM | Clicks", data: str
-) -> list[Claim]:
+def verify(folder: Path, task: "Task", data: str) -> list[Claim]:
     """Check every claim that can be checked here.
 
     On the data that the report is about, the same files must give the same answers, but for what another processor
-    rounds otherwise (see SAME_LABELS and SAME_VALUE). On other data each metric gets an interval of its own, which
-    must have a part in common with the claimed one.
+    rounds otherwise (see SAME_LABELS and `Metric.nearness`). On other data each metric gets an interval of its own,
+    which must have a part in common with the claimed one.
 
     Args:
         folder: a repository as it was fetched; task: the data that accuracy is measured on; data: the identity of the
@@ -75,16 +68,24 @@ def verify(
         model = laid_out(folder, row, Path(work))
         same = task.identity.rpartition("@")[2] == data.rpartition("@")[2]
         measured_on = Claim("data", data, task.identity, True if same else None)
-        metric = row["accuracy"]["metric"]
-        if metric == "perplexity":
-            return [*hashes, measured_on, *language_claims(model, row, cast("CausalLM", task), same)]
-        if metric == "auc":
-            clicks = click_claims(model, row, cast("Clicks", task), same)
-            return [*hashes, measured_on, *processor_claims(model), *clicks]
-        classified = cast("TextClassification | ImageClassification", task)
-        kept = inside(folder, PREDICTIONS) if same else None
-        measured = [*accuracy_claims(model, row, classified, kept), latency_claim(model, row)]
-        return [*hashes, measured_on, *processor_claims(model), *measured]
+        again = resolve_name(task.measure).again(model, row, task, runs=RUNS, resamples=RESAMPLES)
+        kept = inside(folder, PREDICTIONS) if same and again.outputs is not None else None
+        return [
+            *hashes,
+            measured_on,
+            *processor_claims(model),
+            *(same_answers(kept, row, again.outputs, task) if kept is not None else []),
+            *figures(row, again, task, same),
+            time_claim(again.timed, again.claimed_ms, again.found_ms),
+        ]
+
+
+def figures(row: dict[str, Any], again: Again, task: "Task", same: bool) -> list[Claim]:
+    """Return each metric that was claimed with an interval and measured here."""
+    names = [name for name in row["accuracy"]["all"]["ci95"] if name in again.every["ci95"]]
+    metrics = metrics_of(task.metrics)
+    nearness = {name: metrics[name].nearness(row["accuracy"]["all"][name]) for name in names}
+    return [figure(again.counted, name, row, again.every, same, nearness[name]) for name in names]
 
 
 def hash_claim(folder: Path, place: str, name: str) -> Claim:
@@ -151,32 +152,12 @@ def figure(
     )
 
 
-def accuracy_claims(
-    model: Path, row: dict[str, Any], task: "TextClassification | ImageClassification", kept: Path | None
-) -> list[Claim]:
-    """Each metric that was claimed with an interval.
+def same_answers(kept: Path, row: dict[str, Any], logits: Any, task: Any) -> list[Claim]:
+    """The run's own logits: the claimed metrics follow from them, and the model gives their labels again.
 
     Args:
-        kept: the run's own logits, where this is its data: from them the claimed metrics must follow exactly, and the
-            labels given here must be theirs, but for a few.
+        kept: where they lie; logits: the model's here; task: a `Labelled` one.
     """
-    import numpy as np
-
-    from hfcompress.evaluation.intervals import scored
-    from hfcompress.formats.runtimes.predictor import open_predictor
-
-    predictor, data = open_predictor(model), task.data
-    if predictor.labels != data.labels:
-        raise UserError(f"the model answers {', '.join(predictor.labels)}; the data has {', '.join(data.labels)}")
-    logits, labels = predictor.logits(data.inputs("test"), task.max_length), np.array(data.label_ids("test"))
-    every = scored(logits, labels, data.labels, data.groups("test"), resamples=RESAMPLES, seed=0)
-    names = row["accuracy"]["all"]["ci95"]
-    figures = [figure(f"{len(logits):,} {data.kind}", name, row, every, kept is not None) for name in names]
-    return figures if kept is None else [*same_answers(kept, row, logits, labels, data.labels), *figures]
-
-
-def same_answers(kept: Path, row: dict[str, Any], logits: Any, labels: Any, names: list[str]) -> list[Claim]:
-    """The run's own logits: the claimed metrics follow from them, and the model gives their labels again."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -190,7 +171,7 @@ def same_answers(kept: Path, row: dict[str, Any], logits: Any, labels: Any, name
     if theirs.shape != logits.shape:
         what = f"the run's answers in {kept.name}"
         return [Claim(what, f"{len(logits):,} examples", f"{len(theirs):,} examples", False)]
-    again = evaluate_logits(theirs, labels, names)
+    again = evaluate_logits(theirs, task.truth("test"), [], task.metrics)
     equal = int((theirs.argmax(axis=1) == logits.argmax(axis=1)).sum())
     return [
         Claim(
@@ -206,73 +187,6 @@ def same_answers(kept: Path, row: dict[str, Any], logits: Any, labels: Any, name
             equal >= SAME_LABELS * len(logits),
         ),
     ]
-
-
-def click_claims(model: Path, row: dict[str, Any], task: "Clicks", same: bool) -> list[Claim]:
-    """Each metric of a click model, in plain onnxruntime, and the time of a slate."""
-    from hfcompress.architectures.click_inputs import inputs_of
-    from hfcompress.evaluation.clicks import summary
-    from hfcompress.evaluation.latency import interleaved, percentiles
-    from hfcompress.evaluation.measure_clicks import judged_of
-    from hfcompress.formats.runtimes.click_predictor import ClickPredictor
-
-    log, timed = task.data.logs["test"], row["latency_ms"]
-    every = summary(judged_of(ClickPredictor(model).judge(log), log))
-    slate = inputs_of(log.rows(slice(0, timed["batch"])))
-    times = interleaved({"candidate": partial(ClickPredictor(model, timed["threads"]).run, slate)}, RUNS)["candidate"]
-    return [
-        *(
-            figure(f"{len(log):,} rows", name, row, every, same, SAME_VALUE)
-            for name in row["accuracy"]["all"]["ci95"]
-            if name in every["ci95"]
-        ),
-        time_claim(f"p50 latency, {timed['batch']} items", timed["p50"], percentiles(times)["p50"]),
-    ]
-
-
-def language_claims(model: Path, row: dict[str, Any], task: "CausalLM", same: bool) -> list[Claim]:
-    """Perplexity, measured here in the model's own runtime, and the time of a token.
-
-    KL and agreement are against the model that it was made from, which the repository does not hold.
-    """
-    import time
-
-    from hfcompress.architectures.models import language_tokenizer
-    from hfcompress.evaluation import language
-    from hfcompress.formats.runtimes.decoder import open_decoder
-
-    timed = row["latency_ms"]
-    windows = task.test_windows(language_tokenizer(model))
-    decoder = open_decoder(model, timed["threads"])
-    scored = language.scores((language.log_probabilities(decoder, window) for window in windows), windows)
-    weights = language.resample_weights(len(scored.tokens), RESAMPLES, 0)
-    every = language.summary(scored, weights, has_reference=False)
-    decoder.rewind(0)
-    logits = decoder.append([3] * min(timed["sequence_length"] // 2, decoder.context // 2))
-    begun = time.perf_counter()
-    for _ in range(RUNS):
-        logits = decoder.append([int(logits[-1].argmax())])
-        decoder.rewind(decoder.length - 1)
-    each = 1e3 * (time.perf_counter() - begun) / RUNS
-    most = SAME_PERPLEXITY * row["accuracy"]["value"]
-    return [
-        figure(f"{every['tokens']:,} tokens", "perplexity", row, every, same, most),
-        time_claim("a token", timed["per_token"], each),
-    ]
-
-
-def latency_claim(model: Path, row: dict[str, Any]) -> Claim:
-    from hfcompress.evaluation.latency import interleaved, percentiles
-    from hfcompress.formats.runtimes.image_predictor import ImagePredictor
-    from hfcompress.formats.runtimes.predictor import open_predictor
-
-    claimed = row["latency_ms"]
-    predictor, batch, tokens = open_predictor(model, claimed["threads"]), claimed["batch"], claimed["sequence_length"]
-    image = isinstance(predictor, ImagePredictor)
-    request = predictor.request(batch) if image else predictor.request(tokens, batch)
-    times = interleaved({"candidate": partial(predictor.run, request)}, RUNS)["candidate"]
-    asked = f"{batch} images" if image else f"{tokens} tokens"
-    return time_claim(f"p50 latency, {asked}", claimed["p50"], percentiles(times)["p50"])
 
 
 def time_claim(what: str, claimed: float, found: float) -> Claim:

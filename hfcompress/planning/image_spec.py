@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hfcompress.architectures.image_layers import DEFAULTS, Layers, layers_of_config, narrowed, resized, with_defaults
 from hfcompress.architectures.layers import Layer
@@ -88,6 +88,7 @@ class Left:
 class ImageShape:
     """What `plan` knows of an image classifier."""
 
+    described_as: ClassVar[str] = "an image classifier"
     config: dict[str, Any]
     size: tuple[int, int]
     """Height and width of the images that it reads."""

@@ -213,6 +213,7 @@ class Plan:
         rollout: Planned | None = None,
     ) -> dict[str, Any]:
         """Predict all models, and hold the candidate's predictions against the budget."""
+        budget.require_drops(task)
         if isinstance(candidate.shape, LanguageShape):
             return self._compare_language(models, candidate, budget, measure)
         if self.on != HERE:
@@ -290,15 +291,10 @@ def require_kind(base: Planned, task: Any) -> None:
     Raises:
         UserError: with both kinds.
     """
-    kinds = {
-        "TextClassification": (Shape, "a text encoder"),
-        "ImageClassification": (ImageShape, "an image classifier"),
-        "CausalLM": (LanguageShape, "a causal LM"),
-    }
-    found = next((words for kind, words in kinds.values() if isinstance(base.shape, kind)), None)
-    wanted = kinds.get(type(task).__name__)
-    if found is not None and wanted is not None and found != wanted[1]:
-        raise UserError(f"--base {base.name}: it is {found}, and this recipe takes {wanted[1]}")
+    found = getattr(base.shape, "described_as", None)  # of a shape that is not known nothing is said
+    wanted = getattr(task, "takes", None)
+    if found is not None and wanted is not None and found != wanted:
+        raise UserError(f"--base {base.name}: it is {found}, and this recipe takes {wanted}")
 
 
 def require_length(base: Planned, task: Any) -> None:

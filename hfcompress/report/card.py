@@ -3,13 +3,18 @@
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hfcompress.evaluation.metrics import METRICS, metric_named, metrics_of
+from hfcompress.evaluation.metrics.metric import Metric
 from hfcompress.folders.escaping import code_span, markdown, one_line
-from hfcompress.report.console import number, outcome, sentence, threads_in_words
-from hfcompress.report.html import RARE, chain_of, ends
+from hfcompress.report.console import beside, number, outcome, sentence, threads_in_words
+from hfcompress.report.html import RARE, chain_of, ends, loading
+from hfcompress.tasks import measured_task
 
-CLASSIFIED = ("accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "ece")
+if TYPE_CHECKING:
+    from hfcompress.tasks.task import Task
+
 TEXT = """
 {warning}# {title}
 
@@ -18,11 +23,11 @@ TEXT = """
 {size} MB, {parameters} parameters at {bits} bits each; {against}. Made by the recipe `{recipe}`
 ({scale} scale) from `{reference}`.
 
-| model | format | MB | {metric} (95% interval) | macro-F1 | p50 ms | runtime | peak MB |
+| model | format | MB | {metric} (95% interval) | {other} | p50 ms | runtime | peak MB |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-{plot}Measured on {n} test texts in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.{noise}
+{plot}Measured on {n} test {unit} in {groups} groups, batch {batch}, {tokens} tokens, {threads}, {cpu}.{noise}
 
 ## The budget
 
@@ -31,45 +36,48 @@ TEXT = """
 {costs}## Use
 
 {use}
-## Which classes lost
+{classes}## Intended use and limits
+
+{purpose}; it has seen no other language or kind of text.
+{rare}It is no legal advice.
+"""
+
+CLASSES = """## Which classes lost
 
 | class | n | F1 {before} | F1 {after} | change |
 |---|---|---|---|---|
-{classes}
+{rows}
 
-## Intended use and limits
-
-Labels texts like those of its test set with one of {labels} labels; it has seen no other language or kind of text.
-Classes marked "rare" have too few test texts for a statement about them. It is no legal advice.
 """
+RARE_CLASSES = 'Classes marked "rare" have too few test texts for a statement about them. '
 
 
 FOLDER_USE = """
 ```python
-from optimum.onnxruntime import ORTModelForSequenceClassification
+from optimum.onnxruntime import {onnx_class}
 from transformers import AutoTokenizer, pipeline
 
 folder = "."  # where the model lies
 classify = pipeline(
-    "text-classification",
-    ORTModelForSequenceClassification.from_pretrained(folder),
+    "{tag}",
+    {onnx_class}.from_pretrained(folder),
     tokenizer=AutoTokenizer.from_pretrained(folder),
 )
 ```
 """
 
 ROOT_USE = """
-The transformers model at the root: `AutoModelForSequenceClassification.from_pretrained("{repository}")`.
+The transformers model at the root: `{auto_class}.from_pretrained("{repository}")`.
 """
 
 ONNX_USE = """
 ```python
-from optimum.onnxruntime import ORTModelForSequenceClassification
+from optimum.onnxruntime import {onnx_class}
 from transformers import AutoTokenizer, pipeline
 
 name = "{repository}"
-model = ORTModelForSequenceClassification.from_pretrained(name, subfolder="onnx", file_name="{file}")
-classify = pipeline("text-classification", model, tokenizer=AutoTokenizer.from_pretrained(name))
+model = {onnx_class}.from_pretrained(name, subfolder="onnx", file_name="{file}")
+classify = pipeline("{tag}", model, tokenizer=AutoTokenizer.from_pretrained(name))
 ```
 
 That is {candidate}, which the budget is about.
@@ -94,6 +102,8 @@ def render_card(
         repository: org/name, when the card is for a repository; places: each file in it, and the model it is of.
     """
     candidate, reference = ends(report, details)
+    task = measured_task(details)
+    rows = class_rows(reference, candidate)
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
     stock = "model.safetensors" in (places or {})
     threads = candidate["latency_ms"]["threads"]
@@ -109,10 +119,10 @@ def render_card(
         recipe=code_span(report["recipe"]),
         scale=markdown(report["scale"]),
         reference=code_span(reference["name"]),
-        before=markdown(reference["name"]),
-        after=markdown(candidate["name"]),
         metric=markdown(candidate["accuracy"]["metric"]),
-        rows="\n".join(map(row, report["models"])),
+        other=beside(task).label,
+        unit=task.unit,
+        rows="\n".join(row(model, beside(task)) for model in report["models"]),
         n=f"{details['n']:,}",
         groups=f"{details['groups']:,}",
         batch=candidate["latency_ms"]["batch"],
@@ -122,19 +132,26 @@ def render_card(
         noise=noise(details) + processors(details, candidate["name"]),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
-        classes="\n".join(class_rows(reference, candidate)),
+        classes=CLASSES.format(
+            before=markdown(reference["name"]), after=markdown(candidate["name"]), rows="\n".join(rows)
+        )
+        if rows
+        else "",
+        rare=RARE_CLASSES if rows else "",
+        purpose=task.purpose.format(labels=len(details["labels"])),
         plot="![size, latency and accuracy of every model](plot.svg)\n\n" if repository else "",
-        use=use(repository, places or {}, candidate["name"]) if repository else FOLDER_USE,
-        labels=len(details["labels"]),
+        use=use(repository, places or {}, candidate["name"], task)
+        if repository
+        else FOLDER_USE.format(**loading(task)),
     )
     head = metadata(
         report,
         details,
-        task="text-classification",
+        task=task.pipeline_tag,
         library="transformers" if stock else "optimum",
-        metrics=["accuracy", "f1"],
+        metrics=hub_names(task),
         tags=format_tags(candidate),
-        counts=dict.fromkeys(CLASSIFIED, details["n"]),
+        counts=dict.fromkeys(metrics_of(task.metrics), details["n"]),
     )
     return f"---\n{head}\n---\n{body}"
 
@@ -145,16 +162,18 @@ def format_tags(row: dict[str, Any]) -> list[str]:
     return ["int8"] * integer + ["onnx"] * (row["format"] == "onnx")
 
 
-def use(repository: str, places: dict[str, str], candidate: str) -> str:
+def use(repository: str, places: dict[str, str], candidate: str, task: "type[Task]") -> str:
     """How the candidate is loaded from a repository, and what else lies there."""
     file = next((place for place, name in places.items() if name == candidate and place.endswith(".onnx")), None)
     root = ROOT_USE if "model.safetensors" in places else ""
     load = (
         ""
         if file is None
-        else ONNX_USE.format(repository=repository, file=Path(file).name, candidate=markdown(candidate))
+        else ONNX_USE.format(
+            repository=repository, file=Path(file).name, candidate=markdown(candidate), **loading(task)
+        )
     )
-    return load + root.format(repository=repository) + EVIDENCE.format(repository=repository)
+    return load + root.format(repository=repository, **loading(task)) + EVIDENCE.format(repository=repository)
 
 
 def metadata(
@@ -245,12 +264,17 @@ def against(report: dict[str, Any], candidate: dict[str, Any], reference: dict[s
     return f"{smaller} and {pace} `{code_span(timed)}`{runtime}"
 
 
-def row(model: dict[str, Any]) -> str:
+def hub_names(task: "type[Task]") -> list[str]:
+    """Return what the Hub calls the metrics that a task's budget may limit."""
+    return list(dict.fromkeys(METRICS[name].hub for name in task.drops if METRICS[name].hub))
+
+
+def row(model: dict[str, Any], other: Metric) -> str:
     low, high = model["accuracy"]["ci95"]
     return (
         f"| {markdown(model['name'])} | {markdown(model['format'])} | {model['bytes'] / 1e6:.2f} | "
         f"{model['accuracy']['value']:.4f} ({low:.3f} – {high:.3f}) | "
-        f"{number(model['accuracy']['all']['macro_f1'], '.4f')} | {number(model['latency_ms']['p50'], '.2f')} | "
+        f"{number(model['accuracy']['all'][other.said], other.form)} | {number(model['latency_ms']['p50'], '.2f')} | "
         f"{markdown(model['latency_ms']['runtime'])} | {number(model['peak_rss_mb'], '.0f')} |"
     )
 
@@ -298,16 +322,14 @@ def costs_section(lines: Iterable[str]) -> str:
 
 
 def change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """What a stage did to the metric: points, or of a perplexity both values."""
-    metric, old, new = before["accuracy"]["metric"], before["accuracy"]["value"], after["accuracy"]["value"]
-    if metric == "perplexity":
-        return f"{metric} {old:.3f} to {new:.3f}"
-    return f"{100 * (new - old):+.2f} points of {markdown(metric)}"
+    """What a stage did to the metric."""
+    metric = metric_named(before["accuracy"]["metric"])
+    return metric.between(before["accuracy"]["value"], after["accuracy"]["value"])
 
 
 def class_rows(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
-    """The rows of the classes, the one that lost most first."""
-    before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
+    """The rows of the classes, the one that lost most first; none where there are no classes."""
+    before, after = (model["accuracy"]["all"].get("per_class", {}) for model in (reference, candidate))
     return [
         f"| {markdown(label)}{' (rare)' if before[label]['n'] < RARE else ''} | {before[label]['n']} | "
         f"{before[label]['f1']:.3f} | {after[label]['f1']:.3f} | {after[label]['f1'] - before[label]['f1']:+z.3f} |"

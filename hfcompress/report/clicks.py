@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import ends, template
+from hfcompress.tasks import measured_task
 
 CARD = """---
 {metadata}
@@ -137,21 +139,21 @@ def clicks_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import EVIDENCE, against, format_tags, metadata, noise, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, format_tags, hub_names, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
+    task = measured_task(details)
     rollout, threads = details.get("rollout"), candidate["latency_ms"]["threads"]
     file = next((place for place in places or {} if place.endswith(".onnx")), "")
     return CARD.format(
         metadata=metadata(
             report,
             details,
-            task="tabular-classification",
+            task=task.pipeline_tag,
             library="onnx",
-            metrics=["auc"],
+            metrics=hub_names(task),
             tags=[*format_tags(candidate), "recommendation"],
-            counts=dict.fromkeys(("auc", "log_loss", "ece", "conversion_auc"), details["n"])
-            | {"ctr": details["requests"]},
+            counts=dict.fromkeys(metrics_of(task.metrics), details["n"]) | {"ctr": details["requests"]},
         ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
         title=markdown(f"{report['recipe']}-{report['scale']}-{candidate['name']}"),

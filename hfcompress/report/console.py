@@ -2,9 +2,16 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.metrics import METRICS, metric_named
+from hfcompress.evaluation.metrics.metric import Metric
+from hfcompress.tasks import measured_task
+
+if TYPE_CHECKING:
+    from hfcompress.tasks.task import Task
 
 WIDTH = 119
 NAMES = {
@@ -31,8 +38,6 @@ UNITS = {
 }
 OUTCOMES = {"holds": "holds", "fails": "FAILS", "cannot be shown": "NOT SHOWN"}
 
-AT_THE_LIMIT = 0.05  # of what is allowed is all that is left of it
-
 
 def candidate_row(report: dict[str, Any]) -> dict[str, Any]:
     """What report.json says of the model that the verdicts are about.
@@ -49,17 +54,22 @@ def candidate_row(report: dict[str, Any]) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     """Models, then notes, then verdicts; plain text, at most 119 wide."""
-    metric = report["models"][0]["accuracy"]["metric"]
-    models = report["models"]
-    own = {"perplexity": language_rows, "auc": click_rows}
-    lines = own[metric](models) if metric in own else classifier_rows(models, metric)
+    task = measured_task(report)
+    lines = resolve_name(task.page).rows(report["models"], task)
     notes = [line for note in report["notes"] for line in textwrap.wrap(f"note: {note}", WIDTH)]
     return "\n".join([*lines, "", *notes, *verdict_lines(report)])
 
 
-def classifier_rows(models: list[dict[str, Any]], metric: str) -> list[str]:
+def beside(task: "type[Task]") -> Metric:
+    """Return the metric that stands beside the first one in short tables: the last that a budget may limit."""
+    return METRICS[task.drops[-1]]
+
+
+def labelled_rows(models: list[dict[str, Any]], task: "type[Task]") -> list[str]:
+    """Of a task with labels: its metric with an interval, and another one beside it."""
+    metric, other = models[0]["accuracy"]["metric"], beside(task)
     lines = [
-        f"{'model':22} {'format':12} {'MB':>8} {metric:>9} {'95% interval':>15} {'macro-F1':>8} {'p50 ms':>8} "
+        f"{'model':22} {'format':12} {'MB':>8} {metric:>9} {'95% interval':>15} {other.label:>8} {'p50 ms':>8} "
         f"{'runtime':12} {'peak MB':>8}"
     ]
     for model in models:
@@ -67,14 +77,14 @@ def classifier_rows(models: list[dict[str, Any]], metric: str) -> list[str]:
         low, high = accuracy["ci95"]
         lines.append(
             f"{model['name'][:22]:22} {model['format'][:12]:12} {model['bytes'] / 1e6:8.2f} {accuracy['value']:9.4f} "
-            f"{f'{low:.3f} - {high:.3f}':>15} {number(accuracy['all']['macro_f1'], '.4f'):>8} "
+            f"{f'{low:.3f} - {high:.3f}':>15} {number(accuracy['all'][other.said], other.form):>8} "
             f"{number(model['latency_ms']['p50'], '.2f'):>8} {model['latency_ms']['runtime'][:12]:12} "
             f"{number(model['peak_rss_mb'], '.0f'):>8}"
         )
     return lines
 
 
-def click_rows(models: list[dict[str, Any]]) -> list[str]:
+def click_rows(models: list[dict[str, Any]], task: "type[Task]") -> list[str]:
     """CTR is of what the model would choose, a share of clicks; predicted CTR is the mean probability."""
     lines = [
         f"{'model':26} {'format':12} {'MB':>8} {'AUC':>7} {'CTR':>8} {'log-loss':>8} {'pred. CTR':>9} {'ECE':>7} "
@@ -90,7 +100,7 @@ def click_rows(models: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def language_rows(models: list[dict[str, Any]]) -> list[str]:
+def language_rows(models: list[dict[str, Any]], task: "type[Task]") -> list[str]:
     """KL and agreement are against the reference, on the same tokens."""
     lines = [
         f"{'model':18} {'format':12} {'MB':>9} {'bits':>6} {'perplexity':>10} {'KL, nats':>9} {'top-1':>7} "
@@ -135,72 +145,12 @@ def outcome(verdict: dict[str, Any]) -> str:
 def sentence(verdict: dict[str, Any]) -> str:
     """What a verdict says, for a person."""
     if verdict["limit"].startswith("drop:"):
-        return drop_sentence(verdict)
+        return metric_named(verdict["limit"].partition(":")[2]).sentence(verdict)
     unit = UNITS[verdict["limit"]]
     against = f" {verdict['reference']}'s" if verdict["reference"] else ""
     measured = "nothing" if verdict["measured"] is None else f"{figures(verdict['measured'])}{unit}{against}"
     text = f"{NAMES[verdict['limit']]}: {measured} measured, {figures(verdict['allowed'])}{unit} allowed"
     return text + (f", {figures(verdict['predicted'])}{unit} predicted" if verdict["predicted"] is not None else "")
-
-
-def drop_sentence(verdict: dict[str, Any]) -> str:
-    metric, allowed = verdict["limit"].partition(":")[2], 100 * verdict["allowed"]
-    if metric == "perplexity":
-        return perplexity_sentence(verdict)
-    if metric == "ctr":
-        return ctr_sentence(verdict)
-    if verdict["difference"] is None:
-        return f"{metric}: no difference was measured, {allowed:g} points of drop allowed"
-    text = (
-        f"{metric}: {points(verdict['difference'])} than {verdict['reference']} (at worst "
-        f"{points(verdict['lower_bound'])}, {verdict['confidence']:.0%} confidence), "
-        f"{allowed:g} points of drop allowed: "
-    )
-    if verdict["verdict"] == "cannot be shown":
-        wanted = verdict["n_needed"]
-        more = f"some {wanted:,} would be needed" if wanted else "no number would be enough at this difference"
-        if wanted and verdict["difference"] + verdict["allowed"] < AT_THE_LIMIT * verdict["allowed"]:
-            more = "and more would hardly decide: the drop itself lies at the limit"
-        return text + f"cannot be shown with {verdict['n']:,} examples, {more}"
-    return text + verdict["verdict"]
-
-
-def perplexity_sentence(verdict: dict[str, Any]) -> str:
-    """A perplexity's rise is a share of the reference's, and is written as a drop: with a minus."""
-    allowed = f"{100 * verdict['allowed']:g}% more allowed"
-    if verdict["difference"] is None:
-        return f"perplexity: no difference was measured, {allowed}"
-    change, worst = -100 * verdict["difference"], -100 * verdict["lower_bound"]
-    text = (
-        f"perplexity: {abs(change):.2f}% {'more' if change > 0 else 'less'} than {verdict['reference']} "
-        f"(at worst {worst:+.2f}%, {verdict['confidence']:.0%} confidence), {allowed}: {verdict['verdict']}"
-    )
-    return text + needed(verdict, "tokens")
-
-
-def ctr_sentence(verdict: dict[str, Any]) -> str:
-    """A change of the click-through rate is a share of the reference's."""
-    allowed = f"{100 * verdict['allowed']:g}% of loss allowed"
-    if verdict["difference"] is None:
-        return f"ctr: no difference was measured, {allowed}"
-    text = (
-        f"ctr: {verdict['difference']:+.2%} of {verdict['reference']}'s clicks (at worst "
-        f"{verdict['lower_bound']:+.2%}, {verdict['confidence']:.0%} confidence), {allowed}: {verdict['verdict']}"
-    )
-    return text + needed(verdict, "requests")
-
-
-def needed(verdict: dict[str, Any], what: str) -> str:
-    """Of what cannot be shown: with how much, and how much might do."""
-    if verdict["verdict"] != "cannot be shown":
-        return ""
-    more = f", some {verdict['n_needed']:,} would be needed" if verdict["n_needed"] else ""
-    return f" with {verdict['n']:,} {what}{more}"
-
-
-def points(difference: float) -> str:
-    """A difference of shares in points, with its direction in words."""
-    return f"{abs(100 * difference):.2f} points {'lower' if difference < 0 else 'higher'}"
 
 
 def figures(value: float) -> str:

@@ -1,13 +1,19 @@
 """report.html: one self-contained page, made from records."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
 
+from hfcompress.evaluation.metrics import metric_named, metrics_of
+from hfcompress.evaluation.metrics.metric import Metric
 from hfcompress.folders.escaping import terminal
 from hfcompress.report import console, plots
+from hfcompress.tasks import measured_task
+
+if TYPE_CHECKING:
+    from hfcompress.tasks.task import Task
 
 RARE = 30  # texts of a class below which its figures are flagged
 
@@ -20,7 +26,7 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
     """
     candidate, reference = ends(report, details)
     chain = chain_of(records, report, candidate["name"], reference["name"])
-    before, after = (model["accuracy"]["all"]["per_class"] for model in (reference, candidate))
+    before, after = (model["accuracy"]["all"].get("per_class") for model in (reference, candidate))
     return template("report.html.j2").render(
         report=report,
         details=details,
@@ -30,11 +36,26 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         rare=RARE,
         scatter=plots.size_latency_accuracy(report["models"], candidate["name"], reference["name"]),
         waterfalls=waterfalls(chain),
-        bars=plots.class_bars(before, after, (reference["name"], candidate["name"]), RARE),
+        bars=before and after and plots.class_bars(before, after, (reference["name"], candidate["name"]), RARE),
+        metric=metric_named(candidate["accuracy"]["metric"]),
+        more=more_metrics(details, candidate["accuracy"]["metric"]),
+        task=measured_task(details),
+        loaded=loading(measured_task(details)),
         differences=details["differences"].get(candidate["name"], {}),
-        flips=details["flips"].get(candidate["name"]),
+        flips=details.get("flips", {}).get(candidate["name"]),
         predictions=prediction_errors(report),
     )
+
+
+def loading(task: "type[Task]") -> dict[str, str]:
+    """Return what the lines that load a model name: the classes of transformers and Optimum, and the pipeline."""
+    auto = str(task.auto_class)
+    return {"auto_class": auto, "onnx_class": auto.replace("AutoModel", "ORTModel"), "tag": task.pipeline_tag}
+
+
+def more_metrics(details: dict[str, Any], first: str) -> list[Metric]:
+    """Return the metrics that a page shows beside the first one."""
+    return [m for said, m in metrics_of(measured_task(details).metrics).items() if said != first and m.shown]
 
 
 def template(name: str) -> jinja2.Template:
@@ -83,11 +104,11 @@ def waterfalls(chain: list[dict[str, Any]]) -> list[str]:
         (f"{m['name']}\n({short.get(m['latency_ms']['runtime'], m['latency_ms']['runtime'])})", m["latency_ms"]["p50"])
         for m in chain
     ]
+    metric = metric_named(chain[0]["accuracy"]["metric"])
+    times, unit = (100, ", points") if metric.percent else (1, "")
     return [
         plots.waterfall(
-            [(m["name"], 100 * m["accuracy"]["value"]) for m in chain],
-            f"{chain[0]['accuracy']['metric']}, points",
-            1,
+            [(m["name"], times * m["accuracy"]["value"]) for m in chain], f"{chain[0]['accuracy']['metric']}{unit}", 1
         ),
         plots.waterfall([(m["name"], m["bytes"] / 1e6) for m in chain], "size, MB", 2),
         plots.waterfall(timed, "p50 latency, ms", 1),

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends, prediction_errors, template, waterfalls
+from hfcompress.tasks import measured_task
 
 SHOWN_CLASSES = 30  # of a data set with more, those that lost most
 CARD = """---
@@ -202,12 +204,12 @@ def images_card(
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
     from hfcompress.report.card import (
-        CLASSIFIED,
         EVIDENCE,
         against,
         class_rows,
         costs,
         format_tags,
+        hub_names,
         metadata,
         noise,
         processors,
@@ -215,6 +217,7 @@ def images_card(
     )
 
     candidate, reference = ends(report, details)
+    task = measured_task(details)
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
     threads = candidate["latency_ms"]["threads"]
     file = next((p for p, name in (places or {}).items() if name == candidate["name"] and p.endswith(".onnx")), None)
@@ -224,11 +227,11 @@ def images_card(
         metadata=metadata(
             report,
             details,
-            task="image-classification",
+            task=task.pipeline_tag,
             library=LIBRARIES[candidate["format"]],
-            metrics=["accuracy", "f1"],
+            metrics=hub_names(task),
             tags=[*format_tags(candidate), "vision"],
-            counts=dict.fromkeys(CLASSIFIED, details["n"]),
+            counts=dict.fromkeys(metrics_of(task.metrics), details["n"]),
         ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
         title=markdown(title),

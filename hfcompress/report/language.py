@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import chain_of, ends, template
+from hfcompress.tasks import measured_task
 
 CARD = """---
 {metadata}
@@ -112,19 +114,20 @@ def language_card(
     Args:
         repository: org/name, when the card is for the Hub; places: what lies there, with the name of its model.
     """
-    from hfcompress.report.card import EVIDENCE, against, costs, metadata, noise, verdict_line
+    from hfcompress.report.card import EVIDENCE, against, costs, hub_names, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
+    task = measured_task(details)
     tokens, threads = candidate["accuracy"]["all"]["tokens"], candidate["latency_ms"]["threads"]
     return CARD.format(
         metadata=metadata(
             report,
             details,
-            task="text-generation",
+            task=task.pipeline_tag,
             library="onnxruntime-genai" if candidate["format"] == "onnx-genai" else "transformers",
-            metrics=["perplexity"],
+            metrics=hub_names(task),
             tags=[*sorted({"onnx"} & {candidate["format"].partition("-")[0]}), "4-bit"],
-            counts=dict.fromkeys(("perplexity", "kl", "agreement"), tokens),
+            counts=dict.fromkeys(metrics_of(task.metrics), tokens),
         ),
         warning="" if report["ok"] else "**The budget does not hold.**\n\n",
         title=markdown(f"{report['recipe']}-{report['scale']}-{candidate['name']}"),

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from hfcompress.errors import EXTRAS, has
+from hfcompress.evaluation.metrics import metric_named
 from hfcompress.folders.escaping import one_line, terminal
 
 if has("matplotlib"):  # else a report is written without plots
@@ -63,7 +64,9 @@ def plot(draw: Callable[P, str]) -> Callable[P, str]:
 def size_latency_accuracy(models: list[dict[str, Any]], candidate: str, reference: str) -> str:
     """Size (log) against accuracy, or perplexity, with its interval; the area of a dot is the latency."""
     metric = models[0]["accuracy"]["metric"]
-    unit, scale = (", lower is better", 1) if metric == "perplexity" else (", %", 100)
+    shown = metric_named(metric)
+    scale = 100 if shown.percent else 1
+    unit = ", %" if shown.percent else "" if shown.larger_is_better else ", lower is better"
     slowest = max(model["latency_ms"]["p50"] or 0 for model in models) or 1
     dots = []
     with matplotlib.rc_context(STYLE):

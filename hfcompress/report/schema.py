@@ -119,6 +119,8 @@ class Report(TypedDict):
     """report.json of a run."""
 
     schema_version: int
+    task: NotRequired[str]
+    """The row of `hfcompress.tasks.TASKS` that was measured; runs of earlier versions do not say it."""
     recipe: str
     scale: str
     created: str

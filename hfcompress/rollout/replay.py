@@ -9,7 +9,8 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.evaluation import latency
-from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_difference
+from hfcompress.evaluation.drawn import Drawn, paired_difference
+from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.rollout import counterfactual
 from hfcompress.rollout.sequential import require_numeric
 from hfcompress.rollout.traffic import Event
@@ -22,6 +23,7 @@ TIMED = 50  # requests
 ROUNDS = 3
 SHOWN = 10
 RESAMPLES = 4000
+COMPARED = ("accuracy", "macro_f1")  # of answers whose true labels are known
 CONFIDENCE = 0.95
 
 
@@ -94,17 +96,17 @@ def against_truth(replayed: Replayed) -> dict[str, Any]:
         return {}
     truth = np.array([number[replayed.events[i].outcome["label"]] for i in known])
     groups = replayed.groups()
+    of_known = [groups[i] for i in known]
     before, after = (
-        group_confusions(truth, answers[known], [groups[i] for i in known], len(number))
-        for answers in (replayed.old, replayed.new)
+        Drawn(answers[known], truth, of_known, resamples=RESAMPLES, seed=0) for answers in (replayed.old, replayed.new)
     )
     return {
         name: {
-            "old": float(metric(before.sum(axis=0))),
-            "new": float(metric(after.sum(axis=0))),
-            **asdict(paired_difference(before, after, metric, confidence=CONFIDENCE, resamples=RESAMPLES, seed=0)),
+            "old": before.value(metric),
+            "new": after.value(metric),
+            **asdict(paired_difference(before, after, metric, CONFIDENCE)),
         }
-        for name, metric in METRICS.items()
+        for name, metric in metrics_of(COMPARED).items()
     }
 
 

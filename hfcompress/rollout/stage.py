@@ -141,7 +141,7 @@ def ab_events(log: "ClickLog", logits: dict[str, Any], salt: str) -> list[Event]
     """
     import numpy as np
 
-    from hfcompress.evaluation.clicks import chosen_rows
+    from hfcompress.evaluation.metrics.ctr import chosen_rows
     from hfcompress.rollout.traffic import assigned
 
     users, place = np.unique(log.user, return_inverse=True)

@@ -23,13 +23,14 @@ from hfcompress.budget import (
     verdicts,
 )
 from hfcompress.errors import UserError
+from hfcompress.evaluation.metrics import metric_named
 from hfcompress.folders.escaping import one_line
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import Record, read_json, sha256, write_json
-from hfcompress.report.pages import kind_of
 from hfcompress.report.schema import Environment, Report, VerdictRow
 from hfcompress.runs.lock import LOCK
 from hfcompress.stage import Artifact
+from hfcompress.tasks import measured_task
 
 COMPARISON = "comparison.json"
 BUDGETS = {kind.__name__: kind for kind in (Budget, ClickBudget, EmbeddingBudget, ImageBudget, LanguageBudget)}
@@ -155,6 +156,7 @@ class Comparison:
         ]
         return {
             "schema_version": 1,
+            "task": measured_task(details).name,
             "recipe": self.recipe,
             "scale": self.scale,
             "created": self.created,
@@ -304,10 +306,11 @@ def baseline_notes(details: dict[str, Any]) -> list[str]:
     formats = {row["name"]: row["format"] for row in details["models"]}
     baseline = next((name for name, kind in formats.items() if kind == "baseline"), None)
     reference = details.get("reference")
-    if baseline is None or reference not in values or values[baseline] < values[reference]:
+    metric = metric_named(details["models"][0]["accuracy"]["metric"])
+    if baseline is None or reference not in values or metric.change(values[reference], values[baseline]) < 0:
         return []
     word = "as good as" if values[baseline] == values[reference] else "better than"
-    sentence = kind_of(details).baseline
+    sentence = measured_task(details).baseline_note
     return [
         sentence.format(
             name=baseline,

@@ -23,7 +23,7 @@ from hfcompress.stage import model_format
 from hfcompress.tasks.vocabulary import TOKENIZER_FILES
 
 if TYPE_CHECKING:
-    from hfcompress.tasks.image_classification import ImageClassification
+    from hfcompress.tasks.task import Task
 
 COMPANIONS = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
 CALIBRATION, COMPARED = 64, 300  # images
@@ -266,8 +266,8 @@ def evenly(count: int, most: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(most, count)).round()]
 
 
-def task_images(task: "ImageClassification") -> Images:
-    """Training images of a task, evenly over all."""
+def task_images(task: "Task") -> Images:
+    """Training images of a task that `has_images`, evenly over all."""
 
     def read(model: Path, most: int) -> Array:
         from hfcompress.architectures.models import load_image_processor

@@ -20,10 +20,7 @@ from hfcompress.stage import Artifact, Stage, content_key, snake_case, with_opti
 if TYPE_CHECKING:
     from hfcompress.architectures.decoder_spec import LanguageShape
     from hfcompress.architectures.encoder_spec import Shape
-    from hfcompress.tasks.image_classification import ImageClassification
-    from hfcompress.tasks.tabular_classification import Clicks
-    from hfcompress.tasks.text_classification import TextClassification
-    from hfcompress.tasks.text_generation import CausalLM
+    from hfcompress.tasks.task import Task
 
 
 class Run:
@@ -147,7 +144,7 @@ class Run:
         reference: Artifact,
         candidate: Artifact,
         budget: Budget,
-        task: "TextClassification | ImageClassification | CausalLM | Clicks",
+        task: "Task",
         measure: Stage,
         latency_reference: Artifact | None = None,
         deliver: tuple[Artifact, ...] = (),

@@ -13,11 +13,13 @@ from hfcompress.tasks.columns import check_columns, groups_of
 from hfcompress.tasks.examples import check_cells, labels_of
 from hfcompress.tasks.find_splits import SPLITS, listed, say
 from hfcompress.tasks.hold_out import ALL, require_classes, sample_of, splits_of_one, validation_rows
+from hfcompress.tasks.image_data import Examples as ImageExamples
 from hfcompress.tasks.image_data import ImageData, decode
 from hfcompress.tasks.image_folders import class_folders, is_class_folders
 from hfcompress.tasks.labels import Classes, classes_of, marks_of_missing
 from hfcompress.tasks.overlap import Keys, Overlap, checked
-from hfcompress.tasks.splits import names_repository, read_splits
+from hfcompress.tasks.splits import read_splits
+from hfcompress.tasks.task import Labelled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,11 +30,24 @@ TEST, VALIDATION = 0.3, 0.1  # of the digits
 
 
 @dataclass(frozen=True)
-class ImageClassification:
+class ImageClassification(Labelled):
     """One label an image."""
 
     version: ClassVar[int] = 1
-    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
+    name: ClassVar[str] = "image-classification"
+    pipeline_tag: ClassVar[str] = "image-classification"
+    auto_class: ClassVar[str | None] = "AutoModelForImageClassification"
+    takes: ClassVar[str] = "an image classifier"
+    unit: ClassVar[str] = "images"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "ece")
+    drops: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    purpose: ClassVar[str] = "Labels images like those of its test set with one of {labels} labels"
+    measure: ClassVar[str] = "hfcompress.evaluation.measure_images:MeasureImages"
+    budget: ClassVar[str] = "ImageBudget"
+    page: ClassVar[str] = "hfcompress.report.pages:IMAGES"
+    has_images: ClassVar[bool] = True
+    varied: ClassVar[bool] = True
+
     dataset: str = DIGITS
     """digits (embedded: scikit-learn's, 8x8), a Hub id (org/name or org/name@revision), a folder of parquet files
     named after their split, a folder SPLIT/CLASS/image.jpg, or CLASS/image.jpg (split by a hash of each image)."""
@@ -68,15 +83,14 @@ class ImageClassification:
         """What stands for this task in a stage's key."""
         return {"data": self.data.fingerprint, "metric": self.metric}
 
-    @property
-    def identity(self) -> str:
-        """The data set's name and a hash of its images, as a record names it: never a path of this machine."""
-        return f"{Path(self.dataset).name}@{self.data.fingerprint[:16]}"
+    def encode(self, processor: Any, split: str) -> ImageExamples:
+        return self.data.examples(processor, split)
 
-    @property
-    def on_hub(self) -> bool:
-        """Whether the data set's name is a Hub id."""
-        return names_repository(self.dataset)
+    def padded_by(self, processor: Any) -> None:
+        return None
+
+    def excerpts(self, split: str) -> list[str]:
+        return [f"{split} image {i}" for i in range(len(self.data.splits[split]))]
 
     @property
     def known_labels(self) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
 from hfcompress.tasks.image_input import decode as decode
@@ -108,8 +108,6 @@ class ImageData:
     fingerprint: str
     skipped: dict[str, int]
     """Split -> images that could not be decoded and were left out."""
-
-    kind: ClassVar[str] = "images"
 
     def images(self, split: str) -> Images:
         return Images(self.splits[split])

@@ -14,7 +14,7 @@ from hfcompress.errors import UserError, require_numbers
 from hfcompress.folders.memory import require_machine_memory
 from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
 from hfcompress.tasks.hub_data import told_of_dataset
-from hfcompress.tasks.splits import names_repository
+from hfcompress.tasks.task import Task
 
 GENERATED = "generated"
 ID_BYTES, ROW_BYTES = 200, 48  # of an id's truth and a row's columns in the generated log, about
@@ -40,11 +40,28 @@ class ClickData:
 
 
 @dataclass(frozen=True)
-class Clicks:
+class Clicks(Task):
     """Will this be clicked? The generated log, or any with its columns."""
 
     version: ClassVar[int] = 1
-    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
+    name: ClassVar[str] = "tabular-classification"
+    pipeline_tag: ClassVar[str] = "tabular-classification"
+    auto_class: ClassVar[str | None] = None
+    takes: ClassVar[str] = "a click model"
+    unit: ClassVar[str] = "rows"
+    metrics: ClassVar[tuple[str, ...]] = ("auc", "log_loss", "click_ece", "conversion_auc", "ctr")
+    drops: ClassVar[tuple[str, ...]] = ("auc", "ctr")
+    purpose: ClassVar[str] = "Ranks the items of a slate and says how likely a click and a conversion are"
+    measure: ClassVar[str] = "hfcompress.evaluation.measure_clicks:MeasureClicks"
+    budget: ClassVar[str] = "ClickBudget"
+    page: ClassVar[str] = "hfcompress.report.pages:CLICKS"
+    metric: ClassVar[str] = "auc"
+    max_length: ClassVar[int] = 1
+    baseline_note: ClassVar[str] = (
+        "The baseline {name} (a number an item, AUC {value:.4f}) is {word} the {reference} ({of_reference:.4f}): no "
+        "embeddings may be needed at all."
+    )
+
     dataset: str = GENERATED
     """generated, or a folder or Hub id (org/name or org/name@revision) with train.parquet, validation.parquet,
     test.parquet (and live.parquet for the A/B test); columns: time (days), request, user, item, category, context
@@ -58,8 +75,6 @@ class Clicks:
     slate: int = 4
     """Items a request."""
     seed: int = 0
-
-    max_length = 1  # what a Run writes of texts
 
     def __post_init__(self) -> None:
         require_numbers(self)
@@ -89,11 +104,6 @@ class Clicks:
         if self.dataset == GENERATED:
             return generated(self)
         return read_logs(fetched(self.dataset) if self.on_hub else Path(self.dataset).expanduser())
-
-    @property
-    def on_hub(self) -> bool:
-        """Whether the data set's name is a Hub id."""
-        return names_repository(self.dataset)
 
     @property
     def identity(self) -> str:

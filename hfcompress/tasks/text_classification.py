@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import UserError
@@ -15,12 +14,16 @@ from hfcompress.tasks.find_splits import SPLITS
 from hfcompress.tasks.hold_out import require_classes, sample_of
 from hfcompress.tasks.labels import Classes, classes_of
 from hfcompress.tasks.overlap import Overlap
-from hfcompress.tasks.splits import EMBEDDED, names_repository, read_splits
+from hfcompress.tasks.splits import EMBEDDED, read_splits
+from hfcompress.tasks.task import Labelled
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerBase
 
+    from hfcompress.tasks.linear import Baseline
+
+EXCERPT = 160  # characters of a text that a report shows
 LEAST_TOKENS = 3  # of a text: one between [CLS] and [SEP]
 
 
@@ -33,8 +36,6 @@ class TextData:
     fingerprint: str
     notes: tuple[str, ...] = ()
     """What a reader of the report must know of the data: rows left out, near-duplicates across splits."""
-
-    kind: ClassVar[str] = "texts"
 
     def texts(self, split: str) -> list[str]:
         return column(self.splits[split], "text")
@@ -74,11 +75,25 @@ def encoded(
 
 
 @dataclass(frozen=True)
-class TextClassification:
+class TextClassification(Labelled):
     """One label a text."""
 
     version: ClassVar[int] = 1
-    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
+    name: ClassVar[str] = "text-classification"
+    pipeline_tag: ClassVar[str] = "text-classification"
+    auto_class: ClassVar[str | None] = "AutoModelForSequenceClassification"
+    takes: ClassVar[str] = "a text encoder"
+    unit: ClassVar[str] = "texts"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "ece")
+    drops: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    purpose: ClassVar[str] = "Labels texts like those of its test set with one of {labels} labels"
+    measure: ClassVar[str] = "hfcompress.evaluation.measure:Measure"
+    page: ClassVar[str] = "hfcompress.report.pages:TEXTS"
+    baseline_note: ClassVar[str] = (
+        "On this data the linear baseline ({name}, {value:.3f}) is {word} the {reference} ({of_reference:.3f}): a "
+        "TF-IDF model may be all you need."
+    )
+
     dataset: str = EMBEDDED
     """licence-review (embedded), a Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow
     files named after their split, or one such file, which is split by a hash of its groups."""
@@ -118,15 +133,21 @@ class TextClassification:
         """What stands for this task in a stage's key: the columns and a hash of the data itself."""
         return {"data": self.data.fingerprint, "max_length": self.max_length, "metric": self.metric}
 
-    @property
-    def identity(self) -> str:
-        """The data set's name and a hash of its texts, as a record names it: never a path of this machine."""
-        return f"{Path(self.dataset).name}@{self.data.fingerprint[:16]}"
+    def encode(self, processor: Any, split: str) -> "Dataset":
+        return self.data.encode(processor, self.max_length, split)
 
-    @property
-    def on_hub(self) -> bool:
-        """Whether the data set's name is a Hub id."""
-        return names_repository(self.dataset)
+    def padded_by(self, processor: Any) -> "PreTrainedTokenizerBase | None":
+        tokenizer: PreTrainedTokenizerBase = processor
+        return tokenizer
+
+    def excerpts(self, split: str) -> list[str]:
+        return [text[:EXCERPT] for text in self.data.texts(split)]
+
+    def baseline(self) -> "Baseline | None":
+        from hfcompress.tasks.linear import TfidfSvm, fit
+
+        pipeline = fit(self.data.texts("train"), self.data.label_ids("train"))
+        return TfidfSvm(pipeline, len(self.data.labels))
 
     @cached_property
     def data(self) -> TextData:

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +13,8 @@ from hfcompress.tasks.columns import check_columns, check_texts, groups_of
 from hfcompress.tasks.documents import documents_apart
 from hfcompress.tasks.find_splits import say
 from hfcompress.tasks.overlap import Overlap
-from hfcompress.tasks.splits import EMBEDDED, names_repository, read_splits
+from hfcompress.tasks.splits import EMBEDDED, read_splits
+from hfcompress.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,11 +44,23 @@ class LanguageData:
 
 
 @dataclass(frozen=True)
-class CausalLM:
+class CausalLM(Task):
     """The next token, on texts."""
 
     version: ClassVar[int] = 1
-    """Raised by one when the same data is read or encoded in another way than before: part of every key."""
+    name: ClassVar[str] = "text-generation"
+    pipeline_tag: ClassVar[str] = "text-generation"
+    auto_class: ClassVar[str | None] = "AutoModelForCausalLM"
+    takes: ClassVar[str] = "a causal LM"
+    unit: ClassVar[str] = "tokens"
+    metrics: ClassVar[tuple[str, ...]] = ("perplexity", "kl", "agreement")
+    drops: ClassVar[tuple[str, ...]] = ("perplexity",)
+    purpose: ClassVar[str] = "Writes on where a text ends"
+    measure: ClassVar[str] = "hfcompress.evaluation.measure_language:MeasureLanguage"
+    budget: ClassVar[str] = "LanguageBudget"
+    page: ClassVar[str] = "hfcompress.report.pages:LANGUAGE"
+    metric: ClassVar[str] = "perplexity"
+
     dataset: str = EMBEDDED
     """licence-review (embedded), a Hub id (org/name or org/name@revision), a folder of parquet, json, csv or arrow
     files named after their split, or one such file, which is split by a hash of its groups."""
@@ -99,16 +111,6 @@ class CausalLM:
             "calibration_windows": self.calibration_windows,
             "test_tokens": self.test_tokens,
         }
-
-    @property
-    def identity(self) -> str:
-        """The data set's name and a hash of its texts, as a record names it: never a path of this machine."""
-        return f"{Path(self.dataset).name}@{self.data.fingerprint[:16]}"
-
-    @property
-    def on_hub(self) -> bool:
-        """Whether the data set's name is a Hub id."""
-        return names_repository(self.dataset)
 
     @property
     def max_length(self) -> int:

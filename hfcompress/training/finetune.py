@@ -62,7 +62,7 @@ class Finetune(TrainTexts):
             self,
             data.encode(tokenizer, task.max_length, "train"),
             data.encode(tokenizer, task.max_length, "validation"),
-            compute_metrics=trainer_metrics,
+            compute_metrics=trainer_metrics(task),
             best_metric=task.metric,
             loss=self.loss(data.groups("train")) if self.group_balance else None,
         )

@@ -58,7 +58,7 @@ class FinetuneImages(TrainImages):
             self,
             data.examples(processor, "train", self.augment),
             data.examples(processor, "validation"),
-            compute_metrics=trainer_metrics,
+            compute_metrics=trainer_metrics(task),
             best_metric=task.metric,
         )
         save(network, processor, out)

@@ -10,8 +10,7 @@ from hfcompress.training.teacher_outputs import Wanted, forward
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hfcompress.tasks.image_classification import ImageClassification
-    from hfcompress.tasks.text_classification import TextClassification
+    from hfcompress.tasks.task import Task
     from hfcompress.training.teacher_outputs import Teacher
     from hfcompress.training.trainer import Loss
 
@@ -61,29 +60,28 @@ def taught_by(
     options: Any,
     work: Path,
     model: Path,
-    task: "TextClassification | ImageClassification",
+    task: "Task",
     data: Any,
     states_weight: float = 0.0,
 ) -> "Loss":
-    """`label_loss` with a teacher's folder: a text teacher's outputs are kept on disk, an image teacher, which is to
-    see the varied images, runs along.
+    """`label_loss` with a teacher's folder: its outputs are kept on disk, but where examples are varied anew in each
+    epoch, which it is to see: there it runs along.
 
     Args:
         options: the stage: temperature, logits_weight, hard_weight, label_smoothing_factor, cache and bf16 are read.
         work: the stage's folder for what survives a kill.
         model: the folder of what is taught.
-        data: the training examples; of texts, rows in the order that the batches' `index` counts in.
-        states_weight: of an image teacher's states.
+        data: the training examples; rows in the order that the batches' `index` counts in.
+        states_weight: of the states of a teacher that runs along.
 
     Raises:
         UserError: the teacher reads or answers something else (see `require_same_task`).
     """
-    from hfcompress.tasks.image_classification import ImageClassification
     from hfcompress.training.teacher_outputs import LiveTeacher, require_same_task, teacher_outputs
 
     require_same_task(model, teacher)
     outputs: Any
-    if isinstance(task, ImageClassification):
+    if task.varied:
         outputs = LiveTeacher(teacher, Wanted(states=bool(states_weight)), options.bf16)
     else:
         outputs = teacher_outputs(work, teacher, data, Wanted(), cache=options.cache, bf16=options.bf16)

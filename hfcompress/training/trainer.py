@@ -460,9 +460,11 @@ def _progress_bar() -> Any:
     """The Trainer's bar with the numbers at its end: standard output is for data."""
     from transformers.trainer_callback import ProgressCallback
 
+    from hfcompress.evaluation.metrics import METRICS
+
     class Bar(ProgressCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            names = ("loss", "eval_accuracy", "eval_macro_f1")
+            names = ("loss", *(f"eval_{metric}" for metric in METRICS))
             if self.training_bar is not None and logs:
                 self.training_bar.set_postfix({name: f"{logs[name]:.4f}" for name in names if name in logs})
 

@@ -15,6 +15,8 @@ from hfcompress.errors import UserError
 from hfcompress.evaluation import clicks
 from hfcompress.evaluation.clicks import Judged
 from hfcompress.evaluation.item_rates import item_rates, rate_scores
+from hfcompress.evaluation.metrics.auc import placements
+from hfcompress.evaluation.metrics.ctr import chosen_rows
 from hfcompress.report.console import sentence
 from hfcompress.rollout.stage import ab_events, request_lines
 from hfcompress.tasks.click_log import CONTEXTS, ClickLog, World
@@ -126,15 +128,15 @@ def test_auc_and_log_loss_are_scikit_learns(log: ClickLog) -> None:
     one = noisy(log, 0.5)
     rounded = judged(log, np.round(one.score, 1))  # with ties
     for judge in (one, rounded):
-        auc, influence = clicks.placements(judge.score, log.click)
-        assert auc == pytest.approx(roc_auc_score(log.click, judge.score))
+        auc, influence = placements(judge.score, log.click)
+        assert auc == pytest.approx(roc_auc_score(log.click, judge.score)) == judge.value("auc")
         assert influence.sum() == pytest.approx(0, abs=1e-12)
-    assert clicks.log_loss(one.score, log.click) == pytest.approx(log_loss(log.click, one.probability))
+    assert one.value("log_loss") == pytest.approx(log_loss(log.click, one.probability))
 
 
 def test_the_choice_of_a_request_is_its_highest_score() -> None:
     request, score = np.array([5, 5, 5, 2, 2, 9]), np.array([0.1, 0.9, 0.9, -1.0, -2.0, 0.0])
-    assert clicks.chosen_rows(request, score).tolist() == [1, 3, 5]
+    assert chosen_rows(request, score).tolist() == [1, 3, 5]
 
 
 def test_intervals_are_those_of_a_bootstrap_over_users(log: ClickLog) -> None:

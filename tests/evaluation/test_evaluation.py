@@ -40,15 +40,15 @@ def test_a_class_that_is_never_seen_counts_nothing() -> None:
 def test_calibration_error_by_hand() -> None:
     """Two examples sure at 0.9, one of them right: |0.5 - 0.9|; two at 0.6, both right: |1 - 0.6|."""
     probabilities = [[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]]
-    found = load_metric("calibration_error").compute(predictions=probabilities, references=[0, 1, 1, 1])
+    found = load_metric("ece").compute(predictions=probabilities, references=[0, 1, 1, 1])
     assert found["ece"] == pytest.approx(0.4)
 
 
 def test_recall_at_90_precision_by_hand() -> None:
     """Class 1: the two surest are right, the third is wrong: two of three found while all are right."""
     p = [0.9, 0.8, 0.7, 0.6, 0.1]
-    found = load_metric("recall_at_precision").compute(
-        predictions=[[1 - x, x] for x in p], references=[1, 1, 0, 1, 0], precision=0.9
+    found = load_metric("recall_at_90_precision").compute(
+        predictions=[[1 - x, x] for x in p], references=[1, 1, 0, 1, 0]
     )
     assert found["recall_at_90_precision"] == pytest.approx((2 / 3 + 1 / 2) / 2)
 

@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     formats = {"lm": "transformers", "packed": "surgery", "onnx": "onnx-genai", "transformers": "transformers"}
     rows = [{"name": name, "path": name, "format": kind} for name, kind in formats.items()]
     (folder / "report.json").write_text(json.dumps({"models": rows}))
-    (folder / "details.json").write_text(json.dumps({"kind": "language"}))
+    (folder / "details.json").write_text(json.dumps({"task": "text-generation"}))
     return folder
 
 

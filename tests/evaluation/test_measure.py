@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hfcompress.errors import UserError
-from hfcompress.evaluation.measure import BASELINE, Measure
+from hfcompress.evaluation.measure import Measure
 from hfcompress.evaluation.statistics import Difference, n_needed, verdict
+from hfcompress.tasks.linear import TfidfSvm
 from hfcompress.tasks.text_classification import TextClassification
 
 QUICK = Measure(sequence_length=16, runs=4, resamples=200)
@@ -55,7 +56,7 @@ def test_every_model_and_the_baseline_have_a_row_with_reports_names(found: dict[
         "teacher": "transformers",
         "teacher-onnx": "onnx",
         "broken": "transformers",
-        BASELINE: "baseline",
+        TfidfSvm.name: "baseline",
     }
     for model in found["models"]:
         assert set(model["accuracy"]) == {"metric", "value", "ci95", "n", "all"}
@@ -72,7 +73,7 @@ def test_every_model_and_the_baseline_have_a_row_with_reports_names(found: dict[
 
 def test_nothing_in_it_is_nan(found: dict[str, Any]) -> None:
     json.dumps(found, allow_nan=False)
-    assert row(found, BASELINE)["accuracy"]["all"]["ece"] is None
+    assert row(found, TfidfSvm.name)["accuracy"]["all"]["ece"] is None
     assert row(found, "teacher")["accuracy"]["all"]["ece"] is not None
 
 
@@ -99,7 +100,7 @@ def test_ninety_texts_do_not_show_a_drop_of_a_point(found: dict[str, Any]) -> No
 
 def test_the_logits_kept_are_those_that_were_counted(out: Path, found: dict[str, Any]) -> None:
     with np.load(out / "predictions.npz") as kept:
-        assert set(kept) == {"labels", "groups", "teacher", "teacher-onnx", "broken", BASELINE}
+        assert set(kept) == {"labels", "groups", "teacher", "teacher-onnx", "broken", TfidfSvm.name}
         right = (kept["teacher"].argmax(axis=1) == kept["labels"]).mean()
         assert len(set(kept["groups"].tolist())) == found["groups"]
     assert row(found, "teacher")["accuracy"]["value"] == pytest.approx(right)

@@ -5,22 +5,17 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from hfcompress.evaluation import statistics as st
-from hfcompress.evaluation.statistics import (
-    METRICS,
-    Difference,
-    group_confusions,
-    n_needed,
-    paired_difference,
-    verdict,
-)
+from hfcompress.evaluation.drawn import Drawn, paired_difference
+from hfcompress.evaluation.metrics import METRICS
+from hfcompress.evaluation.metrics.confusion import class_recall
+from hfcompress.evaluation.statistics import Difference, n_needed, verdict
 
 RNG = np.random.default_rng(0)
-SETTINGS = {"confidence": 0.95, "resamples": 2000, "seed": 0}
+ACCURACY, MACRO_F1 = METRICS["accuracy"], METRICS["macro_f1"]
 
 
-def confusions(labels: np.ndarray, predicted: np.ndarray, groups: list[str], classes: int = 3) -> np.ndarray:
-    return group_confusions(labels, predicted, groups, classes)
+def drawn(labels: np.ndarray, predicted: np.ndarray, groups: list[str], resamples: int = 2000, seed: int = 0) -> Drawn:
+    return Drawn(predicted, labels, groups, resamples=resamples, seed=seed)
 
 
 def singles(n: int) -> list[str]:
@@ -29,23 +24,23 @@ def singles(n: int) -> list[str]:
 
 def test_metrics_of_confusion_matrices_are_scikit_learns() -> None:
     labels, predicted = RNG.integers(0, 4, 300), RNG.integers(0, 5, 300)
-    matrix = confusions(labels, predicted, singles(300), 6).sum(axis=0)
-    assert st.accuracy(matrix) == pytest.approx(accuracy_score(labels, predicted))
-    assert st.macro_f1(matrix) == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
-    assert st.class_recall(matrix)[:4] == pytest.approx(recall_score(labels, predicted, average=None, labels=range(4)))
+    found = drawn(labels, predicted, singles(300))
+    assert found.value(ACCURACY) == pytest.approx(accuracy_score(labels, predicted))
+    assert found.value(MACRO_F1) == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+    matrix = found.sums(ACCURACY).sum(axis=0)
+    assert class_recall(matrix)[:4] == pytest.approx(recall_score(labels, predicted, average=None, labels=range(4)))
 
 
 def test_a_draw_is_of_whole_groups() -> None:
     groups = ["a"] * 5 + ["b"] * 3
-    counts = confusions(np.zeros(8, int), np.zeros(8, int), groups, 2)
-    drawn = st.resampled(counts, 200, seed=1)[:, 0, 0]
-    assert set(drawn) == {6, 8, 10}
+    weights = drawn(np.zeros(8, int), np.zeros(8, int), groups, 200, seed=1).weights
+    assert set(weights @ [5, 3]) == {6, 8, 10}
 
 
 def test_without_clusters_the_interval_is_scipys() -> None:
     labels = np.zeros(400, int)
     predicted = (RNG.random(400) < 0.3).astype(int)
-    ours = st.interval(confusions(labels, predicted, singles(400), 2), st.accuracy, 4000, 0)
+    ours = drawn(labels, predicted, singles(400), 4000).interval(ACCURACY)
     theirs = bootstrap(
         ((predicted == labels).astype(float),), np.mean, n_resamples=4000, method="percentile", random_state=0
     ).confidence_interval
@@ -62,24 +57,24 @@ def test_clustered_data_is_covered_only_by_whole_groups() -> None:
         labels, predicted = np.zeros(600, int), (~right).astype(int)
         names = [str(i // 10) for i in range(600)]
         for kind, groups in (("groups", names), ("texts", singles(600))):
-            low, high = st.interval(confusions(labels, predicted, groups, 2), st.accuracy, 400, trial)
+            low, high = drawn(labels, predicted, groups, 400, trial).interval(ACCURACY)
             covered[kind] += low <= 0.8 <= high
     assert covered["groups"] / trials > 0.88
     assert covered["texts"] / trials < 0.65
 
 
-def pair(n: int, flips_lost: int, flips_gained: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def pair(n: int, flips_lost: int, flips_gained: int = 0) -> tuple[Drawn, Drawn]:
     """A reference with 80% right, and a candidate that lost and gained so many texts."""
     labels = np.zeros(n, int)
     reference = (np.arange(n) >= 0.8 * n).astype(int)
     candidate = reference.copy()
     candidate[:flips_lost] = 1
     candidate[n - flips_gained :] = 0
-    return confusions(labels, reference, singles(n), 2), confusions(labels, candidate, singles(n), 2)
+    return drawn(labels, reference, singles(n)), drawn(labels, candidate, singles(n))
 
 
 def difference(n: int, lost: int, gained: int = 0) -> Difference:
-    return paired_difference(*pair(n, lost, gained), st.accuracy, **SETTINGS)
+    return paired_difference(*pair(n, lost, gained), ACCURACY, 0.95)
 
 
 def test_the_same_predictions_are_shown_to_be_as_good() -> None:
@@ -104,14 +99,8 @@ def test_a_few_texts_seldom_accept_a_model_that_is_too_bad(n: int) -> None:
     for trial in range(100):
         lost = (np.random.default_rng(trial).random(n) < 0.05).astype(int)
         right, names = np.zeros(n, int), singles(n)
-        found = paired_difference(
-            confusions(right, right, names, 2),
-            confusions(right, lost, names, 2),
-            st.accuracy,
-            confidence=0.95,
-            resamples=200,
-            seed=trial,
-        )
+        models = drawn(right, right, names, 200, trial), drawn(right, lost, names, 200, trial)
+        found = paired_difference(*models, ACCURACY, 0.95)
         shown += verdict(found, 0.02) == "shown"
     assert shown / 100 <= 0.05
 
@@ -121,11 +110,11 @@ def test_one_group_decides_nothing() -> None:
     right, lost = np.zeros(200, int), (np.arange(200) < 20).astype(int)
     one = ["contract"] * 200
     assert n_needed(difference(200, 0), 0.02) == 149
-    same, worse = confusions(right, right, one, 2), confusions(right, lost, one, 2)
-    found = paired_difference(same, same, st.accuracy, **SETTINGS)
+    same, worse = drawn(right, right, one), drawn(right, lost, one)
+    found = paired_difference(same, same, ACCURACY, 0.95)
     assert verdict(found, 0.02) == "cannot be shown"
     assert n_needed(found, 0.02) is None  # more texts of that contract would show nothing
-    assert verdict(paired_difference(same, worse, st.accuracy, **SETTINGS), 0.02) == "cannot be shown"
+    assert verdict(paired_difference(same, worse, ACCURACY, 0.95), 0.02) == "cannot be shown"
 
 
 def test_a_model_that_lost_much_exceeds_the_limit() -> None:
@@ -159,14 +148,9 @@ def test_at_the_edge_of_the_limit_a_wrong_acceptance_is_as_rare_as_stated() -> N
         u = rng.random(800)
         reference, candidate = (u < 0.2).astype(int), ((u < 0.17) | (u > 0.95)).astype(int)  # true drop 0.02
         labels = np.zeros(800, int)
-        found = paired_difference(
-            confusions(labels, reference, singles(800), 2),
-            confusions(labels, candidate, singles(800), 2),
-            st.accuracy,
-            confidence=0.95,
-            resamples=400,
-            seed=trial,
-        )
+        names = singles(800)
+        models = drawn(labels, reference, names, 400, trial), drawn(labels, candidate, names, 400, trial)
+        found = paired_difference(*models, ACCURACY, 0.95)
         shown += verdict(found, 0.02) == "shown"
     assert shown / trials < 0.09
 
@@ -174,10 +158,6 @@ def test_at_the_edge_of_the_limit_a_wrong_acceptance_is_as_rare_as_stated() -> N
 def test_macro_f1_has_a_bound_too() -> None:
     labels = RNG.integers(0, 3, 300)
     worse = np.where(RNG.random(300) < 0.2, 0, labels)
-    found = paired_difference(
-        confusions(labels, labels, singles(300)),
-        confusions(labels, worse, singles(300)),
-        METRICS["macro_f1"],
-        **SETTINGS,
-    )
+    models = drawn(labels, labels, singles(300)), drawn(labels, worse, singles(300))
+    found = paired_difference(*models, MACRO_F1, 0.95)
     assert found.lower_bound < found.difference < found.upper_bound < 0

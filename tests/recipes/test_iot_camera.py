@@ -74,7 +74,7 @@ def test_smoke_ends_in_one_table_of_pruned_and_quantized_models(tmp_path: Path) 
     logits = np.load(next(tmp_path.glob("measure-*")) / "predictions.npz")
     assert logits["int8"].shape == logits["teacher"].shape
     details = json.loads((tmp_path / "details.json").read_text())
-    assert details["kind"] == "images"
+    assert details["task"] == "image-classification"
     assert (tmp_path / "report.html").is_file()
     folder = tmp_path / rows["int8"]["path"]
     pixels = np.zeros((2, 3, 32, 32), np.float32)

@@ -139,10 +139,9 @@ def test_perplexity_and_kl_are_those_of_the_formula() -> None:
 
 @pytest.mark.parametrize(("sharpness", "verdict"), [(3.0, "shown"), (1.0, "exceeded")])
 def test_a_worse_model_fails_its_budget(sharpness: float, verdict: str) -> None:
-    weights = language.resample_weights(12, 500, 0)
-    reference = language.scores(said(3.0), windows())
-    candidate = language.scores(said(sharpness), windows())
-    difference = language.increase(reference, candidate, weights, 0.95)
+    reference = language.drawn(language.scores(said(3.0), windows()), 500, 0)
+    candidate = language.drawn(language.scores(said(sharpness), windows()), 500, 0)
+    difference = language.increase(reference, candidate, 0.95)
     row = {"bytes": 1, "peak_rss_mb": 1.0, "latency_ms": {"p50": 1.0, "first_token": 5.0}}
     found = verdicts(
         LanguageBudget(first_token_ms=2.0, drop={"perplexity": 0.03}), "b", "a", "a",

@@ -13,7 +13,8 @@ import pytest
 
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
-from hfcompress.evaluation.statistics import METRICS, group_confusions, paired_difference
+from hfcompress.evaluation.drawn import Drawn, paired_difference
+from hfcompress.evaluation.metrics import METRICS
 from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.rollout import replay, serving
 from hfcompress.rollout.sequential import Tolerance, ab
@@ -188,8 +189,8 @@ def test_groups_of_one_member_are_resampled_one_by_one(
     truth, right = np.zeros(400, dtype=int), np.arange(400) % 5 > 0
     flipped = np.where(right, 0, 1)
     groups = [str(i) for i in range(400)]
-    before, after = (group_confusions(truth, answers, groups, 2) for answers in (truth, flipped))
-    difference = paired_difference(before, after, METRICS["accuracy"], confidence=0.95, resamples=4000, seed=0)
+    before, after = (Drawn(answers, truth, groups, resamples=4000, seed=0) for answers in (truth, flipped))
+    difference = paired_difference(before, after, METRICS["accuracy"], 0.95)
     expected = -0.2 - 1.645 * (0.2 * 0.8 / 400) ** 0.5
     assert difference.lower_bound == pytest.approx(expected, abs=0.005)
 

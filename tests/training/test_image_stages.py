@@ -36,7 +36,7 @@ def test_the_predictor_answers_in_the_order_given(
     logits = predictor.logits(images)
     assert logits.shape == (40, 10)
     assert np.allclose(logits[7], predictor.logits([images[7]])[0], atol=1e-4)
-    assert predictor.request(2).shape == (2, 3, *image_size(folder)) == (2, 3, 16, 16)
+    assert predictor.request(batch=2).shape == (2, 3, *image_size(folder)) == (2, 3, 16, 16)
     with pytest.raises(UserError, match="no image"):
         predictor.logits([])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.tasks.task import Labelled
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.finetune_images import TrainImages
 from hfcompress.training.trainer import Train, TrainTexts, require_teaching, unused_by_teaching
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_BATCH = 16
 Kind = Literal["svd", "tucker2", "cp"]
-Task = TextClassification | ImageClassification
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Factoring(Train, ABC):
         super().__post_init__()
         require_teaching(self, "logits_weight", "hard_weight")
 
-    def factorize(self, out: Path, model: Path, task: Task, teacher: Path | None, kind: Kind) -> dict[str, Any]:
+    def factorize(self, out: Path, model: Path, task: Labelled, teacher: Path | None, kind: Kind) -> dict[str, Any]:
         """Factor and train as `__call__` is asked to.
 
         Args:
@@ -88,12 +88,12 @@ class Factoring(Train, ABC):
             data = self.examples(task, processor, "train", varied=True)
             progress = train(
                 network,
-                None if isinstance(task, ImageClassification) else processor,
+                task.padded_by(processor),
                 out / "work",
                 self,
                 data,
                 self.examples(task, processor, "validation"),
-                compute_metrics=trainer_metrics,
+                compute_metrics=trainer_metrics(task),
                 best_metric=task.metric if teacher is None else None,  # soft labels: as in distill
                 loss=None if teacher is None else taught_by(teacher, self, out / "work", model, task, data),
             )
@@ -124,7 +124,7 @@ class Factoring(Train, ABC):
             raise UserError(f"--*.{flag} {share:g}: a share above 0 (a rank of 0 keeps nothing) and up to 1")
         return name, share
 
-    def factor(self, network: Any, processor: Any, task: Task, kind: Kind) -> dict[str, Any]:
+    def factor(self, network: Any, processor: Any, task: Labelled, kind: Kind) -> dict[str, Any]:
         """Put factors into the network, which then knows its edits; returns what was done.
 
         Raises:
@@ -173,7 +173,7 @@ class Factoring(Train, ABC):
             )
         return chosen
 
-    def calibration(self, task: Task, processor: Any) -> "Iterator[dict[str, Tensor]]":
+    def calibration(self, task: Labelled, processor: Any) -> "Iterator[dict[str, Tensor]]":
         """Batches of training examples without their labels, evenly over the classes.
 
         Raises:

@@ -156,7 +156,7 @@ def cut_and_check(
             f"the cut model's logits differ by {distance:.2g} from the masked model's; "
             "lower --*.learning-rate, or keep more (--*.num-attention-heads, --*.intermediate-size)"
         )
-    metrics = trainer_metrics(EvalPrediction(logits.numpy(), np.array(data["labels"])))
+    metrics = trainer_metrics(task)(EvalPrediction(logits.numpy(), np.array(data["labels"])))
     return slim, {"validation": metrics, "largest_difference_of_cut_to_masked": distance}
 
 

@@ -12,6 +12,7 @@ from hfcompress.errors import UnknownShape, UserError, require, require_threads
 from hfcompress.planning.image_spec import ImageShape
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.tasks.task import Labelled
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.finetune_images import TrainImages
 from hfcompress.training.trainer import Train, TrainTexts, require_teaching, unused_by_teaching
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from hfcompress.architectures.layers import Batch
     from hfcompress.training.trainer import Examples
-
-
-Task = TextClassification | ImageClassification
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,9 @@ class StructuredPruning(Train, ABC):
             raise UserError(f"--*.epochs-between {self.epochs_between:g}: above 0")
         require_teaching(self, "logits_weight", "hard_weight")
 
-    def prune(self, out: Path, model: Path, task: Task, teacher: Path | None, states_weight: float) -> dict[str, Any]:
+    def prune(
+        self, out: Path, model: Path, task: Labelled, teacher: Path | None, states_weight: float
+    ) -> dict[str, Any]:
         """Cut and train as `__call__` is asked to.
 
         Args:
@@ -116,19 +116,18 @@ class StructuredPruning(Train, ABC):
         loss = None
         if teacher is not None:
             loss = taught_by(teacher, self, out / "work", model, task, data, states_weight)
-        tokenizer = None if isinstance(task, ImageClassification) else processor
 
         def finetune(pruned: Any, work: Path, number: int) -> dict[str, Any]:
             last = number == self.iterations
             options = self if last else replace(self, num_train_epochs=self.epochs_between, max_steps=-1)
             return train(
                 pruned,
-                tokenizer,
+                task.padded_by(processor),
                 work,
                 options,
                 data,
                 validation if last else None,
-                compute_metrics=trainer_metrics,
+                compute_metrics=trainer_metrics(task),
                 best_metric=task.metric if last else None,
                 loss=loss,
             ).as_dict()

@@ -103,8 +103,8 @@ class ImagePredictor:
         """float32 [images, channels, height, width], by the model's own processor."""
         return np.asarray(pixel_values(self.processor, images, self.channels))
 
-    def request(self, batch: int = 1) -> Array:
-        """A batch of noise in the size that the processor makes, for timing."""
+    def request(self, sequence_length: int | None = None, batch: int = 1) -> Array:
+        """A batch of noise in the size that the processor makes, for timing (images have no length)."""
         needs("PIL")
         from PIL import Image
 

@@ -1,6 +1,8 @@
 """The linear baseline of every table, TF-IDF and a linear SVM: what does not beat it is not worth its bytes."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -11,6 +13,40 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 FOLDS = 5
+
+
+class Baseline(Protocol):
+    """A fitted model without a transformer, beside which every run of a task is shown."""
+
+    name: ClassVar[str]
+    runtime: ClassVar[str]
+    without: ClassVar[tuple[str, ...]]
+    """Metrics that its answers do not have."""
+
+    def outputs(self, inputs: Sequence[Any]) -> Array:
+        """Return its answers, as a model's logits are: [examples, labels]."""
+        ...
+
+    def size(self) -> tuple[int, int]:
+        """Return (parameters, bytes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class TfidfSvm:
+    """`fit`, for a number of classes."""
+
+    pipeline: "Pipeline"
+    classes: int
+    name: ClassVar[str] = "tfidf-svm"
+    runtime: ClassVar[str] = "scikit-learn"
+    without: ClassVar[tuple[str, ...]] = ("ece",)  # decision values are no probabilities
+
+    def outputs(self, inputs: Sequence[Any]) -> Array:
+        return scores(self.pipeline, list(inputs), self.classes)
+
+    def size(self) -> tuple[int, int]:
+        return size(self.pipeline)
 
 
 def fit(texts: list[str], labels: list[int]) -> "Pipeline":
