@@ -1,6 +1,7 @@
 """A model by name: a folder, a pip package's, or a repository of the Hub with its revision."""
 
 import errno
+import importlib
 import importlib.util
 import logging
 import os
@@ -141,14 +142,14 @@ def pinned(name: str, kind: str) -> str:
         kind: "model" or "dataset".
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     repository, _, revision = name.partition("@")
     if kept := cached(name, kind):
         return f"{repository}@{kept.name}"
     try:
         commit = HfApi().repo_info(repository, revision=revision or None, repo_type=kind).sha
-    except (HFValidationError, HfHubHTTPError, OSError):  # OSError: no network, or HF_HUB_OFFLINE
+    except (HFValidationError, OSError, *network_errors()):  # OSError: no network, or HF_HUB_OFFLINE
         return name
     return f"{repository}@{commit}"
 
@@ -173,7 +174,6 @@ def told(what: str) -> Iterator[None]:
     Raises:
         UserError: in place of the client's exceptions.
     """
-    import requests
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -204,14 +204,26 @@ def told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: not in the cache, and {why}") from error
     except ValueError as error:  # of the card's metadata, which the Hub checks before anything is sent
         raise UserError(f"{what}: the Hub refuses this: {str(error).strip().splitlines()[-1]}") from error
-    except (RuntimeError, OSError) as error:  # the client wraps the errors of large files
+    except (RuntimeError, OSError, *network_errors()) as error:  # the client wraps the errors of large files
         if refusal := answered(error):
             pass
-        elif any(isinstance(e, requests.RequestException | ConnectionError) for e in causes(error)):
+        elif any(isinstance(e, (*network_errors(), ConnectionError)) for e in causes(error)):
             refusal = "the Hub cannot be reached; what has arrived is kept, run the same command again"
         else:
             raise
         raise UserError(f"{what}: {refusal}") from error
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises where nobody answers: of requests below version 1, then httpx, httpx2 from 2.
+
+    An answer that is an error is one of them, too.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    library = HfHubHTTPError.__bases__[0].__module__.partition(".")[0]  # whose HTTPError it is
+    client = importlib.import_module(library)
+    return (client.RequestException if library == "requests" else client.HTTPError,)
 
 
 @contextmanager

@@ -105,10 +105,9 @@ def pack_quantized(quantized: "Quantized") -> "dict[str, Tensor]":
 
     Codes and zeros are counted from the middle code there.
     """
-    needs("compressed_tensors")
     import torch
-    from compressed_tensors.compressors.quantized_compressors.pack_quantized import pack_to_int32
 
+    pack_to_int32 = packing().pack_to_int32
     grid = quantized.grid
     tensors = {
         "weight_packed": pack_to_int32(signed(quantized.codes, grid), grid.bits),
@@ -118,6 +117,20 @@ def pack_quantized(quantized: "Quantized") -> "dict[str, Tensor]":
     if not grid.symmetric:
         tensors["weight_zero_point"] = pack_to_int32(signed(quantized.zeros, grid), grid.bits, 0).contiguous()
     return tensors
+
+
+def packing() -> Any:
+    """Return the module of compressed_tensors that packs integers, which releases after 0.14 have elsewhere.
+
+    Raises:
+        UserError: compressed-tensors is not installed.
+    """
+    needs("compressed_tensors")
+    try:
+        from compressed_tensors.compressors.pack_quantized import helpers
+    except ModuleNotFoundError:
+        from compressed_tensors.compressors.quantized_compressors import pack_quantized as helpers
+    return helpers
 
 
 def signed(codes: "Tensor", grid: "Grid") -> "Tensor":
@@ -162,10 +175,8 @@ def read_back(out: Path, packed: "PackedModel", linear: "dict[str, Grid]") -> No
     Raises:
         CheckFailed: one differs.
     """
-    needs("compressed_tensors")
     import numpy as np
     import torch
-    from compressed_tensors.compressors.quantized_compressors.pack_quantized import unpack_from_int32
     from safetensors import safe_open
 
     from hfcompress.architectures.checkpoint import INDEX
@@ -177,7 +188,7 @@ def read_back(out: Path, packed: "PackedModel", linear: "dict[str, Grid]") -> No
         name = f"{module}.weight_packed"
         with safe_open(out / places[name], "pt") as stored:
             shape = torch.Size(stored.get_tensor(f"{module}.weight_shape"))
-            codes = unpack_from_int32(stored.get_tensor(name), grid.bits, shape)
+            codes = packing().unpack_from_int32(stored.get_tensor(name), grid.bits, shape)
         if not torch.equal(codes, signed(packed.quantized(module).codes, grid)):
             raise CheckFailed(
                 f"{name} in {out} holds other integers than {packed.folder}; "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcompress.errors import UserError
+from hfcompress.folders.fetch import network_errors
 from hfcompress.tasks.find_splits import SPLITS, files_in, find_files, kind_of, listed, say, split_of
 from hfcompress.tasks.read_tables import first_line, read_table
 
@@ -125,7 +126,6 @@ def told_of_dataset(dataset: str, option: str = "--task") -> Iterator[None]:
     Raises:
         UserError: in place of the clients' exceptions.
     """
-    import requests
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -144,7 +144,7 @@ def told_of_dataset(dataset: str, option: str = "--task") -> Iterator[None]:
     except (
         ConnectionError,
         OfflineModeIsEnabled,
-        requests.RequestException,
+        *network_errors(),
         HfHubHTTPError,
         OSError,
         ValueError,

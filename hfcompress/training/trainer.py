@@ -298,7 +298,6 @@ def training_arguments(work: Path, options: Train, examples: int, best_metric: s
         per_device_train_batch_size=options.per_device_train_batch_size,
         per_device_eval_batch_size=64,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
-        warmup_ratio=options.warmup_ratio,
         weight_decay=options.weight_decay,
         label_smoothing_factor=options.label_smoothing_factor,
         bf16=bf16,
@@ -320,7 +319,7 @@ def training_arguments(work: Path, options: Train, examples: int, best_metric: s
         ddp_timeout=int(BARRIER.total_seconds()),
         ddp_find_unused_parameters=False,
         disable_tqdm=not progress_wanted(),
-        **group_by_length(options),
+        **renamed(options),
     )
 
 
@@ -371,14 +370,15 @@ def masks_tokens(
         hook.remove()
 
 
-def group_by_length(options: Train) -> dict[str, Any]:
-    """The option under its name in the installed transformers (5.x renamed it)."""
+def renamed(options: Train) -> dict[str, Any]:
+    """Return the options that the installed transformers has under other names than the other one (4 and 5)."""
     import transformers
 
     grouped = isinstance(options, TrainTexts) and options.group_by_length
     if int(transformers.__version__.split(".")[0]) >= 5:
-        return {"train_sampling_strategy": "group_by_length" if grouped else "random"}
-    return {"group_by_length": grouped}
+        strategy = "group_by_length" if grouped else "random"
+        return {"train_sampling_strategy": strategy, "warmup_steps": options.warmup_ratio}
+    return {"group_by_length": grouped, "warmup_ratio": options.warmup_ratio}
 
 
 def global_batch(options: Train) -> int:
@@ -448,10 +448,10 @@ def _trainer_class() -> Any:
                 model, {name: inputs[name] for name in MODEL_INPUTS if name in inputs}, *args, **kwargs
             )
 
-        def create_optimizer(self) -> Any:
+        def create_optimizer(self, *model: Any) -> Any:
             if self.own_groups is not None:
                 self.optimizer: Any = torch.optim.AdamW(self.own_groups(self.model), lr=self.args.learning_rate)
-            return super().create_optimizer()
+            return super().create_optimizer(*model)
 
     return StageTrainer
 
