@@ -17,10 +17,12 @@ import time
 import traceback
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PIL = "pil_" if int(version("transformers").split(".")[0]) >= 5 else ""  # its other class needs torchvision
 IMPORTS = (
     "numpy",
     "torch",
@@ -31,7 +33,7 @@ IMPORTS = (
     "transformers.models.bert.modeling_bert",
     "transformers.models.llama.modeling_llama",
     "transformers.models.mobilenet_v2.modeling_mobilenet_v2",
-    "transformers.models.mobilenet_v2.image_processing_mobilenet_v2",
+    f"transformers.models.mobilenet_v2.image_processing_{PIL}mobilenet_v2",
     "transformers.trainer",
     "onnxruntime",
     "hfcompress.cli",

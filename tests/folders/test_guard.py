@@ -66,7 +66,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "a rotary factor": ({"rope_scaling": {"type": "linear", "factor": -1.0}}, "rope_scaling.factor is -1"),
     "no rotary factor": ({"rope_scaling": {"type": "yarn"}}, "rope_scaling has no factor, which rope_type yarn needs"),
     "a rotary list": ({"rope_scaling": [2.0]}, "rope_scaling is '[2.0]'; it must be an object"),
-    "what its class refuses": ({"problem_type": "guessing"}, "is no bert that transformers reads"),
+    "what its class refuses": ({"id2label": "guessing"}, "is no bert that transformers reads"),
     "infinity": ({"layer_norm_eps": float("inf")}, "layer_norm_eps is inf; give a finite number"),
     "not a number": ({"layer_norm_eps": float("nan")}, "it holds NaN"),
 }
@@ -201,8 +201,8 @@ def test_what_transformers_itself_writes_is_no_offence(evil: Path, tmp_path: Pat
     for config in (MptConfig(), SiglipConfig(), BlipConfig(), DPRConfig(), DogeConfig()):  # parts of no known type
         (evil / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
         assert isinstance(stock_config(evil), type(config))
-    change(evil / "config.json", {"text_config": {"model_type": "siglip_text_model"}, "model_type": "blip"})
-    with pytest.raises(UserError, match=r"text_config\.model_type 'siglip_text_model' is unknown"):
+    change(evil / "config.json", {"text_config": {"model_type": "no_such_text_model"}, "model_type": "blip"})
+    with pytest.raises(UserError, match=r"text_config\.model_type 'no_such_text_model' is unknown"):
         stock_config(evil)
     shutil.copy(saved, evil / "config.json")
     change(evil / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["[X]"]})
