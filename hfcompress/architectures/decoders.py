@@ -199,6 +199,8 @@ def rope_type(config: dict[str, Any]) -> str:
     Raises:
         UserError: none that transformers computes.
     """
+    if "rope_parameters" in config:  # config_form.py leaves none else
+        raise UserError("the config's rope_parameters differ by layer type, which is not known here")
     scaling = config.get("rope_scaling") or {}
     if not isinstance(scaling, dict):
         raise UserError(f"the config's rope_scaling is {str(scaling)[:40]!r}; it must be an object")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
-from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, leaves, read_object
+from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, leaves, objects, read_object
 from hfcompress.folders.guard import check_foreign, check_type, read_config
 
 if TYPE_CHECKING:
@@ -65,7 +65,14 @@ def _require_fields(made: Any, folder: Path, config: dict[str, Any]) -> None:
         UserError: naming the field.
     """
     written = read_object(folder / "config.json")
-    if "rope_parameters" not in written or hasattr(made, "default_theta"):  # version 5's own classes read them all
+    if hasattr(made, "default_theta"):  # version 5's own classes read them all
+        return
+    if any("rope_parameters" in part for _, part in objects(config)):  # those that config_form.py leaves
+        raise UserError(
+            f"{folder / 'config.json'}: rope_parameters differ by layer type, which the installed transformers' "
+            f"{made.__name__} does not read; install a newer transformers"
+        )
+    if "rope_parameters" not in written:
         return
     known = set(inspect.signature(made.__init__).parameters) | set(made.attribute_map)
     for name in sorted(set(config) - set(written) - known):
@@ -190,9 +197,17 @@ def stock_image_processor(folder: Path) -> "BaseImageProcessor":
         UserError: see `guard.check_foreign`.
         Exception: what transformers raises of a preprocessor_config.json that it cannot read.
     """
-    from transformers import AutoImageProcessor
+    import transformers
 
     check_foreign(folder)
+    without_torchvision = {"backend": "pil"} if hasattr(transformers, "ViTImageProcessorPil") else {"use_fast": False}
     processor: BaseImageProcessor
-    processor = AutoImageProcessor.from_pretrained(folder, use_fast=False, **CLOSED)  # the fast ones need torchvision
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, **without_torchvision, **CLOSED)
     return processor
+
+
+def image_processor_class(name: str) -> Any:
+    """Return transformers' class of an image processor that needs no torchvision: version 5 calls it ...Pil."""
+    import transformers
+
+    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)

@@ -128,6 +128,8 @@ def quiet() -> None:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    if hook := getattr(transformers.utils.logging, "set_tqdm_hook", None):  # of version 5: a bar for each load and save
+    if hook := getattr(
+        transformers.utils.logging, "set_tqdm_hook", None
+    ):  # of version 5: a bar for each load and save
         hook(lambda bar, arguments, options: bar(*arguments, **options | {"disable": True}))
     datasets.disable_progress_bars()

@@ -3,7 +3,8 @@
 transformers 5 writes `rope_parameters` (per layer type where these differ) for `rope_theta` and `rope_scaling`,
 `dtype` for `torch_dtype`, and {"__float__": "Infinity"} for numbers that JSON does not have. Version 4 leaves what it
 does not know unread and takes its defaults: the model then answers wrongly, without an error. The form returned here
-is version 4's with `dtype`, which transformers reads alike from 4.56 on.
+is version 4's with `dtype`, which transformers reads alike from 4.56 on; `rope_parameters` stay where they differ by
+layer type and version 4 has no field for that (Gemma 4): what reads rotary fields refuses them.
 """
 
 from typing import Any
@@ -28,7 +29,8 @@ def normalized(config: dict[str, Any]) -> dict[str, Any]:
         config: a config.json, or one nested in it.
 
     Raises:
-        UserError: its rotary embedding cannot be said in that form, or is said twice with different numbers.
+        UserError: an architecture of version 4 whose rotary embedding it cannot say, or one that is said twice with
+            different numbers.
     """
     found = {key: _value(value) for key, value in config.items()}
     if "torch_dtype" in found:
@@ -39,6 +41,8 @@ def normalized(config: dict[str, Any]) -> dict[str, Any]:
         found["dtype"] = found["dtype"].removeprefix("torch.")
     if isinstance(parameters := found.pop("rope_parameters", None), dict):
         _say_rotary(found, parameters)
+    if found.get("sliding_window") == 0 and not found.get("use_sliding_window", True):
+        found["sliding_window"] = None  # as version 5 writes an unused one (Qwen2-MoE)
     if found.get("model_type") in ("modernbert", "modernbert-decoder") and "global_attn_every_n_layers" not in found:
         _say_every(found)
     return found
@@ -66,18 +70,20 @@ def _value(value: Any) -> Any:
 def _say_rotary(config: dict[str, Any], parameters: dict[str, Any]) -> None:
     """Put rope_parameters into the fields that version 4 reads."""
     kind = str(config.get("model_type"))
-    if parameters and all(isinstance(value, dict) for value in parameters.values()):
+    values = parameters.values()
+    if any(isinstance(value, dict) for value in values) and all(isinstance(value, dict | None) for value in values):
         bases = BASES_BY_LAYER.get(kind)
         if bases is None:
-            first, *others = parameters.values()
+            first, *others = values
             if any(other != first for other in others):
-                raise UserError(f"rope_parameters differ by layer type, which transformers 4 cannot say of a {kind}")
+                config["rope_parameters"] = parameters
+                return
             parameters = first
         else:
             if set(parameters) - set(bases):
                 raise UserError(f"rope_parameters of {', '.join(sorted(set(parameters) - set(bases)))}: not known")
             for layer, field in bases.items():
-                own = dict(parameters.get(layer, {}))
+                own = dict(parameters.get(layer) or {})
                 if field == "rope_theta":
                     _say_one(config, kind, own)
                     continue

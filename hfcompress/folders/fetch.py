@@ -215,7 +215,7 @@ def told(what: str) -> Iterator[None]:
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """Return what the Hub's client raises where nobody answers: of requests below version 1, then httpx, httpx2 from 2.
+    """Return what the Hub's client raises where nobody answers: of requests below version 1, then httpx, and httpx2.
 
     An answer that is an error is one of them, too.
     """

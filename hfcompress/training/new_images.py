@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.architectures.pretrained import image_processor_class
 from hfcompress.errors import UserError
 from hfcompress.planning.image_spec import ImageShape
 from hfcompress.stage import TENSORS
@@ -94,14 +95,13 @@ class NewMobileNet(NewImages):
         return network
 
     def processor(self) -> "BaseImageProcessor":
-        from transformers import MobileNetV2ImageProcessor
-
-        return MobileNetV2ImageProcessor(
+        processor: BaseImageProcessor = image_processor_class("MobileNetV2ImageProcessor")(
             size={"shortest_edge": self.side},
             crop_size={"height": self.side, "width": self.side},
             image_mean=[0.5] * 3,
             image_std=[0.5] * 3,
         )
+        return processor
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,11 @@ class NewResNet(NewImages):
         return ResNetForImageClassification(ResNetConfig.from_dict(config))
 
     def processor(self) -> "BaseImageProcessor":
-        from transformers import ConvNextImageProcessor
-
-        return ConvNextImageProcessor(
-            size={"shortest_edge": self.side}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        processor: BaseImageProcessor = image_processor_class("ConvNextImageProcessor")(
+            size={"shortest_edge": self.side},
+            crop_pct=1.0,
+            resample=2,  # bilinear: the default is another one in transformers 5
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
         )
+        return processor

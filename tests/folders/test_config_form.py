@@ -9,12 +9,15 @@ import torch
 import transformers
 
 from hfcompress.architectures.decoder_spec import LanguageShape
+from hfcompress.architectures.decoders import require_supported
 from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import UserError
 from hfcompress.folders.config_form import normalized
 from hfcompress.formats.runtimes.torch_decoder import load
+from hfcompress.planning.profile import profile
 from tests.language_models import write_llama
 
+FIVE = transformers.__version__.startswith("5.")
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 LONG = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
 GEMMA5 = {
@@ -72,12 +75,17 @@ SIZES = {
 def made(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    found: dict[str, Any] = stock_config(folder).to_dict()
-    return {k: v for k, v in found.items() if k not in ("transformers_version", "layer_types", "rope_scaling")} | {
-        "rope_scaling": {"rope_type" if k == "type" else k: v for k, v in (found["rope_scaling"] or {}).items()}
-        if "rope_scaling" in found
-        else None
-    }
+    found: dict[str, Any] = rotary_by_one_name(stock_config(folder).to_dict())
+    return {k: v for k, v in found.items() if k not in ("transformers_version", "layer_types")}
+
+
+def rotary_by_one_name(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the older `type` beside `rope_type`, and nothing for an object that says nothing."""
+    found = {k: rotary_by_one_name(v) if isinstance(v, dict) else v for k, v in config.items()}
+    if "type" in found:
+        kind = found.pop("type")
+        found.setdefault("rope_type", kind)
+    return found | ({"rope_scaling": found["rope_scaling"] or None} if "rope_scaling" in found else {})
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -107,10 +115,6 @@ def test_a_model_saved_by_either_version_answers_alike(tmp_path: Path) -> None:
     [
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "rope_theta itself is 10000.0"),
         (
-            {"model_type": "llama", "rope_parameters": {"a": {"rope_theta": 1.0}, "b": {"rope_theta": 2.0}}},
-            "differ by layer type",
-        ),
-        (
             {
                 "model_type": "gemma3_text",
                 "rope_parameters": GEMMA5 | {"sliding_attention": {"rope_theta": 1.0, "rope_type": "yarn"}},
@@ -128,6 +132,78 @@ def test_what_version_4_cannot_say_is_refused(changes: dict[str, Any], words: st
         normalized(changes)
     with pytest.raises(UserError, match=r"config\.json: .*" + words):
         made(tmp_path, SIZES | {"model_type": "llama"} | changes)
+
+
+BY_LAYER = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+
+
+def test_rotary_numbers_that_version_4_has_no_field_for_are_never_left_unread(tmp_path: Path) -> None:
+    """Version 5's classes are handed them as they are; version 4's, and what turns heads here, refuse them."""
+    config = SIZES | {"model_type": "llama", "rope_parameters": BY_LAYER, "layer_types": ["full_attention"] * 4}
+    assert normalized(config)["rope_parameters"] == BY_LAYER
+    with pytest.raises(UserError, match="differ by layer type, which is not known here"):
+        require_supported("a model", normalized(config))
+    if FIVE:
+        assert made(tmp_path, config)["rope_parameters"]["full_attention"]["rope_theta"] == 1e6
+    else:
+        for written in (config, {"model_type": "llava", "text_config": config}):
+            with pytest.raises(UserError, match=r"config\.json: rope_parameters differ by layer type, .* newer trans"):
+                made(tmp_path, written)
+
+
+def test_an_unused_window_of_version_5_is_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "qwen2_moe", "sliding_window": 0, "use_sliding_window": False}), encoding="utf-8"
+    )
+    assert not stock_config(tmp_path).sliding_window
+
+
+# As transformers 5.24 wrote them, the sizes made small: model type, and what its config.json says beside SIZES.
+NEW_WITH_FIVE: dict[str, dict[str, Any]] = {
+    "qwen3_5_text": {
+        "architectures": ["Qwen3_5ForCausalLM"], "head_dim": 16, "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 16,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+        "rope_parameters": {"partial_rotary_factor": 0.25, "rope_theta": 10000.0, "rope_type": "default"},
+    },
+    "gemma4_text": {
+        "architectures": ["Gemma4ForCausalLM"], "head_dim": 16, "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": 320, "final_logit_softcapping": None, "sliding_window": 512,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"], "per_layer_config": {"3": {"head_dim": 32}},
+        "rope_parameters": {
+            "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1e6, "rope_type": "proportional"},
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+    },
+    "ministral3": {
+        "architectures": ["Ministral3ForCausalLM"], "head_dim": 16, "rms_norm_eps": 1e-05, "sliding_window": None,
+        "rope_parameters": {
+            "beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1, "mscale": 1.0,
+            "max_position_embeddings": 128, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384,
+            "rope_theta": 1e6, "rope_type": "yarn", "type": "yarn",
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NEW_WITH_FIVE)
+def test_models_that_came_with_version_5_are_read_whole_or_refused_by_its_name(kind: str, tmp_path: Path) -> None:
+    config = SIZES | NEW_WITH_FIVE[kind] | {"model_type": kind, "dtype": "float32", "transformers_version": "5.24.0"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if not FIVE:
+        with pytest.raises(UserError, match=f"model_type '{kind}' needs a newer transformers .* saved by 5.24.0"):
+            stock_config(tmp_path)
+        return
+    network = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    network.save_pretrained(tmp_path)
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        assert torch.equal(load(tmp_path)(ids).logits, network.eval()(ids).logits)
+    found = profile(tmp_path, batch=1, length=8, threads=1, runs=1, timed=False)
+    stored = {tensor.data_ptr(): tensor.numel() for tensor in network.state_dict().values()}  # a tied head once
+    assert found.parameters == sum(stored.values())
+    with pytest.raises(UserError, match=f"a {kind} is no model whose shape is known"):
+        LanguageShape.read(tmp_path)
 
 
 def test_a_config_is_left_as_it_was() -> None:
