@@ -191,6 +191,8 @@ def loaded_places(folder: Path, places: dict[str, Place]) -> tuple[dict[str, Pla
             f"{folder}: {head} is missing, and config.json says that it is not the embedding (tie_word_embeddings "
             "false); fetch the model again, or set tie_word_embeddings to true if it was trained so"
         )
+    if missing:
+        refuse_converted(folder, model.config.model_type)
     refuse_missing(folder, type(model).__name__, missing)
     require_shapes(folder, found, shapes, getattr(model.config.get_text_config(), "vocab_size", None))
     benign = {name for name, _ in model.named_buffers()}
@@ -199,6 +201,26 @@ def loaded_places(folder: Path, places: dict[str, Place]) -> tuple[dict[str, Pla
     patterns = [*(model._keys_to_ignore_on_load_unexpected or []), r"rotary_emb\.inv_freq", r"\.masked_bias$"]
     said = [name for name in ignored if not any(re.search(p, name) for p in patterns) and named[name] not in benign]
     return {name: place for name, place in found.items() if name not in aliases}, said
+
+
+def refuse_converted(folder: Path, model_type: str) -> None:
+    """Refuse an architecture whose tensors transformers 5 renames or merges as it loads them, as a mixture's experts.
+
+    Raises:
+        UserError: with the version that holds them as the files do.
+    """
+    try:
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    except ModuleNotFoundError:  # version 4 has the names of the files
+        return
+    if get_checkpoint_conversion_mapping(model_type):
+        import transformers
+
+        raise UserError(
+            f"{folder}: transformers {transformers.__version__} renames or merges the tensors of a {model_type} as it "
+            "loads them (experts, for one), and they are quantized as the files hold them; install 'transformers<5' "
+            "where it knows this model"
+        )
 
 
 def tied_to(model: "PreTrainedModel") -> dict[str, str]:

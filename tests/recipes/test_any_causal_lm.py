@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hfcompress.architectures.checkpoint import Checkpoint
 from hfcompress.cli import dispatch
-from hfcompress.compress.quantize.linears import QuantizeLinears
+from hfcompress.compress.quantize.linears import QuantizeLinears, linear_modules
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
 from hfcompress.formats.bits_claimed import require_share
@@ -68,6 +69,20 @@ def test_a_model_that_does_not_say_how_many_tokens_it_holds_is_refused_before_it
         AdoptLanguage(any_architecture=True)(tmp_path / "out", model=tmp_path / "no")
     AdoptLanguage(any_architecture=True)(tmp_path / "out", model=tmp_path / "mpt")
     assert TorchDecoder(tmp_path / "mpt", 1).context == 64
+
+
+def test_experts_are_rounded_one_by_one_or_refused_where_they_are_merged(tmp_path: Path) -> None:
+    """Version 5 of transformers holds a mixture's experts in one tensor, its files hold each alone."""
+    from transformers import MixtralConfig, MixtralForCausalLM, __version__
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MixtralConfig(vocab_size=320, num_hidden_layers=1, num_local_experts=2, **sizes)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    if __version__.startswith("5."):
+        with pytest.raises(UserError, match=r"merges the tensors of a mixtral .*; install 'transformers<5'"):
+            Checkpoint(tmp_path)
+    else:
+        assert sum(".experts." in name for name in linear_modules(Checkpoint(tmp_path))[0]) == 2 * 3
 
 
 def test_matrices_that_are_conv1d_are_named(tmp_path: Path) -> None:
