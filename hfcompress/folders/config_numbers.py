@@ -80,6 +80,8 @@ def check_numbers(config: dict[str, Any], file: Path) -> None:
                 _check_tokens(file, place, value)
             elif key in ("dtype", "torch_dtype") and isinstance(value, str):
                 _check_dtype(file, place, value)
+            elif key in ("id2label", "label2id") and not isinstance(value, dict | None):
+                raise UserError(f"{file}: {place} is {str(value)[:40]}; it must be an object")
         if "rope_scaling" in part:
             _check_rope(file, f"{path}.rope_scaling" if path else "rope_scaling", part["rope_scaling"])
     kind = config.get("model_type")

@@ -66,7 +66,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "a rotary factor": ({"rope_scaling": {"type": "linear", "factor": -1.0}}, "rope_scaling.factor is -1"),
     "no rotary factor": ({"rope_scaling": {"type": "yarn"}}, "rope_scaling has no factor, which rope_type yarn needs"),
     "a rotary list": ({"rope_scaling": [2.0]}, "rope_scaling is '[2.0]'; it must be an object"),
-    "what its class refuses": ({"id2label": "guessing"}, "is no bert that transformers reads"),
+    "what its class refuses": ({"id2label": {"first": "a"}}, "is no bert that transformers reads"),
     "infinity": ({"layer_norm_eps": float("inf")}, "layer_norm_eps is inf; give a finite number"),
     "not a number": ({"layer_norm_eps": float("nan")}, "it holds NaN"),
 }
