@@ -144,12 +144,13 @@ def pinned(name: str, kind: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
+    nobody: tuple[type[Exception], ...] = (HFValidationError, OSError, *network_errors())
     repository, _, revision = name.partition("@")
     if kept := cached(name, kind):
         return f"{repository}@{kept.name}"
     try:
         commit = HfApi().repo_info(repository, revision=revision or None, repo_type=kind).sha
-    except (HFValidationError, OSError, *network_errors()):  # OSError: no network, or HF_HUB_OFFLINE
+    except nobody:  # OSError: no network, or HF_HUB_OFFLINE
         return name
     return f"{repository}@{commit}"
 
@@ -184,6 +185,7 @@ def told(what: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
+    failures: tuple[type[Exception], ...] = (RuntimeError, OSError, *network_errors())
     try:
         with warnings.catch_warnings(), cache_is_named(HF_HUB_CACHE):
             warnings.simplefilter("ignore")  # of room on the disk, which an error says, too
@@ -204,7 +206,7 @@ def told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: not in the cache, and {why}") from error
     except ValueError as error:  # of the card's metadata, which the Hub checks before anything is sent
         raise UserError(f"{what}: the Hub refuses this: {str(error).strip().splitlines()[-1]}") from error
-    except (RuntimeError, OSError, *network_errors()) as error:  # the client wraps the errors of large files
+    except failures as error:  # the client wraps the errors of large files
         if refusal := answered(error):
             pass
         elif any(isinstance(e, (*network_errors(), ConnectionError)) for e in causes(error)):

@@ -134,6 +134,13 @@ def told_of_dataset(dataset: str, option: str = "--task") -> Iterator[None]:
         RevisionNotFoundError,
     )
 
+    others: tuple[type[Exception], ...] = (
+        OSError,
+        ValueError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        *network_errors(),
+    )
     try:
         yield
     except RevisionNotFoundError:
@@ -141,14 +148,7 @@ def told_of_dataset(dataset: str, option: str = "--task") -> Iterator[None]:
     except LocalEntryNotFoundError:
         why = "HF_HUB_OFFLINE is set: unset it" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached: try again"
         raise UserError(f"{option}.dataset {dataset}: this revision is not in the cache, and {why}") from None
-    except (
-        ConnectionError,
-        OfflineModeIsEnabled,
-        *network_errors(),
-        HfHubHTTPError,
-        OSError,
-        ValueError,
-    ) as error:
+    except others as error:
         raise UserError(
             f"{option}.dataset {dataset}: cannot be had from the Hub ({first_line(error)}); check the name "
             "and the network, or give a file or folder of parquet, json or csv files"
