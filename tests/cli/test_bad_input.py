@@ -128,7 +128,7 @@ def test_a_decoder_without_a_graph_or_settings_is_refused(tmp_path: Path) -> Non
     (tmp_path / "genai_config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(UserError, match=r"genai_config\.json is damaged"):
         open_decoder(tmp_path, 1)
-    settings = {"context_length": 8, "decoder": {"num_key_value_heads": 1, "head_size": 4}}
+    settings = {"context_length": 8, "vocab_size": 9, "decoder": {"num_key_value_heads": 1, "head_size": 4}}
     (tmp_path / "genai_config.json").write_text(json.dumps({"model": settings}), encoding="utf-8")
     (tmp_path / "model.onnx").write_bytes(b"cut off")
     with pytest.raises(UserError, match=r"model\.onnx cannot be run"):
