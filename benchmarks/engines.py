@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace, task: CausalLM) -> None:
     """All rows."""
     from transformers import AutoTokenizer
 
-    windows = task.scored_windows(AutoTokenizer.from_pretrained(options.model))
+    windows = task.test_windows(AutoTokenizer.from_pretrained(options.model))
     reference = log_probabilities(loaded(options.model), windows)
     whole = scores(reference, windows, reference)
     say(json.dumps({"tokens": int(whole.tokens.sum()), "perplexity": round(whole.perplexity, 4)}) + "\n")
