@@ -32,11 +32,12 @@ Array = np.ndarray[Any, Any]
 
 
 def stories_task(folder: Path, out: Path) -> CausalLM:
-    """The stories as a data set: every other one is for calibration."""
+    """The stories as a data set: every other one is for calibration; the last of them is the validation split."""
     from datasets import Dataset
 
     stories = [s.strip() for s in (folder / "stories.txt").read_text().split("<|endoftext|>") if s.strip()]
-    for split, texts in (("train", stories[::2]), ("validation", stories[::2]), ("test", stories[1::2])):
+    *calibrating, last = stories[::2]
+    for split, texts in (("train", calibrating), ("validation", [last]), ("test", stories[1::2])):
         Dataset.from_dict({"text": texts}).to_parquet(out / f"{split}.parquet")
     return CausalLM(dataset=str(out), window=256, stride=128, calibration_windows=12)
 
