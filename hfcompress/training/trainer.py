@@ -285,6 +285,8 @@ def training_arguments(work: Path, options: Train, examples: int, best_metric: s
     """The Trainer's arguments for training on so many examples; with a metric it is measured at every checkpoint."""
     from transformers import TrainingArguments
 
+    from hfcompress.evaluation.metrics import metric_named
+
     steps_per_epoch = max(1, math.ceil(examples / global_batch(options)))
     every = max(1, steps_per_epoch // options.saves_per_epoch)
     bf16 = use_bf16(options.bf16)
@@ -311,6 +313,7 @@ def training_arguments(work: Path, options: Train, examples: int, best_metric: s
         eval_steps=every,
         load_best_model_at_end=best_metric is not None,
         metric_for_best_model=best_metric,
+        greater_is_better=metric_named(best_metric).larger_is_better if best_metric is not None else None,
         logging_steps=10,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,

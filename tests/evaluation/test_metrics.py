@@ -1,11 +1,15 @@
 """Metrics by hand, through the evaluate library; what the Trainer sees."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
 from hfcompress.evaluation.accuracy import evaluate_logits, load_metric, per_class, trainer_metrics
 from hfcompress.tasks.text_classification import TextClassification
+from hfcompress.training.finetune import Finetune
+from hfcompress.training.trainer import training_arguments
 
 RNG = np.random.default_rng(0)
 
@@ -46,3 +50,11 @@ def test_the_trainer_sees_the_metrics_of_the_report() -> None:
     for predictions in (logits, (logits, np.zeros(3))):  # a tuple when the model returns more than logits
         found = compute(EvalPrediction(predictions=predictions, label_ids=labels))
         assert found == {name: every[name] for name in ("accuracy", "macro_f1")}
+
+
+@pytest.mark.parametrize(("metric", "larger"), [("accuracy", True), ("ece", False), (None, None)])
+def test_the_best_checkpoint_is_chosen_by_the_direction_of_its_metric(
+    metric: str | None, larger: bool | None, tmp_path: Path
+) -> None:
+    found = training_arguments(tmp_path, Finetune(bf16="no"), 32, metric)
+    assert found.greater_is_better is larger
