@@ -124,17 +124,6 @@ class Artifact:
         return {file.relative_to(self.path).as_posix() for file in files}
 
 
-def model_format(folder: Path) -> str:
-    """ "onnx-genai", "onnx", "gguf", "surgery" or "transformers" (report.json's words), by the files in the folder."""
-    if (folder / "genai_config.json").is_file():
-        return "onnx-genai"
-    if any(folder.glob("*.gguf")):
-        return "gguf"
-    if any(folder.glob("*.onnx")):
-        return "onnx"
-    return "surgery" if (folder / "surgery.json").is_file() else "transformers"
-
-
 def content_key(stage: Stage, inputs: dict[str, Any]) -> str:
     """Return sixteen hex digits over a stage's name, version and options, its inputs' keys and its libraries."""
     material = {

@@ -191,7 +191,7 @@ def memory_of(module: str, folder: str, length: int, threads: int) -> dict[str, 
     """What `python -m hfcompress.formats.MODULE` prints, with the imports of this process in `bare_rss_mb`."""
     from hfcompress.formats import language_memory, memory
 
-    serve = language_memory.serve if module == "language_memory" else memory.server_of(Path(folder))
+    serve = language_memory.serve if module == "language_memory" else memory.serve
     return {name: round(value, 1) for name, value in serve(Path(folder), length, threads).items()}
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from hfcompress.architectures.models import language_tokenizer, load_tokenizer
-from hfcompress.architectures.quantized_model import SURGERY
 from hfcompress.errors import UserError, needs
 from hfcompress.evaluation.chat import render
 from hfcompress.evaluation.generation import generate
 from hfcompress.folders.end_tokens import end_tokens
+from hfcompress.formats import format_of
 from hfcompress.formats.runtimes.decoder import Decoder, open_decoder
 from hfcompress.formats.runtimes.torch_decoder import load
 
@@ -159,8 +159,8 @@ class StockModel(HFLM):
 
 def opened(folder: Path, threads: int) -> Any:
     """A model folder as the harness's model."""
-    stock = not any((folder / name).is_file() for name in ("genai_config.json", SURGERY))
-    if stock and not any(folder.glob("*.gguf")):
+    found = format_of(folder)
+    if found.stock and found.runtime == "torch":
         return StockModel(pretrained=load(folder), tokenizer=load_tokenizer(folder), device="cpu", batch_size=1)
     tokenizer = language_tokenizer(folder)
     return HarnessDecoder(open_decoder(folder, threads), tokenizer, end_tokens(folder, tokenizer))

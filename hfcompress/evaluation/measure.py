@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.errors import UserError, require, require_numbers, require_threads
 from hfcompress.evaluation.again import Again
+from hfcompress.formats import format_of
 from hfcompress.stage import GRAPHS
 
 if TYPE_CHECKING:
@@ -211,13 +212,13 @@ class Measure(Measuring):
 
 def model_row(name: str, folder: Path, memory: dict[str, float]) -> dict[str, Any]:
     """The part of a report's model that its files and a process of its own (`memory.fresh_process`) tell."""
-    from hfcompress.formats.size import embedding_bytes, sizes
-    from hfcompress.stage import model_format
+    from hfcompress.formats.size import embedding_bytes
 
-    found = sizes(folder)
+    form = format_of(folder)
+    found = form.size(folder)
     return {
         "name": name,
-        "format": model_format(folder),
+        "format": form.word,
         "parameters": found["parameters"],
         "bytes": found["bytes"],
         "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / found["parameters"], 2),

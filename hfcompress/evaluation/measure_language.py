@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.errors import require, require_numbers, require_threads
 from hfcompress.evaluation.again import Again
 from hfcompress.folders.guard import read_config
+from hfcompress.formats import FORMATS, format_of
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_generation import CausalLM
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hfcompress.architectures.decoder_spec import LanguageShape
-
-RUNTIMES = {"onnx-genai": "onnxruntime", "gguf": "llama.cpp", "transformers": "torch", "surgery": "torch, simulated"}
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class MeasureLanguage:
                 batch=1,
                 sequence_length=min(self.context, decoders[name].context),
                 threads=self.threads,
-                runtime=RUNTIMES[format_of(folder)],
+                runtime=format_of(folder).runtime_of("language"),
             )
             found[name] = told | {
                 "first_token": latency.percentiles(first[name])["p50"],
@@ -178,15 +177,15 @@ class MeasureLanguage:
     def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:
         """The part of a report's model that its files and a process of its own tell."""
         from hfcompress.formats.language_memory import fresh_process
-        from hfcompress.formats.size import sizes
         from hfcompress.planning.decoders import expected
 
-        found = sizes(folder)
+        form = format_of(folder)
+        found = form.size(folder)
         context = timed["sequence_length"]
-        told = {"expected_bytes": expected(folder, context)} if format_of(folder) == "onnx-genai" else {}
+        told = {"expected_bytes": expected(folder, context)} if form is FORMATS["onnx-genai"] else {}
         return {
             "name": name,
-            "format": format_of(folder),
+            "format": form.word,
             "parameters": found["parameters"],
             "bytes": found["bytes"],
             "bits_per_parameter": round(8 * sum(found["dtypes"].values()) / max(found["parameters"], 1), 3),
@@ -237,12 +236,6 @@ def accuracy(summary: dict[str, Any]) -> dict[str, Any]:
         "n": summary["tokens"],
         "all": summary,
     }
-
-
-def format_of(folder: Path) -> str:
-    from hfcompress.stage import model_format
-
-    return model_format(folder)
 
 
 def simulation_of(folder: Path, simulations: dict[str, Path]) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from hfcompress.errors import CheckFailed, UserError
+from hfcompress.formats import format_of
 
 LEAST_SHARE = 0.5
 
@@ -41,7 +42,7 @@ def require_share(
 
 
 def require_stored(folder: Path, bits: int, advice: str) -> float:
-    """Return the share of the weights in a folder's ONNX or GGUF file that is really stored in `bits` or fewer.
+    """Return the share of the weights in a folder's files of weights that is really stored in `bits` or fewer.
 
     A GGUF block's scales count among its bits: those of a 4-bit type take up to 5.
 
@@ -51,13 +52,10 @@ def require_stored(folder: Path, bits: int, advice: str) -> float:
     Raises:
         CheckFailed: it is less than half, or the folder holds no such file.
     """
-    from hfcompress.formats.size import named_gguf_tensors, named_initializers
-
-    graphs, blocks = sorted(folder.glob("*.onnx")), sorted(folder.glob("*.gguf"))
-    stored = [named for file in graphs for named in named_initializers(file)]
-    stored += [named for file in blocks for named in named_gguf_tensors(file)]
+    found = format_of(folder)
+    stored = [named for file in found.files(folder) for named in found.tensors(file, {})]
     weights = [(name, elements, width) for name, (elements, _, width, is_weight) in stored if is_weight]
-    most = bits + 1 if blocks else bits
+    most = bits + found.widened_bits
     wide = [(elements, name, width) for name, elements, width in weights if width > most]
     total = sum(elements for _, elements, _ in weights)
     share = 1 - sum(elements for elements, _, _ in wide) / total if total else 0.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.folders.guard import read_config
+from hfcompress.formats import format_of
 
 ANSWER = 16  # tokens of the context that are generated
 
@@ -33,9 +34,9 @@ def fresh_process(folder: Path, context: int, threads: int) -> dict[str, float]:
 def serve(folder: Path, context: int, threads: int) -> dict[str, Any]:
     """Load, fill the context, generate its last tokens."""
     from hfcompress.formats.memory import rss_mb
-    from hfcompress.formats.runtimes.decoder import import_runtime, open_decoder
+    from hfcompress.formats.runtimes.decoder import open_decoder
 
-    import_runtime(folder)
+    format_of(folder).import_runtime("language", threads)
     bare = rss_mb()
     begun = time.perf_counter()
     decoder = open_decoder(folder, threads)

@@ -96,15 +96,9 @@ def serve_clicks(folder: Path, rows: int, threads: int) -> dict[str, float]:
     """Load and run a click model on a slate of so many rows: with onnxruntime alone where the folder holds a graph."""
     import numpy as np
 
-    is_onnx = (folder / "model.onnx").is_file()
-    if is_onnx:
-        import onnxruntime  # noqa: F401  (part of the bare runtime)
-    else:
-        import torch
+    from hfcompress.formats import format_of
 
-        from hfcompress.architectures import click_model  # noqa: F401  (the same)
-
-        torch.set_num_threads(threads)
+    format_of(folder).import_runtime("clicks", threads)
     from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
     bare = rss_mb()
@@ -121,33 +115,21 @@ def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     """Load and run an image classifier: with onnxruntime alone where the folder holds a graph."""
     import numpy as np
 
+    from hfcompress.folders.guard import read_config
+    from hfcompress.formats import format_of
     from hfcompress.tasks.image_input import channels_of
 
-    is_onnx = (folder / "model.onnx").is_file()
-    if is_onnx:
-        import onnxruntime  # noqa: F401  (part of the bare runtime)
+    found = format_of(folder)
+    found.import_runtime("images", threads)
+    import hfcompress.formats.runtimes.networks  # noqa: F401
 
-        from hfcompress.formats.runtimes.sessions import onnx_session
-    else:
-        import torch
-        import transformers.models.auto.modeling_auto  # noqa: F401  (the same)
-
-        torch.set_num_threads(threads)
-        from hfcompress.architectures.models import load_classifier
     bare = rss_mb()
     begun = time.perf_counter()
-    model: Any = onnx_session(folder / "model.onnx", threads) if is_onnx else load_classifier(folder)
+    network = found.network(folder, threads)
     load_ms = (time.perf_counter() - begun) * 1e3
-    from hfcompress.folders.guard import read_config
-
-    channels = channels_of(read_config(folder))
-    pixels = np.zeros((batch, channels, *image_size(folder)), dtype=np.float32)
+    pixels = np.zeros((batch, channels_of(read_config(folder)), *image_size(folder)), dtype=np.float32)
     for _ in range(3):
-        if is_onnx:
-            model.run(None, {"pixel_values": pixels})
-        else:
-            with torch.inference_mode():
-                model(torch.from_numpy(pixels))
+        network.run({"pixel_values": pixels})
     return {"peak_rss_mb": rss_mb(), "bare_rss_mb": bare, "load_ms": load_ms}
 
 
@@ -186,18 +168,14 @@ def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else (side[0], side[-1])
 
 
-def server_of(folder: Path) -> Any:
-    """Which of the functions above serves a folder."""
-    from hfcompress.folders.guard import read_config
+def serve(folder: Path, length: int, threads: int) -> dict[str, float]:
+    """Load and run a classifier by its format; see `fresh_process`."""
+    from hfcompress.formats import format_of, kind_of
 
-    if read_config(folder).get("model_type") == "clicks":
-        return serve_clicks
-    if (folder / "preprocessor_config.json").is_file():
-        return serve_images
-    return serve_onnx if (folder / "model.onnx").is_file() else serve_transformers
+    kind = kind_of(folder)
+    return format_of(folder).serve(folder, "text" if kind == "language" else kind, length, threads)
 
 
 if __name__ == "__main__":
     model_folder, length, thread_count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    serve = server_of(model_folder)
     print(json.dumps({name: round(value, 1) for name, value in serve(model_folder, length, thread_count).items()}))

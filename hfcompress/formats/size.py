@@ -9,7 +9,8 @@ from typing import Any
 from hfcompress.errors import needs
 from hfcompress.folders.foreign_files import read_object
 from hfcompress.folders.guard import read_config
-from hfcompress.folders.weights import header, unread_weights, weight_files
+from hfcompress.folders.weights import header, unread_weights
+from hfcompress.formats import format_of
 
 NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
 # Stored, and no parameters: statistics of batch norms, positions, and the masks of old checkpoints.
@@ -49,17 +50,11 @@ def sizes(folder: Path) -> dict[str, Any]:
     """
     files = shipped_files(folder)
     parameters, dtypes = 0, dict[str, int]()
-    packed = packed_bits(folder)
+    packed, found = packed_bits(folder), format_of(folder)
     for file in files:
-        if file.suffix == ".safetensors":
-            tensors = safetensors_header(file, packed)
-        elif file.suffix == ".onnx":
-            tensors = onnx_initializers(file)
-        elif file.suffix == ".gguf":
-            tensors = gguf_tensors(file)
-        else:
+        if not file.match(found.weights):
             continue
-        for elements, dtype, bits, is_weight in tensors:
+        for _, (elements, dtype, bits, is_weight) in found.tensors(file, packed):
             dtypes[dtype] = dtypes.get(dtype, 0) + elements * bits // 8
             parameters += elements if is_weight else 0
     return {
@@ -92,12 +87,8 @@ def integer_bytes(dtypes: dict[str, int]) -> int:
 
 def embedding_bytes(folder: Path) -> int:
     """What an encoder's embeddings take: tables, scales, their LayerNorm, and the projection of factorized ones."""
-    named: list[tuple[str, tuple[int, str, int, bool]]] = []
-    graphs = sorted(folder.glob("*.onnx"))
-    for file in [] if graphs else weight_files(folder):
-        named += named_tensors(file)
-    for file in graphs:
-        named += named_initializers(file)
+    found = format_of(folder)
+    named = [entry for file in found.files(folder) for entry in found.tensors(file, {})]
     ours = [entry for name, entry in named if any(part in name for part in EMBEDDING_PARTS)]
     return sum(elements * bits // 8 for elements, _, bits, _ in ours)
 
@@ -120,11 +111,6 @@ def packed_tensor(name: str, shape: list[int], bits: int, packed: dict[str, int]
     if part in ("codes", "weight_packed"):
         return math.prod(shape) * bits // packed[module], f"int{packed[module]}", packed[module], True
     return math.prod(shape), {16: "float16", 8: "uint8", 32: "int32", 64: "int64"}[bits], bits, False
-
-
-def safetensors_header(file: Path, packed: dict[str, int] | None = None) -> list[tuple[int, str, int, bool]]:
-    """(elements, type, bits an element, is a weight) of each tensor; no tensor is read."""
-    return [entry for _, entry in named_tensors(file, packed)]
 
 
 def named_tensors(file: Path, packed: dict[str, int] | None = None) -> list[tuple[str, tuple[int, str, int, bool]]]:
@@ -154,11 +140,6 @@ def safetensors_parts(file: Path) -> list[tuple[str, int, int]]:
         (name, 0 if name.endswith(BUFFERS) else math.prod(place.shape), place.bytes)
         for name, place in header(file).items()
     ]
-
-
-def onnx_initializers(file: Path) -> list[tuple[int, str, int, bool]]:
-    """The same for an ONNX file: initializers and the tensors of Constant nodes."""
-    return [entry for _, entry in named_initializers(file)]
 
 
 def named_initializers(file: Path) -> list[tuple[str, tuple[int, str, int, bool]]]:
@@ -210,11 +191,6 @@ def nbits_weights(model: Any) -> dict[str, tuple[int, int]]:
             bits = attributes.get("bits", 4)
             found.setdefault(node.input[0], (sizes_of[node.input[0]] * 8 // bits, bits))
     return found
-
-
-def gguf_tensors(file: Path) -> list[tuple[int, str, int, bool]]:
-    """The same for a GGUF file: a block type's scales lie among its weights, so that its bits are an average."""
-    return [entry for _, entry in named_gguf_tensors(file)]
 
 
 def named_gguf_tensors(file: Path) -> list[tuple[str, tuple[int, str, int, bool]]]:

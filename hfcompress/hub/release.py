@@ -16,6 +16,8 @@ from typing import Any
 from hfcompress.errors import UserError, needs
 from hfcompress.folders.inside import component, inside
 from hfcompress.folders.record import Record, read_json
+from hfcompress.formats import FORMATS, format_called
+from hfcompress.formats.format import Format
 from hfcompress.hub.push import PUSHING, require_repository
 from hfcompress.hub.secret_search import first_secret
 from hfcompress.report.console import candidate_row
@@ -26,7 +28,6 @@ from hfcompress.stage import Artifact
 INTEGER = {"int8", "uint8"}
 PREDICTIONS = "records/predictions.safetensors"
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-FOLDERS = {"onnx-genai": "genai/", "gguf": "gguf/"}  # formats that are folders of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +161,9 @@ def smallest(rows: list[dict[str, Any]], candidate: str) -> list[str]:
     """Of models that would lie in one place the candidate, or the smallest one; what lies at the root first."""
     kept: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (row["name"] != candidate, row["bytes"])):
-        kept.setdefault(placed("model.onnx" if row["format"] == "onnx" else "model.safetensors", row), row)
+        kept.setdefault(placed(weights_of(row), row), row)
     names = {row["name"] for row in kept.values()}
-    ordered = sorted(rows, key=lambda row: row["format"] != "transformers")
+    ordered = sorted(rows, key=lambda row: placed(weights_of(row), row) != weights_of(row))
     return [row["name"] for row in ordered if row["name"] in names]
 
 
@@ -198,18 +199,37 @@ def predictions(run: Path, report: dict[str, Any], details: dict[str, Any]) -> d
 
 
 def placed(file: str, row: dict[str, Any]) -> str:
-    """Where a model's file lies in the repository."""
-    if row["format"] in FOLDERS:
-        return FOLDERS[row["format"]] + file
-    if not file.startswith("model.onnx"):
-        return file
-    quantized = "_quantized" if INTEGER & set(row["dtypes"]) else ""
-    return "onnx/" + file.replace("model.onnx", f"model{quantized}.onnx")
+    """Where a model's file lies in the repository.
+
+    Raises:
+        UserError: the row has a format that this version does not know.
+    """
+    return form_of(row).place(file, bool(INTEGER & set(row["dtypes"])))
+
+
+def form_of(row: dict[str, Any]) -> Format:
+    """The format of a row of report.json.
+
+    Raises:
+        UserError: this version does not know it.
+    """
+    try:
+        return format_called(row["format"])
+    except KeyError:
+        known = ", ".join(sorted({found.word for found in FORMATS.values()}))
+        raise UserError(
+            f"report.json: {row['name']} is of the format {row['format']!r}; known are {known}: make the run again"
+        ) from None
+
+
+def weights_of(row: dict[str, Any]) -> str:
+    """The name of the file by which two models would lie in one place."""
+    return form_of(row).weights.replace("*", "model")
 
 
 def file_of(place: str) -> str:
     """The file that `placed` put there."""
-    for folder in FOLDERS.values():
+    for folder in {found.folder for found in FORMATS.values()}:
         place = place.removeprefix(folder)
     return place.removeprefix("onnx/").replace("model_quantized.onnx", "model.onnx")
 

@@ -12,7 +12,7 @@ from hfcompress.evaluation.again import Again
 from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.inside import component, inside
 from hfcompress.folders.record import environment, read_json, sha256
-from hfcompress.hub.release import FOLDERS, PREDICTIONS, file_of, placed
+from hfcompress.hub.release import PREDICTIONS, file_of, form_of, placed, weights_of
 from hfcompress.report.console import candidate_row
 from hfcompress.runs.comparison import inconsistency
 
@@ -121,12 +121,12 @@ def processor_claims(model: Path) -> list[Claim]:
 
 def laid_out(folder: Path, row: dict[str, Any], work: Path) -> Path:
     """The candidate as one folder, as the run had it."""
-    if row["format"] in FOLDERS:
-        return inside(folder, FOLDERS[row["format"]].rstrip("/"))
+    if place := form_of(row).folder:
+        return inside(folder, place.rstrip("/"))
     for file in folder.iterdir():
         if file.suffix in (".json", ".txt", ".model"):
             (work / file.name).symlink_to(inside(folder, file.name).resolve())
-    weights = "model.onnx" if row["format"] == "onnx" else "model.safetensors"
+    weights = weights_of(row)
     (work / weights).symlink_to(inside(folder, placed(weights, row)).resolve())
     return work
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hfcompress.architectures import ENCODERS
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
+from hfcompress.formats import format_of
 from hfcompress.report.console import threads_in_words
 
 if TYPE_CHECKING:
@@ -77,21 +78,24 @@ def profile(folder: Path, *, batch: int, length: int, threads: int, runs: int, t
         UserError: the folder holds no model that is known here, or it cannot be run on such a request.
     """
     from hfcompress.architectures.models import check_config
-    from hfcompress.stage import model_format
 
-    kind = model_format(folder)
+    found = format_of(folder)
     check_config(folder)
     groups: dict[str, Group] = defaultdict(lambda: Group(""))
-    if kind == "gguf":
-        raise UserError(f"{folder} is GGUF, which is one matrix after another; profile the model it was written from")
+    times = {"onnxruntime": onnx_times, "torch": torch_times}.get(found.runtime)
+    if times is None:
+        raise UserError(
+            f"{folder} is {found.name.upper()}, which {found.runtime} runs and no profiler here reads; profile the "
+            "model it was written from"
+        )
     files = stored_parts(folder)
     for name, parameters, size in files:
         group = groups[group_of(name)]
         group.parameters += parameters
         group.bytes += size
     took = None
-    if timed and kind != "surgery":
-        took = (onnx_times if kind.startswith("onnx") else torch_times)(folder, batch, length, threads, runs)
+    if timed and found.stock:
+        took = times(folder, batch, length, threads, runs)
         for name, milliseconds in took.own.items():
             group = groups[group_of(name)]
             group.milliseconds = (group.milliseconds or 0.0) + milliseconds
@@ -99,7 +103,7 @@ def profile(folder: Path, *, batch: int, length: int, threads: int, runs: int, t
         group.name = name
     ordered = sorted(groups.values(), key=lambda g: (-g.bytes, -(g.milliseconds or 0.0)))
     return Profile(
-        kind,
+        found.word,
         took.runtime if took else None,
         sum(group.parameters for group in ordered),
         sum(group.bytes for group in ordered),

@@ -13,8 +13,9 @@ from hfcompress.errors import UserError
 from hfcompress.folders.files import PART, clear, flush, flush_folder, is_left_over, sweep
 from hfcompress.folders.permissions import as_umask_says
 from hfcompress.folders.record import Record, environment, peak_rss_mb, sha256
+from hfcompress.formats import format_of
 from hfcompress.runs.lock import plain
-from hfcompress.stage import Artifact, Stage, model_format
+from hfcompress.stage import Artifact, Stage
 
 WORK = "work"
 MADE_AGAIN = "delete this folder to have the stage made again"
@@ -32,10 +33,8 @@ def finish(
     part: Path, stage: Stage, name: str, key: str, inputs: dict[str, Any], measured: dict[str, Any], seconds: float
 ) -> Path:
     """Measure what was written, write the record last, and give the folder its final name, which is returned."""
-    from hfcompress.formats.size import sizes
-
     has_model = (part / "config.json").is_file()
-    found: dict[str, Any] = sizes(part) if has_model else {"parameters": 0, "bytes": 0, "dtypes": {}}
+    found: dict[str, Any] = format_of(part).size(part) if has_model else {"parameters": 0, "bytes": 0, "dtypes": {}}
     if has_model:
         measured = measured | {"difference_from_parent": parent_difference(part, as_folders(inputs))}
     work = part / WORK
@@ -54,7 +53,7 @@ def finish(
         inputs={k: describe(v) for k, v in inputs.items()},
         seconds=round(seconds, 2),
         peak_rss_mb=round(peak_rss_mb(), 1),
-        format=model_format(part) if has_model else "measurement",
+        format=format_of(part).word if has_model else "measurement",
         parameters=found["parameters"],
         bytes=found["bytes"],
         dtypes=found["dtypes"],

@@ -17,9 +17,9 @@ from hfcompress.folders.guard import read_config
 from hfcompress.folders.inside import inside
 from hfcompress.folders.permissions import as_umask_says
 from hfcompress.folders.record import read_json, write_json
+from hfcompress.formats import format_of
 from hfcompress.formats.onnx_export import Array, read_model
 from hfcompress.report.console import candidate_row
-from hfcompress.stage import model_format
 from hfcompress.tasks.vocabulary import TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there already and not empty; give another folder")
     source = delivered_model(name)
-    if model_format(source) not in ("onnx", "transformers", "surgery"):
-        raise UserError(f"{source} is {model_format(source)}: its run has written the formats that such a model has")
+    if (found := format_of(source)).word not in ("onnx", "transformers", "surgery"):
+        raise UserError(f"{source} is {found.word}: its run has written the formats that such a model has")
     # What is half written, also by a process that was killed, must not be taken for an export.
     part = out.with_name(out.name + PART)
     shutil.rmtree(part, ignore_errors=True)
@@ -107,7 +107,7 @@ def torch_model(folder: Path) -> Path:
         UserError: there are none.
     """
     found = folder
-    while model_format(found) == "onnx":
+    while format_of(found).word == "onnx":
         record = found / "record.json"
         name = read_json(record, "inputs")["inputs"].get("model") if record.is_file() else None
         parent = None if name is None else inside(found.parent, name, str(record))
@@ -129,7 +129,7 @@ def is_image_model(folder: Path) -> bool:
 
 def export_onnx(source: Path, out: Path) -> list[str]:
     """The ONNX that is there, fp32 or int8; of torch weights the fp32 export."""
-    if model_format(source) == "onnx":
+    if format_of(source).word == "onnx":
         for file in source.glob("*.onnx*"):
             shutil.copyfile(file, out / file.name)
         kind = "int8" if is_quantized(read_model(source / "model.onnx")) else "fp32"

@@ -14,7 +14,7 @@ from hfcompress.evaluation.classification import flips
 from hfcompress.evaluation.difference import difference
 from hfcompress.formats.memory import fresh_process
 from hfcompress.formats.runtimes.predictor import Predictor
-from hfcompress.formats.size import safetensors_header, sizes
+from hfcompress.formats.size import named_tensors, sizes
 from hfcompress.tasks.text_classification import TextClassification
 
 
@@ -86,7 +86,7 @@ def test_sizes_are_those_of_the_files(tiny_model: Path) -> None:
 def test_types_are_read_from_the_header_alone(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "BF16", "shape": [3, 5], "data_offsets": [0, 30]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    assert safetensors_header(tmp_path / "model.safetensors") == [(15, "bfloat16", 16, True)]
+    assert [held for _, held in named_tensors(tmp_path / "model.safetensors")] == [(15, "bfloat16", 16, True)]
 
 
 def test_memory_is_that_of_a_process_of_its_own(exported: Path) -> None:

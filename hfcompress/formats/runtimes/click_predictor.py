@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.formats import format_of
 from hfcompress.formats.runtimes.scores import Function
 
 Array = np.ndarray[Any, Any]
@@ -16,7 +17,7 @@ FIELDS = ("user", "item", "category", "context", "price", "time")
 
 
 class ClickPredictor:
-    """A model folder, loaded once: model.onnx in plain onnxruntime, safetensors in torch.
+    """A model folder, loaded once by the runtime of its format.
 
     Its labels are "no click" and "click"; a text is a JSON object with user, item, category, context, price, time.
     """
@@ -26,28 +27,16 @@ class ClickPredictor:
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         from hfcompress.architectures.click_inputs import read_config
-        from hfcompress.formats.runtimes.sessions import onnx_session
 
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
         self.config = read_config(folder)
-        onnx = folder / "model.onnx"
-        self.session: Any = onnx_session(onnx, self.threads) if onnx.is_file() else None
-        self.network: Any = None
-        if self.session is None:
-            from hfcompress.architectures.click_model import load_click_model
-
-            self.network = load_click_model(folder)
-        self.runtime = "onnxruntime" if self.session else "torch"
+        self.network = format_of(folder).network(folder, self.threads)
+        self.runtime = self.network.runtime
 
     def run(self, inputs: dict[str, Array]) -> Array:
         """Logits [rows, 2] of click and conversion, of inputs as click_model.inputs_of makes them."""
-        if self.session is not None:
-            return np.asarray(self.session.run(["logits"], inputs)[0])
-        import torch
-
-        with torch.inference_mode():
-            return np.asarray(self.network(**{name: torch.from_numpy(array) for name, array in inputs.items()}))
+        return np.asarray(self.network.run(inputs))
 
     def judge(self, log: Any, batch: int = 16_384) -> Array:
         """Logits [rows, 2] of a log's rows."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.errors import UserError, needs
+from hfcompress.formats import format_of
 from hfcompress.formats.runtimes.answers import label_names, numbers, require_labels
 from hfcompress.formats.runtimes.scores import Function, score_function
-from hfcompress.formats.runtimes.sessions import onnx_session
 from hfcompress.tasks.image_input import channels_of, pixel_values
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ Array = np.ndarray[Any, Any]
 
 
 class ImagePredictor:
-    """A model folder, loaded once: safetensors (with surgery.json or without) run in torch, model.onnx in onnxruntime.
+    """A model folder, loaded once by the runtime of its format.
 
     Args:
-        folder: `save_pretrained` layout, or model.onnx beside config.json and preprocessor_config.json.
+        folder: weights of any format beside config.json and preprocessor_config.json.
         threads: intra-op threads; None for all cores.
 
     Raises:
@@ -43,30 +43,12 @@ class ImagePredictor:
             raise UserError(f"{folder} takes images of {self.channels} channels; images have 1 (gray) or 3 (RGB) here")
         self.labels = label_names(config, folder)
         self.function: Function = score_function(config, len(self.labels))
-        self.session: Any = None
-        self.network: Any = None
-        if (folder / "model.onnx").is_file():
-            self.runtime = "onnxruntime"
-            self.session = onnx_session(folder / "model.onnx", self.threads)
-        else:
-            from hfcompress.architectures.models import load_classifier
-
-            self.runtime = "torch"
-            self.network = load_classifier(folder)
+        self.network = format_of(folder).network(folder, self.threads)
+        self.runtime = self.network.runtime
 
     def run(self, pixel_values: Array) -> Array:
         """Logits [batch, classes] of float32 [batch, channels, height, width]."""
-        if self.session is not None:
-            return np.asarray(self.session.run(["logits"], {"pixel_values": pixel_values})[0])
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            with torch.inference_mode():
-                return np.asarray(self.network(torch.from_numpy(pixel_values)).logits.float().numpy())
-        finally:
-            torch.set_num_threads(before)
+        return np.asarray(self.network.run({"pixel_values": pixel_values}))
 
     def logits(self, images: "Iterable[Image]", max_length: int = 0, batch_size: int = 32) -> Array:
         """Logits [images, classes] in the order given (`max_length` is what other predictors need).

@@ -1,4 +1,4 @@
-"""Predictor: logits of a classifier folder, whatever its format."""
+"""Predictor: logits of a text classifier's folder, whatever its format."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.errors import UserError
+from hfcompress.formats import format_of
+from hfcompress.formats.format import Kind
 from hfcompress.formats.runtimes.answers import label_names, numbers, require_labels
 from hfcompress.formats.runtimes.scores import Function, score_function
-from hfcompress.formats.runtimes.sessions import array_type, has_ranges_of_a_batch, onnx_session, output_name
 from hfcompress.tasks.cutting import beginning
 
 Array = np.ndarray[Any, Any]
@@ -33,7 +34,7 @@ class Answers(Protocol):
 
 
 class Predictor:
-    """A model folder, loaded once: safetensors run in torch, model.onnx in plain onnxruntime.
+    """A model folder, loaded once by the runtime of its format.
 
     Args:
         folder: `save_pretrained` layout, or model.onnx beside config.json and the tokenizer.
@@ -58,38 +59,13 @@ class Predictor:
         self.function: Function = score_function(config, len(self.labels))
         self.positions = text_inputs.usable_positions(config)
         self.rows: int | None = config.get("vocab_size")
-        self.session: Any = None
-        self.network: Any = None
-        if (folder / "model.onnx").is_file():
-            self.runtime = "onnxruntime"
-            self.session = onnx_session(folder / "model.onnx", self.threads)
-            self.inputs = {entry.name: array_type(entry.type) for entry in self.session.get_inputs()}
-            self.output = output_name(self.session, folder)
-            self.alone = has_ranges_of_a_batch(folder / "model.onnx")
-        else:
-            from hfcompress.architectures.models import load_classifier
-
-            self.runtime = "torch"
-            self.network = load_classifier(folder)
-            names = text_inputs.inputs_of(self.network) & {"input_ids", "attention_mask", "token_type_ids"}
-            self.inputs = dict.fromkeys(sorted(names), np.int64)
-            self.alone = config.get("pad_token_id") is None  # decoders then refuse more than one text
+        self.network = format_of(folder).network(folder, self.threads)
+        self.runtime, self.inputs, self.alone = self.network.runtime, self.network.inputs, self.network.alone
 
     def run(self, batch: dict[str, Array]) -> Array:
         """Logits [batch, classes] of int64 arrays [batch, tokens], named as the model's inputs are."""
-        if self.session is not None:
-            feed = {name: batch[name].astype(kind, copy=False) for name, kind in self.inputs.items()}
-            return np.asarray(self.session.run([self.output], feed)[0])
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            with torch.inference_mode():
-                tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-                return np.asarray(self.network(**tensors).logits.float().numpy())
-        finally:
-            torch.set_num_threads(before)
+        feed = {name: batch[name].astype(kind, copy=False) for name, kind in self.inputs.items()}
+        return np.asarray(self.network.run(feed))
 
     def logits(self, texts: list[str], max_length: int, batch_size: int = 32) -> Array:
         """Logits [texts, classes] in the order given.
@@ -172,13 +148,14 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def open_predictor(folder: Path, threads: int | None = None) -> Any:
-    """What can be asked for labels: a `Predictor` of texts, or what config.json says the folder is."""
+    """What can be asked for labels: a `Predictor` of texts, or what config.json says the folder is.
+
+    Raises:
+        UserError: the folder holds no classifier that can be run.
+    """
     from hfcompress.architectures.models import is_vision
     from hfcompress.folders.guard import read_config
-    from hfcompress.formats.runtimes.click_predictor import ClickPredictor
-    from hfcompress.formats.runtimes.image_predictor import ImagePredictor
 
     kind = read_config(folder).get("model_type")
-    if kind == "clicks":
-        return ClickPredictor(folder, threads)
-    return (ImagePredictor if is_vision(kind) else Predictor)(folder, threads)
+    asked: Kind = "clicks" if kind == "clicks" else "images" if is_vision(kind) else "text"
+    return format_of(folder).open(folder, asked, threads)
