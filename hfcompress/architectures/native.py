@@ -3,7 +3,7 @@
 import copy
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.architectures import ENCODERS
+from hfcompress.architectures import ENCODERS, IMAGE_MODELS
 from hfcompress.architectures.patches import edits_of, resizes
 
 if TYPE_CHECKING:
@@ -30,16 +30,12 @@ def named_shape(whole: "PreTrainedModel", network: "PreTrainedModel") -> str:
 def config_changes(network: Any) -> dict[str, Any] | None:
     """The fields of a config that come nearest to the model's widths; None for a class that has no such fields.
 
-    A ResNet's inner widths follow from its stages' ones, a MobileNetV2's all from one multiplier: a cut one has
-    neither. An encoder's layers all have the same number of neurons, and heads only shrink with the hidden size.
+    An image model says it of itself (see `image.ImageArchitecture`). An encoder's layers all have the same number of
+    neurons, and heads only shrink with the hidden size.
     """
     if encoder := ENCODERS.get(network.config.model_type):
         first = network.get_submodule(f"{encoder.body}.{encoder.layers}.0.{encoder.neurons_input}")
         return {encoder.name("intermediate_size"): first.out_features}
-    if network.config.model_type == "resnet":
-        stages = network.resnet.encoder.stages
-        return {
-            "embedding_size": network.resnet.embedder.embedder.convolution.out_channels,
-            "hidden_sizes": [stage.layers[-1].layer[-1].convolution.out_channels for stage in stages],
-        }
+    if image := IMAGE_MODELS.get(network.config.model_type):
+        return image.config_changes(network)
     return None

@@ -1,10 +1,9 @@
-"""How long this machine takes for an image: MobileNetV2s and ResNets as ONNX graphs, written from their layers alone.
+"""How long this machine takes for an image: image models as ONNX graphs, written from their lists of blocks alone.
 
 What is timed has the same nodes, widths, threads and session options as what will be exported, and random weights, so
 that no model of the processor is needed. The models run in turn and twice each, as they will when they are measured.
 """
 
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.architectures.image import Activation, Block, Conv, MaxPool
 from hfcompress.architectures.image_layers import Layers
 from hfcompress.architectures.layers import Layer
 from hfcompress.planning.machine import Graph
 
 RUNS, FEWEST_RUNS = 40, 5
 LONGEST_S = 2.0  # of timed runs
-BLOCK = re.compile(r"(mobilenet_v2\.layer\.\d+|resnet\.encoder\.stages\.\d+\.layers\.\d+)\.")
 RANGE = 6.0  # of the activations, in int8
 
 
@@ -56,65 +55,51 @@ class Writer:
         self.graph, self.integer, self.random = Graph(), integer, np.random.default_rng(0)
 
     def network(self, layers: Layers) -> Graph:
-        """Blocks with their residual sums; in a ResNet a layer with a ReLU, in a MobileNetV2 with a ReLU6."""
-        names = [name for name, layer in layers.items() if layer.kind == "convolution"]
-        resnet = names[0].startswith("resnet")
-        last = read = self.quantized("x", signed=True)
-        for i, name in enumerate(names):
-            layer, block = layers[name], BLOCK.match(name)
-            if block and (i == 0 or not names[i - 1].startswith(block[0])):
-                read = last
-            ends = block is not None and (i + 1 == len(names) or not names[i + 1].startswith(block[0]))
-            shortcut = ".shortcut." in name
-            if shortcut:
-                main, last = last, read
-            linear = name.endswith("reduce_1x1.convolution") or (resnet and self.adds(names, i))
-            last = self.conv(name, layer, last, None if linear else resnet)
-            if shortcut:
-                last = self.add(main, last, relu=True)
-            elif ends and resnet:
-                last = self.add(last, read, relu=True)
-            elif ends and self.is_residual(layers, names, i):
-                last = self.add(last, read, relu=False)
-            if ".embedder." in name:
-                last = self.graph.add(
-                    "MaxPool", [last], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
-                )
+        """Every part of the architecture with the widths of `layers`, the average pool and the classifier."""
+        last = self.quantized("x", signed=True)
+        for part in layers.parts:
+            if isinstance(part, Conv):
+                last = self.conv(part, layers, last)
+            elif isinstance(part, MaxPool):
+                side, strides, pads = [part.kernel] * 2, [part.stride] * 2, [part.kernel // 2] * 4
+                last = self.graph.add("MaxPool", [last], "pool", kernel_shape=side, strides=strides, pads=pads)
                 last = self.quantized(last)
+            else:
+                last = self.block(part, layers, last)
         self.classifier(list(layers.values())[-1], last)
         return self.graph
 
-    @staticmethod
-    def adds(names: list[str], i: int) -> bool:
-        """Whether a ResNet's convolution is the last of its block's own: its ReLU comes behind the sum."""
-        block = BLOCK.match(names[i])
-        following = names[i + 1] if i + 1 < len(names) else ""
-        return block is not None and (not following.startswith(block[0]) or ".shortcut." in following)
+    def block(self, block: Block, layers: Layers, read: str) -> str:
+        """The convolutions of a block, and where it has one the sum."""
+        last = read
+        for conv in block.convs:
+            last = self.conv(conv, layers, last)
+        if block.shortcut is not None:
+            return self.add(last, self.conv(block.shortcut, layers, read), block.activation)
+        return self.add(last, read, block.activation) if block.residual else last
 
-    @staticmethod
-    def is_residual(layers: Layers, names: list[str], i: int) -> bool:
-        """Whether a MobileNetV2's block, which ends here, has the shape of its input."""
-        first, middle, last = (layers[name] for name in names[i - 2 : i + 1])
-        return middle.stride == (1, 1) and first.inputs == last.outputs
-
-    def conv(self, name: str, layer: Layer, read: str, relu: bool | None) -> str:
-        """A convolution with bias; `relu`: a ReLU behind it, or (False) a ReLU6, or none."""
-        shape = (layer.outputs, layer.inputs // layer.groups, *layer.kernel)
-        weight, bias = self.weights(name, shape)
+    def conv(self, conv: Conv, layers: Layers, read: str) -> str:
+        """A convolution with bias and its activation."""
+        name = f"{conv.name}.convolution"
+        layer = layers[name]
+        weight, bias = self.weights(name, (layer.outputs, layer.inputs // layer.groups, *layer.kernel))
         pads = [side // 2 for side in layer.kernel] * 2
         last = self.graph.add(
             "Conv", [read, weight, bias], f"{name}_z", group=layer.groups, strides=list(layer.stride), pads=pads
         )
-        if relu is not None:
+        if conv.activation == "relu6":
             low, high = (self.graph.value(f"clip_{n}", np.array(n, np.float32)) for n in (0.0, RANGE))
-            last = self.graph.add("Relu" if relu else "Clip", [last] if relu else [last, low, high], f"{name}_active")
-        return self.quantized(last, signed=relu is None)
+            last = self.graph.add("Clip", [last, low, high], f"{name}_active")
+        elif conv.activation == "relu":
+            last = self.graph.add("Relu", [last], f"{name}_active")
+        return self.quantized(last, signed=conv.activation is None)
 
-    def add(self, one: str, other: str, relu: bool) -> str:
+    def add(self, one: str, other: str, activation: Activation | None) -> str:
+        """The sum of two tensors, and its activation."""
         last = self.graph.add("Add", [one, other], f"{one}_sum")
-        if relu:
+        if activation is not None:
             last = self.graph.add("Relu", [last], f"{last}_active")
-        return self.quantized(last, signed=not relu)
+        return self.quantized(last, signed=activation is None)
 
     def classifier(self, layer: Layer, read: str) -> None:
         """Average pool and linear layer."""

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hfcompress.architectures.image_layers import DEFAULTS, Layers, layers_of_config, narrowed, resized, with_defaults
+from hfcompress.architectures import IMAGE_MODELS
+from hfcompress.architectures.image_layers import Layers, layers_of_config, narrowed, resized, with_defaults
 from hfcompress.architectures.layers import Layer
 from hfcompress.architectures.patches import SURGERY, Edit, read_edits
 from hfcompress.errors import UserError
@@ -294,7 +295,7 @@ def is_image_model(file: Path) -> bool:
     config = read_config(file.parent)
     if "vocab_size" in config:  # before transformers is imported, and torch with it
         return False
-    if config.get("model_type") in DEFAULTS:
+    if config.get("model_type") in IMAGE_MODELS:
         return True
     from hfcompress.architectures.models import is_vision
 
@@ -302,8 +303,8 @@ def is_image_model(file: Path) -> bool:
 
 
 def is_known(config: dict[str, Any], edits: Sequence[Edit]) -> bool:
-    """Whether image_layers.py knows the network, and its edits only change widths."""
-    return config.get("model_type") in DEFAULTS and all(edit.get("edit") == "resize" for edit in edits)
+    """Whether the table of image models has the network, and its edits only change widths."""
+    return config.get("model_type") in IMAGE_MODELS and all(edit.get("edit") == "resize" for edit in edits)
 
 
 @cache
@@ -347,7 +348,7 @@ def traced(config: dict[str, Any], edits: list[Edit], size: tuple[int, int]) -> 
     layers = layers_of(network, {"pixel_values": pixels})
     state = network.state_dict()
     return Network(
-        layers,
+        Layers(layers),
         sum(parameter.numel() for parameter in network.parameters()),
         tuple(state),
         sum(tensor.numel() for tensor in state.values()),

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.budget import Budget, ImageBudget, predicted_verdicts
 from hfcompress.planning.image_spec import ImageShape
 
@@ -102,7 +103,8 @@ def on_chip(plan: "Plan", name: str, shape: ImageShape, budget: ImageBudget) -> 
     limits = {limit: getattr(budget, limit) for limit in ON_CHIP if getattr(budget, limit) is not None}
     if not limits:
         return
-    if shape.config.get("model_type") == "mobilenet_v2":
+    architecture = IMAGE_MODELS.get(shape.config.get("model_type", ""))
+    if architecture is not None and architecture.on_chip:
         from hfcompress.planning.devices.microcontroller import add_to_plan
 
         config = shape.config

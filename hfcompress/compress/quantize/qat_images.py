@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.errors import CheckFailed, UserError
 from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TRAINING
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 32
 PARITY_IMAGES = 32
 PARITY = 0.02  # of the largest logit, on average: a value on the edge of two levels may be rounded either way
-KINDS = ("mobilenet_v2", "resnet")
-RESIDUAL_BLOCKS = ("MobileNetV2InvertedResidual", "ResNetBasicLayer", "ResNetBottleNeckLayer")
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,11 @@ def prepare(network: "PreTrainedModel") -> None:
     from hfcompress.architectures.factors import FactoredConv, LowRankLinear
     from hfcompress.ops.fake_quant import FakeQuantConv2d, FakeQuantLinear
 
-    if network.config.model_type not in KINDS:
-        raise UserError(f"a {network.config.model_type} cannot be trained in int8 yet, only {' and '.join(KINDS)} can")
+    architecture = IMAGE_MODELS.get(network.config.model_type)
+    if architecture is None:
+        known = " and ".join(IMAGE_MODELS)
+        raise UserError(f"a {network.config.model_type} cannot be trained in int8 yet, only {known} can")
+    sums = {network.get_submodule(block.name) for block in architecture.blocks(network.config.to_dict())}
     quantizers = nn.ModuleList()
     units = fold_batch_norms(network)
     for name, module in list(network.named_modules()):
@@ -105,7 +107,7 @@ def prepare(network: "PreTrainedModel") -> None:
     for module in list(network.modules()):
         if isinstance(module, nn.MaxPool2d):
             after(module, quantizers[-1])
-        elif module in units or is_residual_block(module) or isinstance(module, nn.AdaptiveAvgPool2d):
+        elif module in units or module in sums or isinstance(module, nn.AdaptiveAvgPool2d):
             after(module, quantizer(quantizers))
     pool = quantizers[-1]  # made last, behind the average pool
     for name, module in list(network.named_modules()):
@@ -124,11 +126,6 @@ def quantizer(found: "nn.ModuleList") -> "ActivationQuantizer":
 
 def after(module: "nn.Module", quantize: "ActivationQuantizer") -> None:
     module.register_forward_hook(lambda module, inputs, output: quantize(output))
-
-
-def is_residual_block(module: "nn.Module") -> bool:
-    """Whether a block ends in a sum (MobileNetV2's do where shapes allow it)."""
-    return type(module).__name__ in RESIDUAL_BLOCKS and getattr(module, "use_residual", True)
 
 
 def fold_batch_norms(network: "PreTrainedModel") -> "list[nn.Module]":

@@ -1,8 +1,10 @@
-"""MobileNetV2's int8 graph from its config alone: shapes and bytes of what would be exported, without weights."""
+"""An image model's int8 graph from its config alone: shapes and bytes of what would be exported, without weights."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures import IMAGE_MODELS
+from hfcompress.architectures.image import Block
 from hfcompress.architectures.patches import Edit, apply
 from hfcompress.errors import UserError
 from hfcompress.planning.devices.integer_graph import IntegerGraph, Operation
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 def mobilenet_graph(
     config: dict[str, Any], resolution: int, width: float | None = None, edits: list[Edit] | None = None
 ) -> IntegerGraph:
-    """The graph of transformers' MobileNetV2ForImageClassification, batch normalization folded.
+    """The graph of a classifier whose architecture is planned on chips, batch normalization folded.
 
     Args:
         config: a config.json.
@@ -26,15 +28,17 @@ def mobilenet_graph(
         UserError: the config is of another kind of model, or the edits do not fit it.
     """
     import torch
-    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+    from transformers import AutoConfig, AutoModelForImageClassification
 
-    if config.get("model_type") != "mobilenet_v2":
-        raise UserError(f"a {config.get('model_type')} cannot be planned from its shape; only a mobilenet_v2 can")
-    found = MobileNetV2Config.from_dict(config)
+    architecture = IMAGE_MODELS.get(config.get("model_type", ""))
+    if architecture is None or not architecture.on_chip:
+        known = " or ".join(sorted(kind for kind, each in IMAGE_MODELS.items() if each.on_chip))
+        raise UserError(f"a {config.get('model_type')} cannot be planned from its shape; only a {known} can")
+    found = AutoConfig.for_model(**config)
     if width is not None:
         found.depth_multiplier = width
     with torch.device("meta"):
-        network: Any = MobileNetV2ForImageClassification(found)
+        network: Any = AutoModelForImageClassification.from_config(found)
     apply(network, edits or [])
     return network_graph(network, resolution)
 
@@ -42,7 +46,8 @@ def mobilenet_graph(
 def network_graph(network: Any, resolution: int) -> IntegerGraph:
     """The same of a module at hand, whatever the widths of its blocks are."""
     config = network.config
-    return Builder(bool(config.tf_padding), config.num_channels, resolution).network(network)
+    padded = bool(getattr(config, "tf_padding", False))
+    return Builder(padded, config.num_channels, resolution).network(network)
 
 
 class Builder:
@@ -54,22 +59,18 @@ class Builder:
         self.shapes: dict[str, tuple[int, ...]] = {"pixel_values": (channels, resolution, resolution)}
 
     def network(self, network: Any) -> IntegerGraph:
-        body = network.mobilenet_v2
-        stem = body.conv_stem
-        last = "pixel_values"
-        for name in ("first_conv", "expand_1x1", "conv_3x3", "reduce_1x1"):
-            if (layer := getattr(stem, name, None)) is not None:
-                last = self.conv(f"conv_stem.{name}", layer.convolution, last)
-        for i, block in enumerate(body.layer):
+        architecture, last = IMAGE_MODELS[network.config.model_type], "pixel_values"
+        for part in architecture.parts(network.config.to_dict()):
             first = last
-            for name in ("expand_1x1", "conv_3x3", "reduce_1x1"):
-                last = self.conv(f"layer.{i}.{name}", getattr(block, name).convolution, last)
-            if block.use_residual:
-                last = self.add(Operation("Add", f"layer.{i}.add", (first, last), f"layer.{i}.add"), self.shapes[last])
-        last = self.conv("conv_1x1", body.conv_1x1.convolution, last)
+            for conv in part.convs if isinstance(part, Block) else (part,):
+                name = f"{conv.name}.convolution"
+                last = self.conv(conv.name.removeprefix(f"{architecture.body}."), network.get_submodule(name), last)
+            if isinstance(part, Block) and part.residual:
+                name = f"{part.name.removeprefix(f'{architecture.body}.')}.add"
+                last = self.add(Operation("Add", name, (first, last), name), self.shapes[last])
         channels = self.shapes[last][0]
         last = self.add(Operation("GlobalAveragePool", "pooler", (last,), "pooler"), (channels, 1, 1))
-        labels = network.classifier.out_features
+        labels = network.get_submodule(architecture.classifier).out_features
         flash = labels * channels + 8 * labels
         gemm = Operation("Gemm", "classifier", (last,), "logits", macs_per_value=channels, flash=flash)
         return IntegerGraph("pixel_values", self.add(gemm, (labels,)), tuple(self.operations), self.shapes)
