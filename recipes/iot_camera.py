@@ -1,20 +1,27 @@
 """iot_camera: a MobileNetV2 that fits a camera: channels pruned, then int8 by calibration and by training."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hfcompress.budget import ImageBudget
 from hfcompress.compress.prune.structured import StructuredPruneImages
 from hfcompress.compress.quantize.qat_images import QATImages
 from hfcompress.evaluation.measure_images import MeasureImages
+from hfcompress.formats.litert import ExportLiteRT
 from hfcompress.formats.onnx_image_stages import ExportImages, StaticInt8Images
+from hfcompress.formats.runtimes.litert_network import find_python
+from hfcompress.formats.tensorrt_stage import NOTE, ExportTensorRT
 from hfcompress.runs.run import Run
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.training.finetune_images import FinetuneImages
 from hfcompress.training.new_images import NEW, NewMobileNet
 
 SCALES = ("small", "full")
-NEEDED = {"new": "without --base new"}
+NEEDED = {
+    "new": "without --base new",
+    "litert": "without --deliver litert",
+    "tensorrt": "without --deliver tensorrt-onnx",
+}
 CAMERA_MB = 256
 
 
@@ -28,6 +35,9 @@ def recipe(
     prune: StructuredPruneImages = StructuredPruneImages(keep_flops=0.7),
     static: StaticInt8Images = StaticInt8Images(),
     qat: QATImages = QATImages(),
+    deliver: Literal["onnx", "litert", "tensorrt-onnx"] = "onnx",
+    litert: ExportLiteRT = ExportLiteRT(),
+    tensorrt: ExportTensorRT = ExportTensorRT(),
     measure: MeasureImages = MeasureImages(),
 ) -> dict[str, Any]:
     """Fine-tune a MobileNetV2, prune its channels, bring it to int8, and hold it to a camera's storage and memory.
@@ -40,9 +50,15 @@ def recipe(
         finetune: the model before anything is compressed.
         prune: how many channels go, and the training in between.
         static: int8 with ranges calibrated on training images.
-        qat: int8 learned by training with the fine-tuned model as teacher; the verdicts are about this one.
+        qat: int8 learned by training with the fine-tuned model as teacher.
+        deliver: what the verdicts are about and what is pushed: the ONNX that was trained in int8, or the pruned model
+            as LiteRT or as ONNX for TensorRT; litert needs `make litert`.
+        litert: how LiteRT is written.
+        tensorrt: how ONNX for TensorRT is written.
         measure: how the models are measured.
     """
+    if deliver == "litert":
+        find_python()  # refused now, not when everything else is done
     start = run(new, task=task, name="base") if base == NEW else run.base(base)
     teacher = run(finetune, model=start, task=task, name="teacher")
     teacher_onnx = run(ExportImages(), model=teacher, task=task, name="teacher-onnx")
@@ -51,6 +67,12 @@ def recipe(
     slim_onnx = run(ExportImages(), model=slim, task=task, name="slim-onnx")
     slim_int8 = run(static, model=slim_onnx, task=task, name="slim-static-int8")
     int8 = run(qat, model=slim, teacher=teacher, task=task, name="int8")
+    others, notes, candidate = [], (), int8
+    if deliver == "litert":
+        others = [candidate := run(litert, model=slim, task=task, name="litert")]
+    elif deliver == "tensorrt-onnx":
+        others = [candidate := run(tensorrt, model=slim_onnx, task=task, name="tensorrt")]
+        notes = (NOTE.format(name=candidate.name),)
     return run.compare(
         teacher,
         teacher_onnx,
@@ -59,8 +81,10 @@ def recipe(
         slim_onnx,
         slim_int8,
         int8,
+        *others,
         reference=teacher,
-        candidate=int8,
+        candidate=candidate,
+        notes=notes,
         latency_reference=teacher_onnx,
         budget=budget,
         base=base,

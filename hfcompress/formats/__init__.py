@@ -6,11 +6,15 @@ from hfcompress.formats.format import Format, Kind
 from hfcompress.formats.known.compressed_tensors import COMPRESSED_TENSORS
 from hfcompress.formats.known.genai import GENAI
 from hfcompress.formats.known.gguf import GGUF
+from hfcompress.formats.known.litert import LITERT
 from hfcompress.formats.known.onnx import ONNX_CLICKS, ONNX_IMAGES, ONNX_TEXT
 from hfcompress.formats.known.patched import PATCHED
+from hfcompress.formats.known.tensorrt import TENSORRT_ONNX
 from hfcompress.formats.known.transformers import TRANSFORMERS
 
 FORMATS: dict[str, Format] = {
+    "litert": LITERT,
+    "tensorrt-onnx": TENSORRT_ONNX,
     "onnx-genai": GENAI,
     "gguf": GGUF,
     "onnx-clicks": ONNX_CLICKS,

@@ -2,41 +2,70 @@
 
 import shutil
 import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import UserError, require, require_numbers
 from hfcompress.formats.onnx_export import Array
+from hfcompress.formats.onnx_image_stages import batches, calibration_rows
+from hfcompress.formats.runtimes.litert_network import LiteRTNetwork, find_python
+from hfcompress.stage import TENSORS
+from hfcompress.tasks.image_classification import ImageClassification
 
 PARITY = 1e-3  # of the largest logit, in float32
-INSTALL = 'make litert, or pip install "torch==2.13.0" "litert-torch==0.10.0"'
+COMPARED = 64  # images
 
 
-def find_python(given: Path | None) -> Path:
-    """The Python that has litert-torch: the one that was named, or this one.
+@dataclass(frozen=True)
+class ExportLiteRT:
+    """Write model.tflite of a torch image classifier, in int8 with ranges of training images, or in float32."""
 
-    Raises:
-        UserError: it cannot import litert-torch.
-    """
-    python = given or Path(sys.executable)
-    try:
-        found = subprocess.run(
-            [python, "-P", "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('litert_torch') is None)"],
-            capture_output=True,
-        )
-    except OSError as error:
-        raise UserError(f"--litert-python {python}: cannot be run ({error.strerror})") from None
-    if found.returncode:
-        option = f"--litert-python {python}: it" if given else "this Python"
-        raise UserError(
-            f"{option} has no litert-torch. It wants an older typing-extensions than this environment has: make an "
-            f"environment of its own ({INSTALL}) and name its Python with --litert-python"
-        )
-    return python
+    bits: int = 8
+    """Of weights and activations: 8 or 32."""
+    calibration_images: int = 128
+    """Training images that ranges are taken from; drawn evenly from the classes."""
+    seed: int = 0
+
+    training: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = TENSORS
+
+    def __post_init__(self) -> None:
+        require_numbers(self)
+        require(self, 1, "calibration_images")
+        if self.bits not in (8, 32):
+            raise UserError(f"--*.bits {self.bits}: 32 or 8")
+
+    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+        """See `stage.unused_options`."""
+        return {} if self.bits == 8 else dict.fromkeys(("calibration_images", "seed"), f"with --*.bits {self.bits}")
+
+    def __call__(self, out: Path, *, model: Path, task: ImageClassification) -> dict[str, Any]:
+        """Write the file, and hold its logits against torch's on validation images.
+
+        Raises:
+            UserError: litert-torch is not there, cannot convert the model, or its float32 file answers otherwise.
+        """
+        from hfcompress.architectures.models import load_classifier, load_image_processor
+        from hfcompress.formats.onnx import copy_companions
+        from hfcompress.tasks.image_data import pixel_values
+
+        processor = load_image_processor(model)
+        pixels = np.asarray(pixel_values(processor, task.data.inputs("validation", COMPARED)))
+        calibration = None
+        if self.bits == 8:
+            rows = calibration_rows(task.data.label_ids("train"), self.calibration_images, self.seed)
+            calibration = np.concatenate(list(batches(task, processor, rows)))
+        found = to_litert(load_classifier(model), out, pixels, calibration, None)
+        copy_companions(model, out)
+        return found
+
+    def predict(self, model: Any, *, task: ImageClassification) -> Any:
+        return model.with_(format="litert", weight_bits=self.bits)
 
 
 def to_litert(
@@ -64,15 +93,15 @@ def to_litert(
         example = {"pixel_values": torch.from_numpy(pixel_values[:1])}
         program = torch.export.export(ImageLogits(network).eval(), (), example)
         torch.export.save(program, work / "program.pt2")
-        np.save(work / "pixel_values.npy", pixel_values)
+        np.save(work / "example.npy", pixel_values[:1])
         if calibration is not None:
             np.save(work / "calibration.npy", calibration)
         script = Path(__file__).with_name("litert_convert.py")
         done = subprocess.run([python, "-P", script, work], capture_output=True, text=True)
-        if done.returncode or not (work / "logits.npy").is_file():
+        if done.returncode or not (work / "model.tflite").is_file():
             cause = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
             raise UserError(f"litert-torch cannot convert this model: {cause}")
-        found = np.load(work / "logits.npy")
+        found = LiteRTNetwork(work, 1, python).run({"pixel_values": pixel_values})
         distance, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
         if calibration is None and not distance <= PARITY * largest:
             raise UserError(f"the LiteRT model's logits differ by {distance:.2g} from torch's: not delivered")

@@ -24,6 +24,8 @@ TENSOR_HEADER = 85  # of a safetensors file, beside the tensor's name
 CONV_BYTES, CONV_PADDING_BYTES = 830, 3_600
 QDQ_CONV_BYTES = 2_550  # 2,240 to 2,850, by the length of the modules' names
 QDQ_CHANNEL_BYTES = 17  # weight's scale and zero point 5, bias as int32 4, bias's scale and zero point 8
+TFLITE_CONV_BYTES = 700  # of a .tflite a convolution: operator, tensors and their names
+TFLITE_CHANNEL_BYTES = 16  # bias as int32 4, weight's scale 4 and zero point 8
 # Peak memory of a process that serves the graph, fitted to measured ones (within 11% of 0.2 to 45 MB, fp32 and int8).
 BARE_MB = 49.1  # onnxruntime and numpy, imported
 RUNTIME_MB = 63.2  # with a session
@@ -269,6 +271,9 @@ class ImageShape:
             return files + header + 4 * elements + self.surgery_bytes()
         layers, biases = len(found.weighted), left.channel_share * found.channels
         pads = bool(with_defaults(self.config).get("tf_padding", False))
+        if self.format == "litert":
+            per_channel = TFLITE_CHANNEL_BYTES if self.weight_bits == 8 else 4
+            return files + left.weights * self.weight_bits / 8 + per_channel * biases + layers * TFLITE_CONV_BYTES
         if self.weight_bits == 32:
             return files + 4 * (left.weights + biases) + layers * (CONV_BYTES + CONV_PADDING_BYTES * pads)
         return files + left.weights * self.weight_bits / 8 + QDQ_CHANNEL_BYTES * biases + layers * QDQ_CONV_BYTES

@@ -4,6 +4,7 @@ from typing import Any
 
 from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
+from hfcompress.formats import format_called
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import RARE, chain_of, ends, prediction_errors, template, waterfalls
@@ -58,21 +59,6 @@ processor, config = AutoImageProcessor.from_pretrained("{folder}"), AutoConfig.f
 pixels = processor(load_image("image.png"), return_tensors="np")["pixel_values"]
 print(config.id2label[int(session.run(["logits"], {{"pixel_values": pixels}})[0].argmax())])
 """
-TORCH_USE = """{load}
-from transformers import AutoImageProcessor
-from transformers.image_utils import load_image  # upright, in RGB
-
-processor = AutoImageProcessor.from_pretrained("{folder}")
-pixels = processor(load_image("image.png"), return_tensors="pt")["pixel_values"]
-print(model.config.id2label[int(model(pixel_values=pixels).logits.argmax())])
-"""
-STOCK = """from transformers import AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained("{folder}")"""
-SURGERY = """import hfcompress  # no stock class has this shape; surgery.json says it
-
-model = hfcompress.load("{folder}")"""
-LIBRARIES = {"onnx": "onnx", "transformers": "transformers", "surgery": "hfcompress"}
 
 
 def images_html(report: dict[str, Any], details: dict[str, Any], records: list[dict[str, Any]]) -> str:
@@ -183,9 +169,13 @@ def use(model: dict[str, Any], folder: str, file: str | None = None) -> str:
     Args:
         folder: where config and processor are: a folder, or with `file` (the model's place there) a repository.
     """
-    if model["format"] != "onnx":
-        load = (SURGERY if model["format"] == "surgery" else STOCK).format(folder=folder)
-        return TORCH_USE.format(load=load, folder=folder)
+    form = format_called(model["format"])
+    if form.folder:
+        here = folder if file is None else file.rpartition("/")[0]
+        fetch = "" if file is None else f"# hf download {folder} --include '{form.folder}*' --local-dir .\n"
+        return fetch + form.usage(here, "images")
+    if form.runtime == "torch":
+        return form.usage(folder, "images")
     if file is None:
         return ONNX_USE.format(fetch="", path=f'"{folder}/model.onnx"', folder=folder)
     fetch = "from huggingface_hub import hf_hub_download\n"
@@ -220,7 +210,10 @@ def images_card(
     task = measured_task(details)
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"
     threads = candidate["latency_ms"]["threads"]
-    file = next((p for p, name in (places or {}).items() if name == candidate["name"] and p.endswith(".onnx")), None)
+    file = next(
+        (p for p, name in (places or {}).items() if name == candidate["name"] and p.endswith((".onnx", ".tflite"))),
+        None,
+    )
     classes = class_rows(reference, candidate)
     hidden = len(classes) - SHOWN_CLASSES
     return CARD.format(
@@ -228,7 +221,7 @@ def images_card(
             report,
             details,
             task=task.pipeline_tag,
-            library=LIBRARIES[candidate["format"]],
+            library=format_called(candidate["format"]).library,
             metrics=hub_names(task),
             tags=[*format_tags(candidate), "vision"],
             counts=dict.fromkeys(metrics_of(task.metrics), details["n"]),

@@ -45,6 +45,8 @@ class Sources:
 
     def source(self, kind: Kind, form: str) -> Path:
         """Return the folder of a model of this kind and format."""
+        if form not in ("transformers", "patched"):
+            return self.written(FORMATS[form], kind)
         if kind == "clicks":
             return self.made("format-clicks", self.clicks)
         if kind == "language":
