@@ -50,6 +50,10 @@ class DecoderKind:
     """Gemma: what the rows of the embedding are multiplied by."""
     activation: str
     """Of the gate: SILU, GELU or GELU_TANH."""
+    usual_activation: str
+    """Of its published models, the only one that llama.cpp computes for it."""
+    overflows_float16: bool
+    """Gemma: what is between the layers leaves float16's range."""
     norms_after: bool
     """Gemma 2 and 3: attention and MLP are normed behind as well, before they join the residual stream."""
     attention_scale: float | None
@@ -110,6 +114,8 @@ def kind_of(config: dict[str, Any]) -> DecoderKind:
         norm_offset=1.0 if gemma else 0.0,
         embedding_scale=float(config["hidden_size"]) ** 0.5 if gemma else 1.0,
         activation=activation(config),
+        usual_activation=GELU_TANH if gemma else SILU,
+        overflows_float16=gemma,
         norms_after=model_type in ("gemma2", "gemma3_text"),
         attention_scale=None if scalar is None else float(scalar) ** -0.5,
         attention_softcap=attention_softcap(config),

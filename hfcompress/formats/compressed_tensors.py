@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.decoder_spec import EMBEDDING, LanguageShape
-from hfcompress.architectures.decoders import GEMMAS
+from hfcompress.architectures.decoders import kind_of
 from hfcompress.errors import CheckFailed, needs
 from hfcompress.folders.end_tokens import copy_beside
 from hfcompress.stage import TENSORS
@@ -59,8 +59,7 @@ class ExportTransformers:
         total = sum(file.stat().st_size for file in out.glob("*.safetensors"))
         write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
         linear = {module: grid for module, grid in packed.grids.items() if module != EMBEDDING}
-        # What is between Gemma's layers leaves float16's range: who loads it in the config's type gets float32.
-        dtype = "float32" if packed.config["model_type"] in GEMMAS else "float16"
+        dtype = "float32" if kind_of(packed.config).overflows_float16 else "float16"  # who loads it gets this one
         write_json(out / "config.json", packed.config | {"dtype": dtype, "quantization_config": config(linear)})
         copy_beside(model, out)
         tokenizer = load_tokenizer(model)

@@ -23,9 +23,6 @@ import numpy as np
 
 from hfcompress.architectures.decoders import (
     BIASES,
-    GELU_TANH,
-    GEMMAS,
-    SILU,
     architecture,
     head_size,
     kind_of,
@@ -130,9 +127,8 @@ def require_supported(model: Path | str, config: dict[str, Any]) -> None:
     if named not in ARCHITECTURES:
         raise UserError(f"{model} is a {named}; GGUF export knows {', '.join(ARCHITECTURES)}")
     kind, known = kind_of(config), ROPE_TYPES.get(graph(config), ("default",))
-    computed = GELU_TANH if config["model_type"] in GEMMAS else SILU
-    if kind.activation != computed:
-        raise UserError(f"{model} has hidden_act {kind.activation}; llama.cpp computes {computed}")
+    if kind.activation != kind.usual_activation:
+        raise UserError(f"{model} has hidden_act {kind.activation}; llama.cpp computes {kind.usual_activation}")
     if (turned := rope_type(config)) not in known:
         raise UserError(f"{model} has rope_type {turned}; GGUF export of a {named} knows {', '.join(known)}")
     if kind.attention_scale not in (None, (size := attention_divisor(config)) ** -0.5):
