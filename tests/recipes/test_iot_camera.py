@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hfcompress.errors import UserError
+from hfcompress.formats import FORMATS
 from hfcompress.formats.onnx_images import require_integer_kernels
 from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+from hfcompress.formats.runtimes.litert_network import find_python
 from hfcompress.formats.saturation import saturating_layers
 from hfcompress.formats.size import integer_bytes
+from hfcompress.hub.release import delivered
 from hfcompress.planning.plan import Plan
 from hfcompress.recipes import iot_camera
 from hfcompress.runs.run import Run
@@ -80,3 +85,57 @@ def test_smoke_ends_in_one_table_of_pruned_and_quantized_models(tmp_path: Path) 
     pixels = np.zeros((2, 3, 32, 32), np.float32)
     stock = ORTModelForImageClassification.from_pretrained(folder)(pixel_values=pixels).logits
     assert np.allclose(stock, ImagePredictor(folder, threads=1).run(pixels), atol=0.05)
+    for deliver, name in (("tensorrt-onnx", "tensorrt"), ("litert", "litert")):
+        require_delivered(tmp_path, deliver, name)
+
+
+def require_delivered(folder: Path, deliver: str, name: str) -> None:
+    """The format is measured in its runtime, held against the budget, shown, and would be pushed."""
+    if deliver == "litert" and not has_litert():
+        return
+    form, run = FORMATS[deliver], Run(folder, "iot_camera", "smoke")
+    report: dict[str, Any] = iot_camera.recipe(run, deliver=deliver, **iot_camera.smoke(folder))  # type: ignore[arg-type]
+    run.close()
+    row = report["models"][-1]
+    assert (row["name"], row["format"], row["latency_ms"]["runtime"]) == (name, deliver, form.runtime)
+    assert integer_bytes(row["dtypes"]) > 0.5 * row["parameters"]
+    assert row["peak_rss_mb"] > row["bare_rss_mb"] > 0
+    assert row["bytes"] / 1e6 == pytest.approx(row["predicted"]["disk_mb"], rel=0.25)
+    assert {verdict["candidate"] for verdict in report["verdicts"]} == {name}
+    assert all(verdict["measured"] is not None for verdict in report["verdicts"])
+    said = any("No engine was built here" in note for note in report["notes"])
+    assert said == (deliver == "tensorrt-onnx")
+    details = json.loads((folder / "details.json").read_text())
+    places = delivered(folder, report, details)
+    assert form.folder + form.weights.replace("*", "model") in places
+    assert deliver in (folder / "report.html").read_text()
+    assert form.usage(row["path"], "images").splitlines()[0] in (folder / "model_card.md").read_text()
+
+
+def has_litert() -> bool:
+    try:
+        find_python(package="litert_torch")
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("deliver", "name"), [("tensorrt-onnx", "tensorrt"), ("litert", "litert")])
+def test_a_plan_holds_what_is_delivered_against_the_budget(
+    deliver: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(iot_camera, "find_python", lambda: None)
+    plan = Plan()
+    iot_camera.recipe(plan, deliver=deliver, **iot_camera.small(tmp_path))  # type: ignore[arg-type]
+    assert [row["name"] for row in plan.rows] == [*MODELS, name]
+    assert {verdict["candidate"] for verdict in plan.verdicts} == {name}
+    rows = {row["name"]: row for row in plan.rows}
+    assert rows[name]["format"] == deliver
+    assert 0.5 < rows[name]["disk_mb"] / rows["slim-static-int8"]["disk_mb"] < 1.5
+
+
+def test_litert_that_is_not_there_is_refused_before_any_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HFCOMPRESS_LITERT_PYTHON", "/bin/false")
+    plan = Plan()
+    with pytest.raises(UserError, match=r"^HFCOMPRESS_LITERT_PYTHON=/bin/false: it has no litert-torch\. [^\n]*$"):
+        iot_camera.recipe(plan, deliver="litert", **iot_camera.small(tmp_path))
