@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hfcompress.errors import UserError, require, require_numbers
-from hfcompress.formats.onnx_export import Array
 from hfcompress.formats.onnx_image_stages import batches, calibration_rows
 from hfcompress.formats.runtimes.litert_network import LiteRTNetwork, find_python
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.image_classification import ImageClassification
+
+Array = np.ndarray[Any, Any]
 
 PARITY = 1e-3  # of the largest logit, in float32
 COMPARED = 64  # images
