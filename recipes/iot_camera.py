@@ -67,7 +67,9 @@ def recipe(
     slim_onnx = run(ExportImages(), model=slim, task=task, name="slim-onnx")
     slim_int8 = run(static, model=slim_onnx, task=task, name="slim-static-int8")
     int8 = run(qat, model=slim, teacher=teacher, task=task, name="int8")
-    others, notes, candidate = [], (), int8
+    others: list[Any] = []
+    notes: tuple[str, ...] = ()
+    candidate = int8
     if deliver == "litert":
         others = [candidate := run(litert, model=slim, task=task, name="litert")]
     elif deliver == "tensorrt-onnx":
