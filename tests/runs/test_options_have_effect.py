@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 WITHOUT_EFFECT: dict[str, set[str]] = {
     "any_causal_lm": {"task.calibration-windows", "measure.context"},
     "ctr_embeddings": set(),
-    "iot_camera": {"qat.label-smoothing-factor", "prune.threads"},
+    "iot_camera": {"qat.label-smoothing-factor", "prune.threads", "litert", "tensorrt"},
     "legal_bert": {
         "distill.relation-heads", "distill.label-smoothing-factor", "prune.label-smoothing-factor",
         "qat.label-smoothing-factor",
@@ -181,6 +181,8 @@ def test_what_holds_anyhow_is_said_and_not_refused(
         ("resnet_prune", "--base . --new.blocks 3", "--new.blocks 3: has no effect with --base ."),
         ("iot_camera", "--prune.iterations 1 --prune.epochs-between 2",
          "--prune.epochs-between 2: has no effect with --prune.iterations 1"),
+        ("iot_camera", "--litert.bits 32", "--litert.bits 32: has no effect without --deliver litert"),
+        ("iot_camera", "--tensorrt.seed 3", "--tensorrt.seed 3: has no effect without --deliver tensorrt-onnx"),
         ("ctr_embeddings", "--task.dataset . --task.users 50",
          "--task.users 50: has no effect with --task.dataset .: it is of the generated log"),
         ("ctr_embeddings", "--compress.kind factorized --compress.energy 0.9 --compress.ratio 4",
