@@ -9,11 +9,10 @@ import torch
 
 from hfcompress.architectures.quantized_model import load_simulated
 from hfcompress.compress.quantize.weight_only import WeightOnly
-from hfcompress.formats import compressed_tensors
+from hfcompress.formats import compressed_tensors, format_of
 from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.formats.size import sizes
 from hfcompress.ops.grid import Grid
-from hfcompress.stage import model_format
 from hfcompress.tasks.text_generation import CausalLM
 from tests.language_models import pack_model, write_llama, write_task
 
@@ -83,7 +82,7 @@ def test_an_allotment_of_mixed_grids_and_gptq(tmp_path: Path, task: CausalLM) ->
     assert found["int2"] == packed_bits["int2"]
     assert found["int8"] == packed_bits["int8"] - embedding, "what the embedding had"
     assert found["float16"] > 2 * embedding, "and what its rows take"
-    assert model_format(out) == "transformers"
+    assert format_of(out).word == "transformers"
 
 
 def test_wrong_integers_are_caught(tmp_path: Path, task: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:

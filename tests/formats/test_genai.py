@@ -14,13 +14,12 @@ from transformers import DynamicCache
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.architectures.quantized_model import PackedModel, load_simulated
 from hfcompress.errors import UserError
-from hfcompress.formats import onnx_decoders
+from hfcompress.formats import format_of, onnx_decoders
 from hfcompress.formats.genai import ExportGenai
 from hfcompress.formats.int8_cache import cache_scales
 from hfcompress.formats.runtimes.onnx_decoder import OnnxDecoder
 from hfcompress.formats.size import sizes
 from hfcompress.ops.grid import Grid
-from hfcompress.stage import model_format
 from hfcompress.tasks.text_generation import CausalLM
 from tests.language_models import pack_model, write_llama, write_task
 
@@ -203,7 +202,7 @@ def test_genai_generates_what_plain_onnxruntime_does(tmp_path: Path, kv_cache: s
 def test_the_files_hold_four_bits(tmp_path: Path) -> None:
     packed, onnx = export(tmp_path, Grid(4, 32))
     found, before = sizes(onnx), sizes(packed)
-    assert model_format(onnx) == "onnx-genai"
+    assert format_of(onnx).word == "onnx-genai"
     assert found["dtypes"]["int4"] * 2 == 320 * 64 + 2 * 64 * (64 + 32 + 32 + 64 + 3 * 128)
     assert before["dtypes"]["int4"] == found["dtypes"]["int4"]
     assert json.loads((onnx / "genai_config.json").read_text())["model"]["context_length"] == 128

@@ -11,9 +11,8 @@ from hfcompress.budget import LanguageBudget, verdicts
 from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
 from hfcompress.evaluation import language
-from hfcompress.formats import language_memory
+from hfcompress.formats import format_of, language_memory
 from hfcompress.report.console import sentence, table
-from hfcompress.stage import model_format
 from hfcompress.tasks.text_generation import Window
 
 
@@ -31,7 +30,7 @@ def once_a_format(measure: Callable[..., dict[str, float]]) -> Callable[..., dic
     found: dict[str, dict[str, float]] = {}
 
     def measured(folder: Path, *more: int) -> dict[str, float]:
-        kind = model_format(folder)
+        kind = format_of(folder).word
         if kind not in found:
             found[kind] = measure(folder, *more)
         return found[kind]
