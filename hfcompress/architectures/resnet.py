@@ -26,6 +26,7 @@ def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:
 
 def block(name: str, inputs: int, outputs: int, stride: int, config: Mapping[str, Any]) -> Block:
     """Return two convolutions, or three around a narrow middle; and one on the shortcut where shapes differ."""
+    convs: tuple[Conv, ...]
     if config["layer_type"] == "bottleneck":
         middle = outputs // REDUCTION
         strides = (stride, 1) if config["downsample_in_bottleneck"] else (1, stride)

@@ -162,7 +162,8 @@ def export_fp32(source: Path, out: Path) -> float:
 def export_litert(source: Path, out: Path, bits: int, images: Images | None, python: Path | None) -> list[str]:
     """model.tflite from the torch weights behind a model, compared with torch."""
     from hfcompress.architectures.models import load_classifier
-    from hfcompress.formats.litert import find_python, to_litert
+    from hfcompress.formats.litert import to_litert
+    from hfcompress.formats.runtimes.litert_network import find_python
 
     weights = torch_model(source)
     if not is_image_model(weights):

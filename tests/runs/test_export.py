@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +16,11 @@ from hfcompress.architectures.models import load_classifier, load_tokenizer
 from hfcompress.cli import dispatch
 from hfcompress.compress.quantize import qat
 from hfcompress.errors import UserError
-from hfcompress.formats import litert, onnx_export, tensorrt_rules
+from hfcompress.formats import onnx_export, tensorrt_rules
 from hfcompress.formats.onnx import copy_companions
 from hfcompress.formats.onnx_export import constant_values
 from hfcompress.formats.runtimes.image_predictor import ImagePredictor
+from hfcompress.formats.runtimes.litert_network import find_python
 from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.runs import delivery
 from hfcompress.tasks.text_classification import TextClassification
@@ -213,7 +213,7 @@ def litert_python() -> Path | None:
     """The Python that has litert-torch: this one, or the one that HFCOMPRESS_LITERT_PYTHON names."""
     given = os.environ.get("HFCOMPRESS_LITERT_PYTHON")
     try:
-        return litert.find_python(Path(given) if given else Path(sys.executable))
+        return find_python(Path(given) if given else None)
     except UserError:
         return None
 

@@ -14,6 +14,7 @@ import numpy as np
 from hfcompress.errors import UserError
 
 Array = np.ndarray[Any, Any]
+PIECE = 1 << 16  # bytes: what a pipe takes in one write
 WORKER = Path(__file__).with_name("litert_worker.py")
 VARIABLE = "HFCOMPRESS_LITERT_PYTHON"
 INSTALL = 'make litert, or pip install "torch==2.13.0" "litert-torch==0.10.0"'
@@ -92,12 +93,12 @@ class LiteRTNetwork:
         pixels = feed["pixel_values"]
         again = pixels is self._last
         self._last = pixels
-        sent = np.ascontiguousarray(pixels, np.float32)
+        sent = b"" if again else np.ascontiguousarray(pixels, np.float32).tobytes()
         assert self._worker.stdin is not None
         try:
-            self._worker.stdin.write(struct.pack("<4q", *((0, 0, 0, 0) if again else sent.shape)))
-            for start in range(0, 0 if again else sent.nbytes, 1 << 20):
-                self._worker.stdin.write(memoryview(sent).cast("B")[start : start + (1 << 20)])
+            self._worker.stdin.write(struct.pack("<4q", *((0, 0, 0, 0) if again else pixels.shape)))
+            for start in range(0, len(sent), PIECE):
+                self._worker.stdin.write(sent[start : start + PIECE])
         except BrokenPipeError:
             raise self._refused() from None
         images, classes = struct.unpack("<2q", self._read(16))

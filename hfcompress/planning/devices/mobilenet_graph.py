@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.architectures import IMAGE_MODELS
-from hfcompress.architectures.image import Block
+from hfcompress.architectures.image import Block, MaxPool
 from hfcompress.architectures.patches import Edit, apply
 from hfcompress.errors import UserError
 from hfcompress.planning.devices.integer_graph import IntegerGraph, Operation
@@ -62,6 +62,8 @@ class Builder:
         architecture, last = IMAGE_MODELS[network.config.model_type], "pixel_values"
         for part in architecture.parts(network.config.to_dict()):
             first = last
+            if isinstance(part, MaxPool):
+                raise UserError(f"{network.config.model_type}: a max pool is not planned for a chip")
             for conv in part.convs if isinstance(part, Block) else (part,):
                 name = f"{conv.name}.convolution"
                 last = self.conv(conv.name.removeprefix(f"{architecture.body}."), network.get_submodule(name), last)
