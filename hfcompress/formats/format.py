@@ -55,6 +55,9 @@ class Format(Protocol):
     widened_bits: ClassVar[int]
     """Bits a weight that its types take beyond their name, such as the scales in GGUF's blocks."""
 
+    own_environment: ClassVar[bool]
+    """Whether its runtime lives in a Python of its own, beside this one."""
+
     def runtime_of(self, kind: Kind) -> str:
         """Return what computes a model of that kind, as reports say it."""
 
@@ -150,6 +153,7 @@ class Files:
     bound: ClassVar[float]
     stock: ClassVar[bool] = True
     widened_bits: ClassVar[int] = 0
+    own_environment: ClassVar[bool] = False
 
     def runtime_of(self, kind: Kind) -> str:
         return self.runtime

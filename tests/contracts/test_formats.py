@@ -23,8 +23,11 @@ from tests import language_models
 from tests.fork_server import ForkServer
 
 Array = np.ndarray[Any, Any]
-ROWS = [(form, kind) for form in FORMATS.values() for kind in form.kinds]
-IDS = [f"{form.name}-{kind}" for form, kind in ROWS]
+ROWS = [
+    pytest.param(form, kind, id=f"{form.name}-{kind}", marks=[pytest.mark.slow] if form.own_environment else [])
+    for form in FORMATS.values()
+    for kind in form.kinds
+]
 TOKENS = [5, 17, 40, 9, 200, 33, 81, 12]
 CLICK = '{"user": 3, "item": 5, "category": 1, "context": 0, "price": 2.5, "time": 0.25}'
 WITHOUT_HFCOMPRESS = """
@@ -160,7 +163,7 @@ def require_usage(form: Format, kind: Kind, folder: Path, server: ForkServer, wo
     Image.new("RGB", (20, 20), (90, 120, 30)).save(work / "image.png")
     snippet = form.usage(str(folder), kind)
     compile(snippet, "usage", "exec")
-    if form.python() != FORMATS["transformers"].python():
+    if form.own_environment:
         done = subprocess.run([form.python(), "-P", "-c", snippet], cwd=work, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
@@ -171,20 +174,22 @@ def require_usage(form: Format, kind: Kind, folder: Path, server: ForkServer, wo
     assert ran.out.strip()
 
 
-@pytest.mark.parametrize(("form", "kind"), ROWS, ids=IDS)
+@pytest.mark.parametrize(("form", "kind"), ROWS)
 def test_a_written_model_is_recognized_and_counted(form: Format, kind: Kind, sources: Sources) -> None:
+    if form.own_environment:
+        require_runtime(form, kind)
     folder = sources.written(form, kind)
     require_recognized(form, kind, folder)
     require_size(form, folder)
 
 
-@pytest.mark.parametrize(("form", "kind"), ROWS, ids=IDS)
+@pytest.mark.parametrize(("form", "kind"), ROWS)
 def test_a_written_model_answers_as_its_source(form: Format, kind: Kind, sources: Sources) -> None:
     require_runtime(form, kind)
     require_answers(form, kind, sources.source(kind, form.source), sources.written(form, kind))
 
 
-@pytest.mark.parametrize(("form", "kind"), ROWS, ids=IDS)
+@pytest.mark.parametrize(("form", "kind"), ROWS)
 def test_the_lines_of_use_run(
     form: Format, kind: Kind, sources: Sources, fork_server: ForkServer, tmp_path: Path
 ) -> None:
@@ -192,7 +197,7 @@ def test_the_lines_of_use_run(
     require_usage(form, kind, sources.written(form, kind), fork_server, tmp_path)
 
 
-@pytest.mark.parametrize(("form", "kind"), ROWS, ids=IDS)
+@pytest.mark.parametrize(("form", "kind"), ROWS)
 def test_a_damaged_file_is_refused_in_a_line(form: Format, kind: Kind, sources: Sources, tmp_path: Path) -> None:
     require_runtime(form, kind)
     folder = tmp_path / "model"

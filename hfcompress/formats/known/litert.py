@@ -35,6 +35,7 @@ class LiteRT(Files):
     weights: ClassVar[str] = "*.tflite"
     folder: ClassVar[str] = "litert/"
     library: ClassVar[str] = "litert"
+    own_environment: ClassVar[bool] = True
     bound: ClassVar[float] = 0.3  # weights and activations in int8, of a model whose weights are random
 
     def holds(self, folder: Path) -> bool:
