@@ -18,7 +18,6 @@ from hfcompress.formats.format import Format, Kind
 from hfcompress.formats.known.onnx import OnnxText
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.tabular_classification import Clicks
-from hfcompress.training.new_images import NewMobileNet
 from tests import language_models
 from tests.fork_server import ForkServer
 
@@ -109,8 +108,7 @@ def sources(made_once: Any, tiny_model: Path, tiny_task: Any, image_task: Any, t
 
         save(load_classifier(tiny_model, tiny_task.data.labels), load_tokenizer(tiny_model), out)
 
-    images = made_once("format-images", lambda out: NewMobileNet(side=32, width=0.1)(out, task=image_task))
-    return Sources(made_once, made_once("format-text", classifier), images, tasks)
+    return Sources(made_once, made_once("format-text", classifier), image_classifier[0], tasks)
 
 
 def require_runtime(form: Format, kind: Kind) -> None:

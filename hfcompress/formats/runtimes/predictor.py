@@ -10,7 +10,6 @@ import numpy as np
 
 from hfcompress.errors import UserError
 from hfcompress.formats import format_of
-from hfcompress.formats.format import Kind
 from hfcompress.formats.runtimes.answers import label_names, numbers, require_labels
 from hfcompress.formats.runtimes.scores import Function, score_function
 from hfcompress.tasks.cutting import beginning
@@ -157,5 +156,7 @@ def open_predictor(folder: Path, threads: int | None = None) -> Any:
     from hfcompress.folders.guard import read_config
 
     kind = read_config(folder).get("model_type")
-    asked: Kind = "clicks" if kind == "clicks" else "images" if is_vision(kind) else "text"
-    return format_of(folder).open(folder, asked, threads)
+    found = format_of(folder)
+    if kind == "clicks":
+        return found.open(folder, "clicks", threads)
+    return found.open(folder, "images" if is_vision(kind) else "text", threads)
