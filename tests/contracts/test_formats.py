@@ -95,7 +95,14 @@ def patch(model: Path, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def sources(made_once: Any, tiny_model: Path, tiny_task: Any, image_task: Any, tmp_path_factory: Any) -> Sources:
+def sources(
+    made_once: Any,
+    tiny_model: Path,
+    tiny_task: Any,
+    image_classifier: Any,
+    image_task: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Sources:
     tasks = {
         "text": tiny_task,
         "images": image_task,
