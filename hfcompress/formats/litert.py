@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ COMPARED = 64  # images
 class ExportLiteRT:
     """Write model.tflite of a torch image classifier, in int8 with ranges of training images, or in float32."""
 
-    bits: int = 8
+    bits: Literal[8, 32] = 8
     """Of weights and activations: 8 or 32."""
     calibration_images: int = 128
     """Training images that ranges are taken from; drawn evenly from the classes."""
