@@ -10,7 +10,7 @@ UV := $(shell command -v uv >/dev/null && { $(PYTHON) -m pip config list; env; }
 	grep -qiE '(^|[._])(PIP_)?(extra[-_])?(index[-_]url|find[-_]links)=' || command -v uv 2>/dev/null)
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: help setup litert legal-bert legal-bert-structured summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow check cards check-cards docs format bench clean
+.PHONY: help setup litert transformers5 legal-bert legal-bert-structured summarize-7b ctr resnet-prune iot-camera teacher smoke push test test-slow test-transformers5 check cards check-cards docs format bench clean
 
 help:
 	@echo "make legal-bert [SCALE=small|full] [ARGS=\"--distill.num-hidden-layers 4\"]   run the recipe"
@@ -23,7 +23,9 @@ help:
 	@echo "make smoke        the same on tiny models, in a minute"
 	@echo "make push RECIPE=legal_bert HUB_MODEL_ID=org/name [SCALE=small]   upload a run with its evidence"
 	@echo "make litert       the environment that export --to litert needs, in .venv-litert/"
+	@echo "make transformers5   a second environment, with transformers 5, in .venv-transformers5/"
 	@echo "make test         fast tests        make test-slow   the rest"
+	@echo "make test-transformers5   tests of what differs there"
 	@echo "make check        ruff, mypy, model cards"
 	@echo "make cards        render model_cards/ from their report.json"
 	@echo "make docs         build the documentation in site/, its links checked"
@@ -52,6 +54,17 @@ litert: .venv-litert/.ready
 	$(call install,.venv-litert) "$$(grep '^torch==' requirements-litert.lock)"
 	$(call install,.venv-litert) -r requirements-litert.lock
 	@touch .venv-litert/.ready
+
+# transformers 5 beside .venv/, which Optimum keeps below 4.58.
+transformers5: .venv-transformers5/.ready
+
+.venv-transformers5/.ready: requirements-transformers5.lock requirements-data.lock pyproject.toml
+	$(PYTHON) -m venv .venv-transformers5
+	$(call install,.venv-transformers5) "$$(grep '^torch==' requirements-transformers5.lock)"
+	$(call install,.venv-transformers5) -r requirements-transformers5.lock
+	$(call install,.venv-transformers5) --no-deps -r requirements-data.lock
+	$(call install,.venv-transformers5) --no-deps --no-build-isolation -e .
+	@touch .venv-transformers5/.ready
 
 legal-bert: $(READY)
 	$(BIN)/hfcompress run legal_bert --scale $(SCALE) $(ARGS)
@@ -90,6 +103,13 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
+# What reads folders of both versions, builds every encoder and trains: the files that were seen to pass there.
+TRANSFORMERS5 := tests/contracts/test_encoders.py tests/folders/test_config_form.py tests/training/test_training.py
+# Optimum, which does not import there, is asked of .venv/.
+test-transformers5: $(READY) .venv-transformers5/.ready
+	HFCOMPRESS_OPTIMUM_PYTHON=$(CURDIR)/.venv/bin/python \
+		.venv-transformers5/bin/python -m pytest -n 2 --dist loadfile $(TRANSFORMERS5) $(ARGS)
+
 # In the same environment: the reference is made from the package.
 docs: .venv/.docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
@@ -115,4 +135,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-litert build site *.egg-info
+	rm -rf .venv .venv-litert .venv-transformers5 build site *.egg-info
