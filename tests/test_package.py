@@ -49,6 +49,12 @@ def loaded_after(code: str) -> list[str]:
     return done.stdout.split()
 
 
+def test_the_former_name_of_text_generation_gives_the_same_task() -> None:
+    from hfcompress.tasks import causal_lm, text_generation
+
+    assert causal_lm.CausalLM is text_generation.CausalLM
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import hfcompress; dir(hfcompress); hfcompress.__version__") == []
     assert loaded_after("import hfcompress, numpy") == ["numpy"]
