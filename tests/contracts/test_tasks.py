@@ -163,7 +163,7 @@ def test_a_model_trains_on_its_encoded_examples(labelled: tuple[Any, Path]) -> N
         {"auto_class": "AutoModelForCausalLM"},
         {"padded_by": lambda task, processor: None},
     ],
-    ids=str,
+    ids=lambda broken: next(iter(broken)),
 )
 def test_examples_that_are_not_what_they_should_be_are_seen(
     broken: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
