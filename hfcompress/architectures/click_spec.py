@@ -11,7 +11,7 @@ from hfcompress.ops.table_sizes import parts, table_bytes
 GRAPH_BYTES = 22_000  # nodes, names and small tensors of an exported model
 TENSOR_HEADER = 110
 # Peak memory of a process that serves the graph, fitted to measured ones (within 3% of 0.1 to 20 MB, all kinds).
-RUNTIME_MB = 59.7  # onnxruntime and numpy, imported, with a session
+RUNTIME_MB = 62.0  # onnxruntime and numpy, imported, with a session
 LOADED_COPIES = 1.5  # of the file: while it is parsed, beside the tensors made from it
 
 

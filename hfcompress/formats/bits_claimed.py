@@ -50,7 +50,8 @@ def require_stored(folder: Path, bits: int, advice: str) -> float:
         advice: what to do where it is less than half.
 
     Raises:
-        CheckFailed: it is less than half, or the folder holds no such file.
+        CheckFailed: it is less than half.
+        UserError: the folder holds no weights.
     """
     found = format_of(folder)
     stored = [named for file in found.files(folder) for named in found.tensors(file, {})]

@@ -112,12 +112,14 @@ class StaticInt8(ByOptimum):
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from hfcompress.architectures.models import load_tokenizer
+        from hfcompress.architectures.text_inputs import complete
         from hfcompress.formats.runtimes.sessions import onnx_session
 
         data = task.data.encode(load_tokenizer(model), task.max_length, "train")
         session = onnx_session(model / "model.onnx", threads=1)
-        columns = [entry.name for entry in session.get_inputs()]
-        data = data.select(range(min(self.calibration_texts, len(data)))).select_columns(columns)
+        names = [entry.name for entry in session.get_inputs()]
+        data = data.select(range(min(self.calibration_texts, len(data))))
+        data = data.map(lambda row: complete(row, names), remove_columns=data.column_names)
         rows = out / "work" / "rows.json"
         rows.write_text(json.dumps(data.to_list()), encoding="utf-8")
         scratch = out / "work" / "quantized"

@@ -79,6 +79,7 @@ def test_the_report_has_the_names_that_other_programs_read(smoke: Path) -> None:
         "schema_version",
         "recipe",
         "scale",
+        "task",
         "created",
         "environment",
         "notes",
