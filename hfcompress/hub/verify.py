@@ -101,7 +101,8 @@ def hash_claim(folder: Path, place: str, name: str) -> Claim:
 def processor_claims(model: Path) -> list[Claim]:
     """Whether an int8 graph's products are the same on every x86 processor; nothing of a graph in float.
 
-    A graph for TensorRT has signed weights, which it says of itself: nothing is decided then.
+    A graph for TensorRT has signed weights, which it says of itself: nothing is decided then. The products of a
+    decoder's weights (MatMulNBits) are no such ones; these lie in a file beside, which is a link in the Hub's cache.
     """
     import onnx
 
@@ -111,8 +112,8 @@ def processor_claims(model: Path) -> list[Claim]:
     file = model / "model.onnx"
     if not file.is_file():
         return []
-    graph = onnx.load(str(file))
-    if not quantization_parameters(graph):
+    graph = onnx.load(str(file), load_external_data=False)
+    if not quantization_parameters(graph) or any(node.op_type == "MatMulNBits" for node in graph.graph.node):
         return []
     found = saturating_layers(graph)
     said = f"{len(found)} can overflow, such as {found[0]}: other answers there" if found else "the same on all"

@@ -63,7 +63,7 @@ def test_a_broken_model_is_seen_in_every_part_of_the_measurement(
     measure(tmp_path, models={"good": good, "broken": broken}, task=image_task, reference="good", confidence=0.95)
     found = json.loads((tmp_path / "measurements.json").read_text())
     rows = {row["name"]: row for row in found["models"]}
-    assert found["kind"] == "images"
+    assert found["task"] == "image-classification"
     assert rows["good"]["format"] == "transformers"
     assert rows["good"]["peak_rss_mb"] > rows["good"]["bare_rss_mb"] > 0
     assert rows["good"]["latency_ms"]["runs"] == 3
