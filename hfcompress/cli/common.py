@@ -82,20 +82,22 @@ def tokens_read(folder: Path) -> int:
     return text_limit(folder)
 
 
-def refuse_images(*folders: Path) -> None:
-    """Stop a verb whose requests are lines of text.
+def require_texts(*folders: Path) -> None:
+    """Stop a verb whose requests are lines of text that are labeled.
 
     Raises:
-        UserError: one of the models labels images.
+        UserError: one of the models does something else.
     """
-    from hfcompress.planning.image_spec import is_image_model
+    from hfcompress.formats import kind_of
 
+    does = {
+        "images": "labels images, and requests are recorded as text; hfcompress predict --image labels images",
+        "language": "writes texts, and requests are labeled; hfcompress summarize asks it",
+        "clicks": "scores clicks, and requests are recorded as text",
+    }
     for folder in folders:
-        if is_image_model(folder / "config.json"):
-            raise UserError(
-                f"{folder.name} labels images, and requests are recorded as text; hfcompress predict --image labels "
-                "images, hfcompress check holds a run against its budget"
-            )
+        if said := does.get(kind_of(folder)):
+            raise UserError(f"{folder.name} {said}; hfcompress check holds a run against its budget")
 
 
 def found_recipes() -> dict[str, str]:

@@ -34,6 +34,10 @@ def export(
         raise UserError(f"--bits {bits}: 32 or 8")
     if bits == 8 and to != "litert":
         raise UserError(f"--bits 8: {to} has the bits that the model has; leave it out")
+    if images is not None and to == "onnx":
+        raise UserError(f"--images {images}: onnx is written without images; leave it out")
+    if litert_python is not None and to != "litert":
+        raise UserError(f"--litert-python {litert_python}: {to} needs no LiteRT; leave it out")
     quiet()
     from hfcompress.runs import delivery
 

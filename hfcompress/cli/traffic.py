@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, refuse_images
+from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, require_texts
 from hfcompress.errors import UserError
 from hfcompress.folders.escaping import one_line, terminal
 from hfcompress.folders.files import disk_is_full, full_disk, write_output
@@ -48,7 +48,7 @@ def record(model: Positional[str], traffic: Positional[Path], arm: str = "old", 
     from hfcompress.rollout.traffic import Writer, bounded_lines
 
     with candidate_of(model) as (folder, max_length):
-        refuse_images(folder)
+        require_texts(folder)
         predictor, writer, count = open_predictor(folder), Writer(traffic, rotate_mb), 0
         say_if_torn(writer)
         try:
@@ -83,7 +83,7 @@ def replay(old: Positional[str], new: Positional[str], traffic: Positional[Path]
     from hfcompress.rollout import traffic as recorded
 
     with candidate_of(old) as (one, max_length), candidate_of(new) as (other, its_length):
-        refuse_images(one, other)
+        require_texts(one, other)
         found = recorded.read(traffic)
         models = open_predictor(one), open_predictor(other)
         lengths = max_length, its_length
@@ -130,7 +130,7 @@ def shadow(
     if serve is not None and not 0 < serve < 65536:
         raise UserError(f"--serve {serve}: a port is a number from 1 to 65535")
     with candidate_of(old) as (one, max_length), candidate_of(new) as (two, its_length):
-        refuse_images(one, two)
+        require_texts(one, two)
         predictor, writer, state = open_predictor(one), Writer(traffic, rotate_mb), serving.Shadowed()
         say_if_torn(writer)
         if page is not None:  # one that cannot be written is refused before the first request

@@ -30,6 +30,8 @@ from hfcompress.errors import UserError
 VERSION = 1
 LONGEST_LINE = 8_000_000  # bytes; a longer one is no event
 LONGEST_NAME = 1000  # characters of an id, an arm, a user, a group, a label or a metric
+BEGINNING = b'{"id": '
+"""Of each line that a writer writes."""
 LARGEST = 1e15  # of an outcome: means and variances of such numbers are finite
 
 
@@ -192,6 +194,22 @@ def as_line(event: Event) -> bytes:
     return whole(json.dumps(asdict(event), ensure_ascii=False)).encode() + b"\n"
 
 
+def refuse_other_content(file: Path) -> None:
+    """Refuse to append to a file that is no traffic: its first line is neither an event nor the beginning of one.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not file.is_file():
+        return
+    with file.open("rb") as stream:
+        first = next(bounded_lines(stream), b"")
+    begun = first.rstrip(b"\n")
+    torn = begun.startswith(BEGINNING) or (BEGINNING.startswith(begun) and first != b"{\n")  # that is indented JSON
+    if not torn and parsed(first) is None:
+        raise UserError(f"{file} holds something other than traffic ({wrong_with(first)}); give another file")
+
+
 class Writer:
     """Appends events to a file; every line is handed to the system whole before the next begins.
 
@@ -199,8 +217,8 @@ class Writer:
         file: where; when it is larger than `rotate_mb` it is renamed to NAME.1, NAME.2, ... and begun anew.
 
     Raises:
-        UserError: another process writes to this file, the system does not let it be written, or `rotate_mb` is not
-            above 0.
+        UserError: another process writes to this file, the system does not let it be written, it holds something
+            other than traffic, or `rotate_mb` is not above 0.
     """
 
     def __init__(self, file: Path, rotate_mb: float = 100.0) -> None:
@@ -211,6 +229,7 @@ class Writer:
         """Whether the file's last line was cut off when the writer before this one was killed."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            refuse_other_content(file)
             self._open()
             if self.stream.tell() and not ends_whole(file):
                 self.stream.write(b"\n")  # a killed writer's last line stays apart from the next

@@ -54,6 +54,10 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there already and not empty; give another folder")
     source = delivered_model(name)
+    if inside_of := holding(out, source):
+        raise UserError(f"--out {out}: lies in {inside_of}, the folder of a model; give one outside of it")
+    if images is not None and not is_image_model(source):
+        raise UserError(f"--images: {source.name} reads texts; leave it out")
     if (found := format_of(source)).word not in ("onnx", "transformers", "surgery"):
         raise UserError(f"{source} is {found.word}: its run has written the formats that such a model has")
     # What is half written, also by a process that was killed, must not be taken for an export.
@@ -77,6 +81,12 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
         shutil.rmtree(part, ignore_errors=True)
         raise
     return Delivered(out, tuple(lines))
+
+
+def holding(out: Path, source: Path) -> Path | None:
+    """Return the folder of a model that `out` would lie in: the source, or another with a record of its files."""
+    above = out.expanduser().resolve().parents
+    return next((place for place in above if place == source.resolve() or (place / "record.json").is_file()), None)
 
 
 def delivered_model(name: str) -> Path:

@@ -85,6 +85,26 @@ def test_a_torn_last_line_stays_apart_from_what_is_appended(tmp_path: Path) -> N
     again.close()
 
 
+@pytest.mark.parametrize("content", ['{\n "ok": true\n}\n', "text,label\n", '{"name": "x"}', "words"])
+def test_a_file_of_something_else_is_not_appended_to(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"report\.json holds something other than traffic"):
+        Writer(file)
+    assert file.read_text() == content
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 10, 40])
+def test_a_first_line_that_was_torn_is_appended_to_again_and_again(length: int, tmp_path: Path) -> None:
+    file = tmp_path / "traffic.jsonl"
+    file.write_bytes(as_line(Event(id="1", arm="old"))[:length])
+    for number in ("2", "3") if length != 1 else ("2",):
+        writer = Writer(file)
+        writer.write(Event(id=number, arm="old"))
+        writer.close()
+    assert [event.id for event in read(file).events][:1] == ["2"]
+
+
 def test_a_large_file_is_rotated_and_no_event_is_lost(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "traffic.jsonl", rotate_mb=0.001)
     for i in range(40):

@@ -180,6 +180,11 @@ def test_what_cannot_be_exported(camera: Path, quantized: dict[str, Path], tmp_p
     assert "not empty" in refused(camera, "--to", "onnx", "--out", camera)
     assert "--bits 4: 32 or 8" in refused(camera, "--to", "litert", "--bits", "4")
     assert "leave it out" in refused(camera, "--to", "onnx", "--bits", "8")
+    assert "--images pictures: onnx is written without" in refused(camera, "--to", "onnx", "--images", "pictures")
+    assert "--litert-python /x: onnx needs no" in refused(camera, "--to", "onnx", "--litert-python", "/x")
+    before = sorted(camera.rglob("*"))
+    assert "the folder of a model" in refused(camera, "--to", "onnx", "--out", camera / "within" / "it")
+    assert sorted(camera.rglob("*")) == before
     assert "--images FOLDER" in refused(camera, "--to", "tensorrt-onnx", "--out", out)
     assert "there are no images" in refused(camera, "--to", "tensorrt-onnx", "--out", out, "--images", empty)
     (empty / "broken.png").write_bytes(b"no image")
