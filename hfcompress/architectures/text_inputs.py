@@ -1,7 +1,7 @@
 """What a text classifier can be given: how many tokens it has positions for, and which inputs it takes."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,18 @@ def require_rows(ids: Iterable[int], rows: int) -> None:
             f"the tokenizer gives token {largest} for a text, and the model has {rows:,} rows for tokens: tokens were "
             "added to the tokenizer alone; give the tokenizer that was saved with these weights"
         )
+
+
+def require_room(ids: Sequence[int], length: int, context: int) -> None:
+    """Refuse to read no token, or more than a causal LM's context has room for behind `length` tokens.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not ids:
+        raise UserError("there is no token to read; give a text")
+    if length + len(ids) > context:
+        raise UserError(f"{length + len(ids):,} tokens are more than the model's context of {context:,}")
 
 
 def text_limit(folder: Path) -> int:

@@ -12,7 +12,7 @@ from tests.language_models import write_llama
 
 
 def test_traffic_of_a_causal_lm_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="^other writes texts"):
+    with pytest.raises(UserError, match=r"^other writes texts"):
         require_texts(tiny_model, write_llama(tmp_path / "other", tied=False))
 
 

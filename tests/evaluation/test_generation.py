@@ -74,7 +74,7 @@ def test_a_decoder_says_the_same_token_by_token_and_at_once(decoder: TorchDecode
 
 def test_a_decoder_refuses_what_it_cannot_hold(decoder: TorchDecoder) -> None:
     assert decoder.context == CONTEXT
-    with pytest.raises(ValueError, match="the context has 96"):
+    with pytest.raises(UserError, match=r"context of 96$"):
         decoder.append([3] * (CONTEXT + 1))
     with pytest.raises(ValueError, match="rewind to 1 of 0"):
         decoder.rewind(1)

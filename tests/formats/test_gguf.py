@@ -469,7 +469,7 @@ def test_decoder_rewinds_and_grows(stories: Path, story_ids: list[int], tmp_path
     assert again.shape == (1, 512)
     np.testing.assert_allclose(again[0], whole[39], atol=1.0)  # other batches, other rounding
     assert again[0].argmax() == whole[39].argmax()
-    with pytest.raises(ValueError, match="the context has 512"):
+    with pytest.raises(UserError, match=r"context of 512$"):
         decoder.append([3] * 500)
     with pytest.raises(ValueError, match="rewind to 41"):
         decoder.rewind(41)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hfcompress.architectures.text_inputs import require_rows
+from hfcompress.architectures.text_inputs import require_room, require_rows
 from hfcompress.errors import UserError, needs
 
 Array = np.ndarray[Any, Any]
@@ -79,11 +79,9 @@ class LlamaDecoder:
         Returns: float32 logits after the last one [1, vocab], or after each of them [len(ids), vocab].
 
         Raises:
-            ValueError: no token, or more than the context has room for.
-            UserError: the model has no row for a token.
+            UserError: no token, or more than the context has room for; or the model has no row for one.
         """
-        if not ids or self.length + len(ids) > self.context:
-            raise ValueError(f"{len(ids)} tokens after {self.length}: the context has {self.context}")
+        require_room(ids, self.length, self.context)
         require_rows(ids, self.vocabulary)
         if self.length + len(ids) > self._room:
             self._enlarge(self.length + len(ids))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hfcompress.architectures.text_inputs import require_rows
+from hfcompress.architectures.text_inputs import require_room, require_rows
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import read_object
 from hfcompress.folders.guard import check_foreign
@@ -60,8 +60,7 @@ class OnnxDecoder:
         Raises:
             UserError: they are more than the context holds, or the model has no row for one.
         """
-        if not ids or self.length + len(ids) > self.context:
-            raise UserError(f"{self.length + len(ids):,} tokens are more than the model's context of {self.context:,}")
+        require_room(ids, self.length, self.context)
         require_rows(ids, self.rows)
         found = [self._read(ids[start : start + CHUNK], all_logits) for start in range(0, len(ids), CHUNK)]
         return np.concatenate(found) if all_logits else found[-1]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from hfcompress.architectures.text_inputs import decoder_positions, require_rows
+from hfcompress.architectures.text_inputs import decoder_positions, require_room, require_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,11 +43,9 @@ class TorchDecoder:
         Returns: float32 logits after the last one [1, vocab], or after each of them [len(ids), vocab].
 
         Raises:
-            ValueError: no token, or more than the context has room for.
-            UserError: the model has no row for a token.
+            UserError: no token, or more than the context has room for; or the model has no row for one.
         """
-        if not ids or self.length + len(ids) > self.context:
-            raise ValueError(f"{len(ids)} tokens after {self.length}: the context has {self.context}")
+        require_room(ids, self.length, self.context)
         require_rows(ids, self._model.get_input_embeddings().weight.shape[0])
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
