@@ -83,7 +83,7 @@ def tokens_read(folder: Path) -> int:
 
 
 def require_texts(*folders: Path) -> None:
-    """Stop a verb whose requests are lines of text that are labeled.
+    """Stop a verb whose requests are lines that are scored: texts, or a click model's requests.
 
     Raises:
         UserError: one of the models does something else.
@@ -93,7 +93,6 @@ def require_texts(*folders: Path) -> None:
     does = {
         "images": "labels images, and requests are recorded as text; hfcompress predict --image labels images",
         "language": "writes texts, and requests are labeled; hfcompress summarize asks it",
-        "clicks": "scores clicks, and requests are recorded as text",
     }
     for folder in folders:
         if said := does.get(kind_of(folder)):

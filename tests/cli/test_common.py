@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,19 +15,17 @@ def test_traffic_of_a_causal_lm_is_refused(tiny_model: Path, tmp_path: Path) -> 
         require_texts(tiny_model, write_llama(tmp_path / "other", tied=False))
 
 
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"model_type": "clicks"}, "other scores clicks"),
-        ({"model_type": "resnet"}, "other labels images"),
-    ],
-)
-def test_traffic_of_what_labels_no_texts_is_refused(
-    config: dict[str, Any], said: str, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_click_models_requests_are_recorded(tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "clicks"}))
+    require_texts(tiny_model, other)
+
+
+def test_traffic_of_an_image_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     """Before the new model is started in a process of its own, where nobody sees why it fails."""
     other = tmp_path / "other"
     other.mkdir()
-    (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=f"^{said}"):
+    (other / "config.json").write_text(json.dumps({"model_type": "resnet"}))
+    with pytest.raises(UserError, match=r"^other labels images"):
         require_texts(tiny_model, other)
