@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +12,7 @@ from hfcompress.errors import UserError, needs
 from hfcompress.tasks.columns import check_columns, groups_of
 from hfcompress.tasks.examples import check_cells, labels_of
 from hfcompress.tasks.find_splits import SPLITS, listed, say
-from hfcompress.tasks.hold_out import ALL, require_classes, sample_of, splits_of_one, validation_rows
+from hfcompress.tasks.hold_out import ALL, families, require_classes, sample_of, splits_of_one, validation_rows
 from hfcompress.tasks.image_data import Examples as ImageExamples
 from hfcompress.tasks.image_data import ImageData, decode
 from hfcompress.tasks.image_folders import class_folders, is_class_folders
@@ -65,7 +65,7 @@ class ImageClassification(Labelled):
     """The classes in order: names for integer labels (up down), or the order of labels that are names."""
     overlap: Overlap = "refuse"
     """What happens where a group stands in two splits: refuse the data, or drop such images from train (and
-    validation, where they stand in test)."""
+    validation, where they stand in test). Images that are equal byte for byte are counted, and dropped alike."""
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
     """What the best checkpoint is chosen by: accuracy or macro_f1."""
     max_train_examples: int | None = None
@@ -113,12 +113,12 @@ class ImageClassification(Labelled):
         columns, skipped = {}, {}
         for split, rows in raw.items():
             columns[split], skipped[split] = self._decodable(split, self._columns(split, rows, named[split]))
-        splits = self._held_apart(columns)
+        splits, notes = self._held_apart(columns)
         feature = next(iter(raw.values())).features[self.label_column]
         labels = {split: [str(label) for label in rows["label"]] for split, rows in splits.items()}
         option = f"--task.label-column {self.label_column}"
         classes = classes_of(option, labels, self.labels, getattr(feature, "names", None))
-        return self._numbered(splits, classes, skipped)
+        return replace(self._numbered(splits, classes, skipped), notes=notes)
 
     def _read(self) -> "dict[str, Dataset]":
         folder = Path(self.dataset).expanduser()
@@ -186,32 +186,42 @@ class ImageClassification(Labelled):
             print(f"  {split} split: {bad} of {len(rows)} images cannot be decoded and are left out", file=sys.stderr)
         return rows.select(good) if bad else rows, bad
 
-    def _held_apart(self, splits: "dict[str, Dataset]") -> "dict[str, Dataset]":
-        """Train, validation and test with no group in two of them; images that stand in two are counted.
+    def _held_apart(self, splits: "dict[str, Dataset]") -> "tuple[dict[str, Dataset], tuple[str, ...]]":
+        """Train, validation and test with no group in two of them, and what a reader of the report must know.
+
+        Images that stand in two splits, byte for byte, are counted, and left out where `overlap` says so: a camera
+        that sees nothing writes the same image each time.
 
         Raises:
             UserError: a group stands in two splits, and is to be refused; or there are too few to split.
         """
         if ALL in splits:
-            rows = splits[ALL]
-            names = list(rows["group"]) if self.group_column else hashes(rows)
+            rows, found = splits[ALL], hashes(splits[ALL])
+            names = families(list(rows["group"]) if self.group_column else found, found)
             parts = splits_of_one(self.dataset, names, rows["label"], "--task")
             splits = {split: rows.select(which) for split, which in parts.items()}
-        if self.group_column is not None:
-            keys = {split: Keys([None] * len(rows), list(rows["group"])) for split, rows in splits.items()}
-            kept, notes = checked(self.dataset, keys, self.overlap, "--task")
-            splits = {split: rows.select(kept[split]) for split, rows in splits.items()}
-            for note in notes:
-                say(f"--task.dataset {self.dataset}: {note}")
+        keys = {split: self._keys(rows) for split, rows in splits.items()}
+        kept, notes = checked(self.dataset, keys, self.overlap, "--task")
+        splits = {split: rows.select(kept[split]) for split, rows in splits.items()}
         if "validation" not in splits:
-            train, validation = validation_rows(self.dataset, list(splits["train"]["group"]), "--task")
             rows = splits["train"]
+            names = families(list(rows["group"]), hashes(rows))
+            train, validation = validation_rows(self.dataset, names, "--task")
             splits = {"train": rows.select(train), "validation": rows.select(validation), "test": splits["test"]}
         seen = {split: set(hashes(rows)) for split, rows in splits.items()}
         for one, other in combinations(SPLITS, 2):
             if both := len(seen[one] & seen[other]):
-                say(f"--task.dataset {self.dataset}: {both} images of {other} stand byte for byte in {one} too")
-        return splits
+                notes.append(
+                    f"{both} images of {other} stand byte for byte in {one} too (--task.overlap drop leaves them out)."
+                )
+        for note in notes:
+            say(f"--task.dataset {self.dataset}: {note}")
+        return splits, tuple(notes)
+
+    def _keys(self, rows: "Dataset") -> Keys:
+        """What of a split must not stand in another one: its groups and, where they are to be dropped, its images."""
+        images = list(hashes(rows)) if self.overlap == "drop" else [None] * len(rows)
+        return Keys(images, list(rows["group"]) if self.group_column else None, "images")
 
     def _numbered(self, splits: "dict[str, Dataset]", classes: Classes, skipped: dict[str, int]) -> ImageData:
         from datasets import DatasetDict

@@ -108,6 +108,8 @@ class ImageData:
     fingerprint: str
     skipped: dict[str, int]
     """Split -> images that could not be decoded and were left out."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the report must know of the data: images that stand in two splits, or were left out."""
 
     def images(self, split: str) -> Images:
         return Images(self.splits[split])

@@ -28,11 +28,12 @@ class Keys:
     """One split: what may stand in another one too, a row each.
 
     `texts` are compared as they are but for space around them; None is not compared. `groups` are None where every
-    row is a group of its own.
+    row is a group of its own. Images stand here by a hash of their bytes.
     """
 
     texts: list[str | None]
     groups: list[str] | None
+    what: str = "texts"
 
 
 def checked(
@@ -91,14 +92,15 @@ def shared(splits: dict[str, Keys], one: str, other: str) -> str:
     parts = []
     if left.groups is not None and right.groups is not None:
         parts += counted("groups", set(left.groups), set(right.groups), other, one)
-    parts += counted("texts", set(stripped(left.texts)), set(stripped(right.texts)), other, one)
+    parts += counted(right.what, set(stripped(left.texts)), set(stripped(right.texts)), other, one)
     return " and ".join(parts)
 
 
 def counted(what: str, left: set[str], right: set[str], other: str, one: str) -> list[str]:
     if not (both := left & right):
         return []
-    return [f"{len(both)} of {len(right)} {what} of {other} stand in {one} too ({excerpt(min(both))})"]
+    example = "" if what == "images" else f" ({excerpt(min(both))})"
+    return [f"{len(both)} of {len(right)} {what} of {other} stand in {one} too{example}"]
 
 
 def excerpt(text: str, most: int = 60) -> str:

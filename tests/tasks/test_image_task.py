@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Picture
 
 from hfcompress.errors import UserError
-from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.tasks.image_classification import ImageClassification, content
 from hfcompress.tasks.image_data import Augment
 from tests.image_models import processor
 
@@ -29,10 +29,10 @@ def class_folders(folder: Path, **extra: bytes) -> Path:
             for i in range(30):
                 shade = 100 * number + 200 * (split == "test") + i
                 (folder / split / label / f"{i}.png").write_bytes(picture(shade=shade))
-    for place, content in extra.items():
+    for place, encoded in extra.items():
         file = folder / place.replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.with_suffix(".png").write_bytes(content)
+        file.with_suffix(".png").write_bytes(encoded)
     return folder
 
 
@@ -51,6 +51,33 @@ def test_a_folder_of_classes_is_read_and_a_validation_split_set_aside(tmp_path: 
     assert len(data.splits["test"]) == 60
     assert 0 < len(data.splits["validation"]) < 20
     assert len(data.splits["train"]) + len(data.splits["validation"]) == 60
+
+
+def test_an_image_in_two_splits_is_noted_and_can_be_dropped(tmp_path: Path) -> None:
+    same = {"train__cat__known": picture(shade=7777), "test__dog__again": picture(shade=7777)}
+    folder = str(class_folders(tmp_path, **same))
+    noted = ImageClassification(dataset=folder).data
+    assert [note.split(" (")[0] for note in noted.notes if "of test stand" in note] == [
+        f"1 images of test stand byte for byte in {split} too"
+        for split in ("train", "validation")
+        if picture(shade=7777) in {content(row["image"]) for row in noted.splits[split]}
+    ]
+    assert any("--task.overlap drop" in note for note in noted.notes)
+    data = ImageClassification(dataset=folder, overlap="drop").data
+    stored = {split: {content(row["image"]) for row in rows} for split, rows in data.splits.items()}
+    assert len(stored["test"]) == 61
+    assert len(stored["train"] | stored["validation"]) == 60
+    assert picture(shade=7777) not in stored["train"] | stored["validation"]
+    assert data.notes == ("1 of 61 images of test stand in train too: 1 of 61 rows of train left out.",)
+
+
+def test_equal_images_of_train_are_set_aside_together(tmp_path: Path) -> None:
+    twins = {f"train__cat__{i}": picture(shade=i) for i in range(100, 130)}  # as train/dog has them
+    data = ImageClassification(dataset=str(class_folders(tmp_path, **twins))).data
+    train, validation = ({content(row["image"]) for row in data.splits[s]} for s in ("train", "validation"))
+    assert len(train | validation) == 60
+    assert not train & validation
+    assert not data.notes
 
 
 def test_grey_cmyk_and_transparent_images_become_rgb(tmp_path: Path) -> None:
