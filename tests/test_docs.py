@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import pkgutil
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hfcompress.cli.common import found_recipes
+from hfcompress.runs.recipes import found_recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -26,6 +27,7 @@ PICTURE_BYTES = 200_000
 FENCE = re.compile(r"^(```|~~~)(\w*)[^\n]*\n(.*?)^\1\s*$", re.M | re.S)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\]]+\]:\s*(\S+)", re.M)
+VERB = re.compile(r"(?<![\w./-])(?<!from )(?<!import )hfcompress ([a-z]\w*)(?: +([a-z]\w*)(?![\w./]))?")
 ELSEWHERE = re.compile(r"^(?:[a-z][a-z+.-]*:|//)", re.I)
 
 
@@ -78,7 +80,9 @@ def verbs(text: str) -> set[tuple[str, str]]:
     calls = [
         call
         for part in code(text)
-        for call in re.findall(r"(?<![\w./-])(?<!from )(?<!import )hfcompress ([a-z]\w*)(?: +([a-z]\w*))?", part)
+        for call in re.findall(
+            r"(?<![\w./-])(?<!from )(?<!import )hfcompress ([a-z]\w*)(?: +([a-z]\w*)(?![\w./]))?", part
+        )
     ]
     return {(verb, name if verb in ("run", "plan") else "") for verb, name in calls}
 
@@ -183,6 +187,38 @@ def test_the_python_that_is_shown_compiles_and_its_imports_exist(page: str, bloc
             modules = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))}
             missing += [a.name for a in node.names if not hasattr(module, a.name) and a.name not in modules]
     assert not missing, f"{page} imports what is not there"
+
+
+def own_recipe() -> str:
+    """The recipe that "Write a recipe" shows."""
+    (block,) = [b for page, b in python_blocks() if page == "docs/how-to/recipe_and_stage.md" and "def recipe(" in b]
+    return block
+
+
+def test_the_recipe_that_is_shown_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hfcompress.cli import dispatch
+    from hfcompress.recipes import tiny
+
+    (tmp_path / "mine.py").write_text(own_recipe())
+    tiny.write_model(tmp_path / "base")
+    words = ["--base", str(tmp_path / "base"), "--measure.sequence-length", "32", "--format", "json"]
+    assert dispatch(["plan", str(tmp_path / "mine.py"), *words]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["models"]] == ["teacher", "int8"]
+
+
+@pytest.mark.slow
+def test_the_recipe_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfcompress.cli import dispatch
+    from hfcompress.recipes import tiny
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(own_recipe())
+    tiny.write_model(tmp_path / "base")
+    tiny.write_dataset(tmp_path / "data")
+    words = ["--base", "base", "--task.dataset", "data", "--task.max-length", "32", "--measure.sequence-length", "32"]
+    assert dispatch(["run", "./mine.py", *words]) in (0, 1)
+    report = json.loads((tmp_path / "runs/mine-default/report.json").read_text())
+    assert [model["name"] for model in report["models"]] == ["teacher", "int8"]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 import hfcompress
-from hfcompress.cli.common import found_recipes
+from hfcompress.runs.recipes import found_recipes
 
 PACKAGE = Path(hfcompress.__file__).parent
 # A part imports of hfcompress what stands before it here, and itself.

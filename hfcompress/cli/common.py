@@ -1,8 +1,5 @@
 """What the verbs share: exit codes, the recipe or the model a name stands for."""
 
-import ast
-import difflib
-import importlib
 import logging
 import os
 import tempfile
@@ -10,9 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from hfcompress import recipes
 from hfcompress.errors import MOST_THREADS, UserError
 from hfcompress.folders.guard import read_config
 from hfcompress.folders.inside import inside
@@ -97,26 +92,6 @@ def require_texts(*folders: Path) -> None:
     for folder in folders:
         if said := does.get(kind_of(folder)):
             raise UserError(f"{folder.name} {said}; hfcompress check holds a run against its budget")
-
-
-def found_recipes() -> dict[str, str]:
-    """Name -> first docstring line of every file in recipes/ that defines a `recipe`; nothing is imported."""
-    found = {}
-    for folder in recipes.__path__:
-        for file in sorted(Path(folder).glob("*.py")):
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            if any(isinstance(node, ast.FunctionDef) and node.name == "recipe" for node in tree.body):
-                found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return found
-
-
-def load_recipe(name: str) -> Any:
-    wanted, known = name.replace("-", "_"), found_recipes()
-    if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-        raise UserError(f"there is no recipe {name}; {hint}")
-    return importlib.import_module(f"hfcompress.recipes.{wanted}")
 
 
 def quiet() -> None:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import load_recipe, quiet
+from hfcompress.cli.common import quiet
 from hfcompress.errors import UserError
+from hfcompress.runs.recipes import load_recipe
 
 
 def export(

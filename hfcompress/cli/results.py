@@ -8,10 +8,11 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import FAILED, load_recipe, quiet
+from hfcompress.cli.common import FAILED, quiet
 from hfcompress.folders.escaping import one_line
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import read_json, write_json
+from hfcompress.runs.recipes import load_recipe
 
 
 def report(run: Positional[Path]) -> int:

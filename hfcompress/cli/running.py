@@ -16,17 +16,23 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 from tyro.conf import Positional
 
-from hfcompress.budget import Budget
 from hfcompress.cli.arguments import option_names, option_value
-from hfcompress.cli.calibration import within_windows
-from hfcompress.cli.common import FAILED, found_recipes, load_recipe, quiet
+from hfcompress.cli.common import FAILED, quiet
 from hfcompress.cli.parse_errors import one_line_errors, options_of
-from hfcompress.cli.positions import within_positions
 from hfcompress.cli.results import push
-from hfcompress.cli.sizes import within_sizes
-from hfcompress.errors import UnknownShape, UserError, needs
+from hfcompress.errors import UserError, needs
 from hfcompress.folders.files import FolderLock, scratch_below
-from hfcompress.runs.effects import refuse_empty, refuse_without_effect
+from hfcompress.planning.plan import render
+from hfcompress.report.console import table
+from hfcompress.runs.prepare import (
+    defaults_of,
+    executed,
+    held_together,
+    planned,
+    refuse_other_recipe,
+    signature_defaults,
+)
+from hfcompress.runs.recipes import SMOKE, FoundRecipe, find_recipe, found_recipes, is_path, load_recipe
 
 
 def list_recipes() -> int:
@@ -37,7 +43,7 @@ def list_recipes() -> int:
 
 
 def run(recipe: Positional[str]) -> int:
-    """Run a recipe: `hfcompress run legal_bert --help` shows all its options."""
+    """Run a recipe, by its name or the path of its .py file: `hfcompress run legal_bert --help` shows its options."""
     return with_recipe("run", recipe, [])
 
 
@@ -77,28 +83,30 @@ class PlanOptions:
 
 def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
     """Parse the verb's and the recipe's options together, then run or plan the recipe."""
-    module = load_recipe(name)
-    recipe_name = module.__name__.rpartition(".")[2]
+    found = find_recipe(name)
     smoke = verb == "run" and "--smoke" in arguments
     if smoke and option_value(arguments, "--scale") is not None:
         raise UserError("--scale: --smoke has a scale of its own; leave one of them out")
     given = option_value(arguments, "--scale")
-    scale = "smoke" if smoke else "small" if given is None else given
-    if not smoke and scale not in module.SCALES:
-        raise UserError(f"--scale {scale}: {recipe_name} has {' and '.join(module.SCALES)}")
-    folder = folder_of(arguments, recipe_name, scale)
+    default = "small" if "small" in found.scales else found.scales[0]
+    scale = SMOKE if smoke else default if given is None else given
+    if not smoke and scale not in found.scales:
+        raise UserError(f"--scale {scale}: {found.name} has {' and '.join(found.scales)}")
+    folder = folder_of(arguments, found.name, scale)
     own = {"run": RunOptions, "plan": PlanOptions}[verb]
-    with scale_of(module, scale, folder if verb == "run" and "--help" not in arguments else None) as (of_scale, held):
-        defaults = defaults_of(module.recipe, of_scale, arguments)
-        options = parse(module, own, defaults, arguments, f"hfcompress {verb} {name}")
+    with scale_of(found, scale, folder if verb == "run" and "--help" not in arguments else None) as (of_scale, held):
+        defaults = defaults_of(found.recipe, of_scale, set(option_names(arguments)))
+        options = parse(found, own, defaults, arguments, f"hfcompress {verb} {name}")
         verb_values = {field.name: options.pop(field.name) for field in dataclasses.fields(own)}
         if verb == "plan":
-            return print_plan(module.recipe, options, verb_values["format"], verb_values["device"])
-        return run_recipe(module.recipe, options, recipe_name, scale, folder, RunOptions(**verb_values), held)
+            return print_plan(found.recipe, options, verb_values["format"], verb_values["device"])
+        return run_recipe(found, options, scale, folder, RunOptions(**verb_values), held)
 
 
 @contextmanager
-def scale_of(module: Any, scale: str, folder: Path | None) -> Iterator[tuple[dict[str, Any], FolderLock | None]]:
+def scale_of(
+    found: FoundRecipe, scale: str, folder: Path | None
+) -> Iterator[tuple[dict[str, Any], FolderLock | None]]:
     """Yield what a scale changes of a recipe's defaults, and the lock of the run's folder where that was needed.
 
     Smoke runs begin with data and a model that their recipe writes: into the run's folder, by one process, or where
@@ -109,9 +117,9 @@ def scale_of(module: Any, scale: str, folder: Path | None) -> Iterator[tuple[dic
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as scratch:
-            yield module.arguments(scale, Path(scratch)), None
-    elif scale != "smoke":
-        yield module.arguments(scale, folder), None
+            yield found.arguments(scale, Path(scratch)), None
+    elif scale != SMOKE:
+        yield found.arguments(scale, folder), None
     else:
         quiet()
         from hfcompress.runs.run import ranks
@@ -120,7 +128,7 @@ def scale_of(module: Any, scale: str, folder: Path | None) -> Iterator[tuple[dic
         held = FolderLock(folder) if processes.is_main_process else None
         try:
             with scratch_below(folder), processes.main_process_first():
-                defaults = module.arguments(scale, folder)
+                defaults = found.arguments(scale, folder)
             yield defaults, held
         finally:
             if held is not None:
@@ -132,26 +140,28 @@ def from_lock(file: Path, arguments: list[str]) -> int:
     from hfcompress.runs.lock import options_from, read_lock, require_same_data, say_what_differs
 
     locked = read_lock(file, task=True)
-    module, scale = load_recipe(locked["recipe"]), locked["scale"]
-    recipe_name = module.__name__.rpartition(".")[2]
+    scale, arguments, found = locked["scale"], list(arguments), None
     if arguments and not arguments[0].startswith("-"):
-        if arguments[0].replace("-", "_") != recipe_name:
-            raise UserError(f"{file} is a lock of {recipe_name}, not of {arguments[0]}")
-        arguments = arguments[1:]
+        named = arguments.pop(0)
+        if is_path(named):  # the user's own file; the lock's name never stands for one
+            found = find_recipe(named)
+        if (found.name if found else named.replace("-", "_")) != locked["recipe"].replace("-", "_"):
+            raise UserError(f"{file} is a lock of {locked['recipe']}, not of {named}")
+    found = found or load_recipe(locked["recipe"])
     if scale_options := {"--smoke", "--scale"} & {argument.partition("=")[0] for argument in arguments}:
         raise UserError(f"{scale_options.pop()}: the lock says the scale ({scale}); leave it out")
-    if scale not in (*module.SCALES, "smoke"):
-        raise UserError(f"{file}: {recipe_name} has no scale {scale}")
-    folder = folder_of(arguments, recipe_name, scale)
-    defaults = {name: p.default for name, p in list(inspect.signature(module.recipe).parameters.items())[1:]}
-    with scale_of(module, scale, None if "--help" in arguments else folder) as (of_scale, held):
+    if scale not in (*found.scales, SMOKE):
+        raise UserError(f"{file}: {found.name} has no scale {scale}")
+    folder = folder_of(arguments, found.name, scale)
+    defaults, given = signature_defaults(found.recipe), set(option_names(arguments))
+    with scale_of(found, scale, None if "--help" in arguments else folder) as (of_scale, held):
         # What a recipe writes to begin with is the same as the lock's: it need not be given.
-        defaults = defaults_of(module.recipe, options_from(locked, defaults | of_scale, arguments), arguments)
-        options = parse(module, RunOptions, defaults, arguments, "hfcompress run --from-lock")
+        defaults = defaults_of(found.recipe, options_from(locked, defaults | of_scale, arguments), given)
+        options = parse(found, RunOptions, defaults, arguments, "hfcompress run --from-lock")
         own = RunOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(RunOptions)})
         say_what_differs(locked)
         require_same_data(locked, options)
-        return run_recipe(module.recipe, options, recipe_name, scale, folder, own, held)
+        return run_recipe(found, options, scale, folder, own, held)
 
 
 def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
@@ -171,26 +181,18 @@ def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
     return folder
 
 
-def defaults_of(recipe: Callable[..., Any], scale: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
-    """Return all of a recipe's options where none is given: its signature's, in their place those of the scale."""
-    found = {name: p.default for name, p in list(inspect.signature(recipe).parameters.items())[1:]} | scale
-    given = set(option_names(arguments))
-    return {n: value.without_other_units(given) if isinstance(value, Budget) else value for n, value in found.items()}
-
-
-def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str], prog: str) -> dict[str, Any]:
+def parse(source: FoundRecipe, own: type, defaults: dict[str, Any], arguments: list[str], prog: str) -> dict[str, Any]:
     """Return the values of all options: the recipe's signature is its command line.
 
     Args:
-        module: the recipe's, with `recipe` and, where it knows why some of its options may have no effect, `NEEDED`;
-            `ANSWERED` are options about which it says itself what it does in their place.
+        source: the recipe.
         own: the options of the verb.
         defaults: see `defaults_of`.
 
     Raises:
         UserError: an option is refused, or has no effect beside the others.
     """
-    recipe = module.recipe
+    recipe = source.recipe
     hints = get_type_hints(recipe, include_extras=True)
     helps = argument_help(recipe)
     fields: list[Any] = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(own)]
@@ -204,20 +206,15 @@ def parse(module: Any, own: type, defaults: dict[str, Any], arguments: list[str]
             )
         )
     options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
-    summary = (inspect.getdoc(recipe) or "").splitlines()[0]
+    summary = (inspect.getdoc(recipe) or source.name).splitlines()[0]
     try:
         with one_line_errors(arguments, prog, options_of(options_type)):
             parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
     except UserError as error:
         raise UserError(as_typed(str(error), arguments)) from None
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-    options = within_positions({name: found[name] for name in defaults}, option_names(arguments))
-    options = within_windows(options, option_names(arguments))
-    options = within_sizes(options, option_names(arguments))
-    refuse_empty(defaults, options, list(option_names(arguments)))
-    needed: dict[str, str] = getattr(module, "NEEDED", {})
-    answered: frozenset[str] = getattr(module, "ANSWERED", frozenset())
-    refuse_without_effect(recipe, defaults, options, option_names(arguments), needed, answered)
+    options = {name: found[name] for name in defaults}
+    options = held_together(source, defaults, options, list(option_names(arguments)))
     return found | options
 
 
@@ -243,15 +240,14 @@ def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:
 
 
 def run_recipe(
-    recipe: Callable[..., Any],
+    source: FoundRecipe,
     options: dict[str, Any],
-    name: str,
     scale: str,
     folder: Path,
     own: RunOptions,
     held: FolderLock | None = None,
 ) -> int:
-    """Plan and run a recipe, and push its result where that was asked for; `held` is the folder's lock, if taken."""
+    """Run a recipe, print its table, and push its result where that was asked for; `held` is the folder's lock."""
     if own.push_to_hub != (own.hub_model_id is not None):
         raise UserError("--push-to-hub and --hub-model-id org/name: give both, or neither")
     for option in ("private", "revision", "create_pr", "license"):
@@ -264,25 +260,13 @@ def run_recipe(
         require_token()
         for package in PUSHING:
             needs(package)
-    refuse_other_recipe(folder, name)
+    refuse_other_recipe(folder, source.name)  # before the libraries are loaded
     quiet()
-    from hfcompress.planning.plan import Plan
-    from hfcompress.runs.run import Run
-
-    planned = Plan(fetches=True, options=options)  # the run needs the model anyhow
-    try:
-        recipe(planned, **options)
-    except UnknownShape:  # then it is measured without having been predicted
-        planned = Plan()
-    refuse_impossible(planned.verdicts, planned.advice)
-    made = Run(folder, name, scale, planned.predictions, options, held)
-    try:
-        with scratch_below(folder):
-            result = recipe(made, **options)
-    finally:
-        made.close()
+    report = executed(source, options, scale, folder, held)
+    if is_main_process():
+        print(table(report))
     if own.hub_model_id and is_main_process():
-        if result["ok"]:
+        if report["ok"]:
             push(
                 folder,
                 own.hub_model_id,
@@ -293,24 +277,7 @@ def run_recipe(
             )
         else:
             print("not pushed, since the budget does not hold: see hfcompress push --help", file=sys.stderr)
-    return 0 if result["ok"] else FAILED
-
-
-def refuse_other_recipe(folder: Path, name: str) -> None:
-    """Stop before the report of another recipe's run is written over.
-
-    Raises:
-        UserError: the folder holds one.
-    """
-    from hfcompress.runs.lock import LOCK, read_lock
-
-    if (folder / LOCK).is_file():
-        try:
-            other = read_lock(folder / LOCK)["recipe"]
-        except UserError:  # damaged: it will be written anew
-            return
-        if other != name:
-            raise UserError(f"--run-dir {folder}: it holds a run of {other}; give {name} a folder of its own")
+    return 0 if report["ok"] else FAILED
 
 
 def is_main_process() -> bool:
@@ -320,28 +287,7 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
-def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None:
-    """Stop before hours of training when the plan is sure of a size that the budget does not allow.
-
-    Predicted bytes are exact to a few percent; a predicted latency is not, and is left to the measurement.
-    """
-    for verdict in verdicts:
-        least = verdict.get("at_least", verdict["predicted"])  # of what pruning may leave
-        if verdict["limit"] == "disk_mb" and verdict.get("exact", True) and least > 1.05 * verdict["allowed"]:
-            raise UserError(
-                f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
-                f"{least:.3g} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
-            )
-
-
 def print_plan(recipe: Callable[..., Any], options: dict[str, Any], form: str, on: str) -> int:
-    from hfcompress.folders.record import cpu_name, slow_integers
-    from hfcompress.planning.plan import Plan, render
-
-    planned = Plan(on, options=options)
-    recipe(planned, **options)
-    timed = any(verdict["limit"] in ("latency_ms", "latency_ratio") for verdict in planned.verdicts)
-    if timed and (sentence := slow_integers(cpu_name())):
-        planned.advice = [*planned.advice, sentence]
-    print(json.dumps(planned.as_dict(), indent=1) if form == "json" else render(planned))
-    return 0 if planned.ok else FAILED
+    plan = planned(recipe, options, on)
+    print(json.dumps(plan.as_dict(), indent=1) if form == "json" else render(plan))
+    return 0 if plan.ok else FAILED

@@ -217,7 +217,6 @@ class Run:
         return report
 
     def _write(self, report: dict[str, Any], details: dict[str, Any], locked: dict[str, Any]) -> None:
-        from hfcompress.report.console import table
         from hfcompress.report.pages import write_pages
 
         details = details | {"created": report["created"]}  # says to which report.json it belongs
@@ -225,7 +224,6 @@ class Run:
         write_json(self.folder / "details.json", details)
         write_pages(self.folder, report, details)
         write_json(self.folder / "report.json", report)  # last: what reads a run begins with it
-        print(table(report))
         say_left(self.folder)
         self._say(f"report: {self.folder / 'report.html'}")
 

@@ -264,8 +264,8 @@ def test_plan_refuses_texts_longer_than_the_positions(option: str, tmp_path: Pat
 def test_a_default_length_is_what_the_model_has_positions_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hfcompress.cli.positions import within_positions
     from hfcompress.evaluation.measure import Measure
+    from hfcompress.runs.positions import within_positions
     from hfcompress.tasks.text_classification import TextClassification
 
     options = {"base": str(classifier(tmp_path / "roberta", "roberta")), "task": TextClassification(),

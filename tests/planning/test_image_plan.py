@@ -28,7 +28,7 @@ from hfcompress.architectures.layers import layers_of
 from hfcompress.architectures.models import load_classifier, load_image_processor, save
 from hfcompress.architectures.native import named_shape
 from hfcompress.budget import Budget, ImageBudget
-from hfcompress.cli.running import print_plan, refuse_impossible
+from hfcompress.cli.running import print_plan
 from hfcompress.compress.prune.iterations import prune
 from hfcompress.compress.prune.structured import StructuredPruneImages, own_loss
 from hfcompress.compress.prune.target import Importance
@@ -40,6 +40,7 @@ from hfcompress.planning.devices.mobilenet_graph import mobilenet_graph
 from hfcompress.planning.image_graph import Writer
 from hfcompress.planning.image_spec import ImageShape, traced
 from hfcompress.planning.plan import Plan, render
+from hfcompress.runs.prepare import refuse_impossible
 from tests import image_recipe, onnx_images
 from tests.image_models import write_mobilenet
 

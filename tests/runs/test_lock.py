@@ -10,18 +10,20 @@ import pytest
 
 from hfcompress.budget import Budget
 from hfcompress.cli import dispatch, running
-from hfcompress.cli.running import RunOptions, defaults_of, parse
+from hfcompress.cli.running import RunOptions, parse
 from hfcompress.compress.distill import Distill
 from hfcompress.errors import UserError
 from hfcompress.recipes import legal_bert, tiny
 from hfcompress.runs.lock import lock, options_from, require_same_data, say_what_differs
+from hfcompress.runs.prepare import defaults_of
+from hfcompress.runs.recipes import load_recipe
 from hfcompress.tasks.text_classification import TextClassification
 
 
 def resolved(*arguments: str) -> dict[str, Any]:
     """The recipe's options at small scale with these arguments."""
     known = defaults_of(legal_bert.recipe, legal_bert.arguments("small", Path("run")), list(arguments))
-    options = parse(legal_bert, RunOptions, known, list(arguments), "run")
+    options = parse(load_recipe("legal_bert"), RunOptions, known, list(arguments), "run")
     return {name: options[name] for name in list(inspect.signature(legal_bert.recipe).parameters)[1:]}
 
 
@@ -101,7 +103,7 @@ def test_what_the_recipe_wrote_itself_is_written_again_and_need_not_be_given(
 
     def smoke(folder: Path) -> dict[str, Any]:
         known = defaults_of(legal_bert.recipe, legal_bert.arguments("smoke", folder), [])
-        options = parse(legal_bert, RunOptions, known, [], "run")
+        options = parse(load_recipe("legal_bert"), RunOptions, known, [], "run")
         return {name: options[name] for name in names}
 
     options = smoke(tmp_path / "run")

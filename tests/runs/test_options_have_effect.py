@@ -11,14 +11,15 @@ import pytest
 
 from hfcompress.budget import Budget, LanguageBudget
 from hfcompress.cli import dispatch
-from hfcompress.cli.arguments import option_value, spelled
-from hfcompress.cli.common import found_recipes, load_recipe
-from hfcompress.cli.running import RunOptions, defaults_of, folder_of, parse
+from hfcompress.cli.arguments import option_names, option_value, spelled
+from hfcompress.cli.running import RunOptions, folder_of, parse
 from hfcompress.compress.quantize.bit_allocation import Allot
 from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
 from hfcompress.runs.effects import refuse_without_effect, walked
+from hfcompress.runs.prepare import defaults_of
+from hfcompress.runs.recipes import found_recipes, load_recipe
 from hfcompress.stage import unused_options
 from tests.language_models import write_llama, write_task
 
@@ -54,7 +55,7 @@ NOT_ALONE |= {("legal_bert", "optimum-python"), ("legal_bert_structured", "optim
 def small(recipe: str, *arguments: str, folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The recipe's module, its options at the small scale, and with these arguments."""
     module, given = load_recipe(recipe), spelled(["run", *arguments])[1:]
-    defaults = defaults_of(module.recipe, module.arguments("small", folder), given)
+    defaults = defaults_of(module.recipe, module.arguments("small", folder), set(option_names(given)))
     return module, defaults, parse(module, RunOptions, defaults, given, "hfcompress")
 
 
@@ -114,7 +115,7 @@ def test_the_options_without_effect_are_these_and_are_refused(
             try:
                 changed = replace(options[group], **{field: other}) if field else other
                 found = options | {group: changed}
-                refuse_without_effect(module.recipe, options, found, [name], getattr(module, "NEEDED", {}))
+                refuse_without_effect(module.recipe, options, found, [name], module.needed)
                 said = "has no effect" in capsys.readouterr().err
                 outcomes.add("refused" if said else walked(module.recipe, found).noted() != before)
             except UserError as error:

@@ -1,5 +1,6 @@
 """allot: bits and group size of every matrix, so that the model fits its bytes at the least predicted loss."""
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -113,7 +114,7 @@ class Allot:
             "uniform": uniform(options),
         }
         write_json(out / ALLOTMENT, result)
-        print(table(result))
+        print(table(result), file=sys.stderr, flush=True)
         return {name: value for name, value in result.items() if name not in ("grids", "modules")}
 
     def refusal(self, options: list[list[dict[str, Any]]], limits: dict[str, float]) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from hfcompress.cli import dispatch
-from hfcompress.cli.calibration import within_windows
 from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.errors import UserError
 from hfcompress.formats.genai import ExportGenai
+from hfcompress.runs.calibration import within_windows
 from hfcompress.tasks.text_generation import CausalLM
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from hfcompress.cli import dispatch
-from hfcompress.cli.sizes import within_sizes
 from hfcompress.compress.distill import Distill
 from hfcompress.compress.prune.movement import MovementPrune
 from hfcompress.errors import UserError
 from hfcompress.recipes import tiny
+from hfcompress.runs.sizes import within_sizes
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.tasks.text_generation import CausalLM
 
