@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from hfcompress.errors import Reason
 from hfcompress.folders.files import FOREIGN
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import Record, sha256
@@ -62,8 +63,8 @@ def added(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added": True})
 
 
-def unused_options(options: Any, inputs: dict[str, Any]) -> dict[str, str]:
-    """Return which options have no effect beside the others on these inputs, and why ("with --*.algorithm rtn").
+def unused_options(options: Any, inputs: dict[str, Any]) -> dict[str, Reason]:
+    """Return which options have no effect beside the others on these inputs, and why: Reason("with {algorithm} rtn").
 
     Args:
         options: a stage or a task; its method `unused`, where it has one, says so.
@@ -73,14 +74,14 @@ def unused_options(options: Any, inputs: dict[str, Any]) -> dict[str, str]:
     return dict(find(inputs)) if find else {}
 
 
-def with_option(message: str, stage: Stage, options: dict[str, Any]) -> str:
-    """A message of a stage, which cannot know what the recipe calls it (`--*.shift`), with the recipe's name for it.
+def parameter_of(stage: Stage, options: dict[str, Any]) -> str | None:
+    """Return the recipe's parameter that holds a stage; None where the recipe made the stage of several options.
 
-    The * stays where the recipe made the stage of several options.
+    A stage knows its options by its own fields alone (`OptionError`); what the recipe calls it is said here.
     """
     own = [name for name, value in options.items() if value is stage]
     like = [name for name, value in options.items() if value == stage]
-    return message.replace("--*.", f"--{next(iter(own + like), '*').replace('_', '-')}.")
+    return next(iter(own + like), None)
 
 
 @dataclass(frozen=True)

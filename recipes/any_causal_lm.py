@@ -14,7 +14,7 @@ from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.adopt_language import AdoptLanguage
 
 SCALES = ("small", "full")
-NEEDED = {"measure.context": "here: give --budget.context"}
+NEEDED = {"measure.context": "here: give {budget.context}"}
 
 
 def recipe(

@@ -18,9 +18,9 @@ from hfcompress.training.new_images import NEW, NewMobileNet
 
 SCALES = ("small", "full")
 NEEDED = {
-    "new": "without --base new",
-    "litert": "without --deliver litert",
-    "tensorrt": "without --deliver tensorrt-onnx",
+    "new": "without {.base} new",
+    "litert": "without {.deliver} litert",
+    "tensorrt": "without {.deliver} tensorrt-onnx",
 }
 CAMERA_MB = 256
 

@@ -24,8 +24,8 @@ from hfcompress.training.finetune import Finetune
 
 SCALES = ("small", "full")
 NEEDED = {
-    "trim": "without --trim-vocabulary, or where the tokenizer is no WordPiece",
-    "qat": "with --int8 optimum-dynamic or optimum-static: nothing is trained in int8",
+    "trim": "without {.trim_vocabulary}, or where the tokenizer is no WordPiece",
+    "qat": "with {.int8} optimum-dynamic or optimum-static: nothing is trained in int8",
 }
 ANSWERED = frozenset({"finetune.pooling"})  # a base that was pooled otherwise is started as it was: see `started_as`
 BERT_LARGE = Shape(

@@ -22,8 +22,8 @@ from hfcompress.training.finetune import Finetune
 __all__ = ["ANSWERED", "NEEDED", "SCALES", "arguments", "recipe"]
 SCALES = ("small", "full")
 NEEDED = {
-    "words": "without --curve",
-    **dict.fromkeys(("words.kind", "words.bits", "words.ratio"), "here: --curve KIND-BITS-RATIO says it"),
+    "words": "without {.curve}",
+    **dict.fromkeys(("words.kind", "words.bits", "words.ratio"), "here: {.curve} KIND-BITS-RATIO says it"),
 }
 EIGHT_TIMES = 0.125
 MULTILINGUAL_BERT = Shape(

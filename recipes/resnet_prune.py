@@ -16,7 +16,7 @@ from hfcompress.training.finetune_images import FinetuneImages
 from hfcompress.training.new_images import NEW, NewResNet
 
 SCALES = ("small", "full")
-NEEDED = {"new": "without --base new"}
+NEEDED = {"new": "without {.base} new"}
 RANKINGS: tuple[Importance, ...] = ("l1", "taylor", "geometric_median", "reconstruction", "random")
 
 

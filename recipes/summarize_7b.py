@@ -23,10 +23,10 @@ from hfcompress.training.pretrain import Pretrain
 
 SCALES = ("small", "full")
 NEEDED = {
-    "pretrain": "without --base pretrain",
-    "documents": "without --documents.dataset",
-    "summaries": "without --documents.dataset",
-    **dict.fromkeys(("genai.context", "measure.context", "summaries.context"), "here: give --budget.context"),
+    "pretrain": "without {.base} pretrain",
+    "documents": "without {documents.dataset}",
+    "summaries": "without {documents.dataset}",
+    **dict.fromkeys(("genai.context", "measure.context", "summaries.context"), "here: give {budget.context}"),
 }
 PRETRAIN = "pretrain"
 MISTRAL_7B = LanguageShape(

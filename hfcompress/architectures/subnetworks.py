@@ -1,12 +1,11 @@
 """Which smaller shapes can be cut out of a model: refused from plain numbers, before anything is trained."""
 
 from hfcompress.architectures.encoder_spec import Shape
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 
 
 def narrowed(
     model: Shape,
-    option: str,
     *,
     num_hidden_layers: int | None = None,
     num_attention_heads: int | None = None,
@@ -18,11 +17,8 @@ def narrowed(
     Heads stay whole and the stock classes derive their size as hidden_size / num_attention_heads, so the hidden size
     is always heads x the model's own head size; one of the two is enough.
 
-    Args:
-        option: the stage's name as it is typed, for the errors.
-
     Raises:
-        UserError: more than the model has, or what the stock class cannot express; says what is allowed.
+        OptionError: more than the model has, or what the stock class cannot express; says what is allowed.
     """
     head_size = model.hidden_size // model.num_attention_heads
     heads = num_attention_heads
@@ -34,18 +30,13 @@ def narrowed(
         "intermediate_size": model.intermediate_size if intermediate_size is None else intermediate_size,
     }
     if num_attention_heads is None and hidden_size is not None and not 1 <= heads <= model.num_attention_heads:
-        raise UserError(
-            f"--{option}.hidden-size {hidden_size}: a multiple of {head_size} (the head size) "
-            f"from {head_size} to {model.hidden_size} (the model it is cut from)"
-        )
+        reason = "a multiple of {size} (the head size) from {size} to {most} (the model it is cut from)"
+        raise OptionError("hidden_size", reason, hidden_size, size=head_size, most=model.hidden_size)
     for name, value in kept.items():
         most = getattr(model, name)
         if not 1 <= value <= most:
-            flag = f"--{option}.{name.replace('_', '-')}"
-            raise UserError(f"{flag} {value}: from 1 to {most} (the model it is cut from has no more)")
+            raise OptionError(name, "from 1 to {most} (the model it is cut from has no more)", value, most=most)
     if hidden_size is not None and hidden_size != heads * head_size:
-        raise UserError(
-            f"--{option}.hidden-size {hidden_size}: the hidden size is heads x head size; "
-            f"with {heads} heads of {head_size} it is {heads * head_size}"
-        )
+        reason = "the hidden size is heads x head size; with {heads} heads of {size} it is {product}"
+        raise OptionError("hidden_size", reason, hidden_size, heads=heads, size=head_size, product=heads * head_size)
     return model.with_(**kept, hidden_size=heads * head_size)

@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO, cast
 import tyro
 
 import hfcompress
-from hfcompress.cli.arguments import as_written, option_value, spelled
+from hfcompress.cli.arguments import as_typed, as_written, option_value, spelled
 from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
@@ -25,7 +25,7 @@ from hfcompress.cli.profiling import profile
 from hfcompress.cli.results import check, env, push, report, verify
 from hfcompress.cli.running import from_lock, list_recipes, plan, run, with_recipe
 from hfcompress.cli.traffic import ab, record, replay, shadow
-from hfcompress.errors import INTERRUPTED_LINE, UserError
+from hfcompress.errors import INTERRUPTED_LINE, OptionError, UserError
 from hfcompress.folders.escaping import TerminalOutput, one_line
 from hfcompress.folders.files import chain, disk_is_full, full_disk
 
@@ -148,7 +148,8 @@ def dispatch(arguments: list[str]) -> int:
     try:
         return parsed(spelled(arguments), verbs)
     except UserError as error:
-        raise type(error)(as_written(str(error), arguments)) from error
+        kind = UserError if isinstance(error, OptionError) else type(error)
+        raise kind(as_written(as_typed(error, arguments), arguments)) from error
 
 
 def parsed(arguments: list[str], verbs: dict[str, Callable[..., int]]) -> int:

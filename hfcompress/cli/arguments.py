@@ -1,9 +1,9 @@
 """The options on a command line before they are parsed: spelled one way; one given twice is refused or said."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, UserError, command_line_option, shown
 from hfcompress.folders.escaping import one_line
 from hfcompress.tasks.find_splits import say
 
@@ -59,6 +59,53 @@ def as_written(message: str, arguments: list[str]) -> str:
         if "_" in name:
             message = re.sub(re.escape(name.replace("_", "-")) + r"(?![\w.-])", name.replace("\\", r"\\"), message)
     return message
+
+
+def as_typed(error: UserError, arguments: list[str]) -> str:
+    """Return an error's text with options as they are typed.
+
+    A stage knows its options by their fields, and not what a recipe calls the group. Where nobody has said that
+    (`UserError.group`), it is looked up among the options that were typed.
+
+    Args:
+        arguments: the command line.
+    """
+    typed = dict.fromkeys(name.replace("_", "-") for name in option_names(arguments))
+    named = [error.field] if isinstance(error, OptionError) else fields_of(error)
+    matching = [name for field in named for name in like(typed, field)]
+    groups = {name.rpartition(".")[0] for name in matching}
+    only = groups.pop() if len(groups) == 1 else None
+
+    def option(field: str, value: object = None) -> str:
+        found = [] if error.group or "." in field else like(typed, field)
+        if value is not None:
+            found = [name for name in found if option_value(arguments, f"--{name}") == shown(value)] or found
+        if len(found) > 1:
+            return " or ".join(command_line_option(f".{name}") for name in found) + (
+                "" if value is None or isinstance(value, bool) else f" {shown(value)}"
+            )
+        group = error.group or (found[0].rpartition(".")[0] if found else only)
+        return command_line_option(field, value, group)
+
+    return error.text(option)
+
+
+def like(typed: Iterable[str], field: str) -> list[str]:
+    """Return the typed options that may be this field: weight-only.bits may be bits."""
+    name = field.replace("_", "-")
+    return sorted(option for option in typed if option.rpartition(".")[2] == name)
+
+
+def fields_of(error: UserError) -> list[str]:
+    """Return the options that an error's text names without their group."""
+    found: list[str] = []
+
+    def option(field: str, value: object) -> str:
+        found.append(field)
+        return field
+
+    error.text(option)
+    return [field for field in found if "." not in field]
 
 
 def is_option(argument: str) -> bool:

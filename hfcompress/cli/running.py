@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -207,29 +206,12 @@ def parse(source: FoundRecipe, own: type, defaults: dict[str, Any], arguments: l
         )
     options_type: type[Any] = dataclasses.make_dataclass("Options", fields, frozen=True)
     summary = (inspect.getdoc(recipe) or source.name).splitlines()[0]
-    try:
-        with one_line_errors(arguments, prog, options_of(options_type)):
-            parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
-    except UserError as error:
-        raise UserError(as_typed(str(error), arguments)) from None
+    with one_line_errors(arguments, prog, options_of(options_type)):
+        parsed = tyro.cli(options_type, args=arguments, prog=prog, description=summary)
     found = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
     options = {name: found[name] for name in defaults}
     options = held_together(source, defaults, options, list(option_names(arguments)))
     return found | options
-
-
-def as_typed(message: str, arguments: list[str]) -> str:
-    """A message of a stage, which cannot know what the recipe calls it (`--*.shift`), with the option as typed."""
-    typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-    groups = set[str]()
-
-    def named(match: re.Match[str]) -> str:
-        found = sorted(option for option in typed if option.replace("_", "-").endswith(match[1]))
-        groups.update(option.partition(".")[0] for option in found)
-        return " or ".join(found) or match[0]
-
-    named_options = re.sub(r"--\*(\.[a-z0-9-]+)", named, message)
-    return named_options.replace("--*.", f"{groups.pop()}.") if len(groups) == 1 else named_options
 
 
 def argument_help(recipe: Callable[..., Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.subnetworks import narrowed
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
@@ -57,11 +57,11 @@ class Distill(TrainTexts):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = TRAINING
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         found = super().unused(inputs) | unused_by_teaching(self, inputs)
         if not self.relation_weight:
-            found["relation_heads"] = "with --*.relation-weight 0"
+            found["relation_heads"] = Reason("with {relation_weight} 0")
         return found
 
     def __post_init__(self) -> None:
@@ -108,7 +108,6 @@ class Distill(TrainTexts):
         self._check_losses()
         student = narrowed(
             model,
-            "distill",
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
             hidden_size=self.hidden_size,
@@ -120,13 +119,11 @@ class Distill(TrainTexts):
 
     def _check_losses(self) -> None:
         if not 0 <= self.linear_weight <= 1:
-            raise UserError(f"--distill.linear-weight {self.linear_weight:g}: a share, from 0 to 1")
+            raise OptionError("linear_weight", "a share, from 0 to 1", self.linear_weight)
         if self.linear_weight and not self.logits_weight:
-            raise UserError(
-                "--distill.linear-weight: mixes soft labels; give --distill.logits-weight too, or leave it at 0"
-            )
+            raise OptionError("linear_weight", "mixes soft labels; give {logits_weight} too, or leave it at 0")
         if self.linear_weight and self.extra_text is not None:
-            raise UserError("--distill.linear-weight: for labelled texts alone; leave --distill.extra-text out")
+            raise OptionError("linear_weight", "for labelled texts alone; leave {extra_text} out")
 
     def student(self, teacher: "PreTrainedModel") -> "tuple[PreTrainedModel, list[int]]":
         """The student at its start, and the teacher's layers that it was made of.
@@ -238,9 +235,12 @@ def check_relation_heads(heads: int, *hidden_sizes: int) -> None:
     common = math.gcd(*hidden_sizes)
     if heads < 1 or common % heads:
         allowed = [n for n in range(1, 65) if common % n == 0]
-        raise UserError(
-            f"--distill.relation-heads {heads}: must divide the hidden sizes {' and '.join(map(str, hidden_sizes))}; "
-            f"one of {', '.join(map(str, allowed))}"
+        raise OptionError(
+            "relation_heads",
+            "must divide the hidden sizes {sizes}; one of {allowed}",
+            heads,
+            sizes=" and ".join(map(str, hidden_sizes)),
+            allowed=", ".join(map(str, allowed)),
         )
 
 

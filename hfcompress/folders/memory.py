@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 
 TRAINED_BYTES = 16  # of a parameter that is trained in float32: itself, its gradient, and Adam's two moments
 
@@ -25,10 +25,11 @@ class MemoryLimit:
             UserError: more is needed than the limit.
         """
         if self.gigabytes is not None and needed_bytes > self.gigabytes * 1e9:
-            raise UserError(
-                f"{self.option} {self.gigabytes:g}: the largest step takes some {needed_bytes / 1e9:.2f} GB; raise "
-                "the limit, or use an algorithm that needs no calibration (rtn)"
+            reason = (
+                "the largest step takes some {needed:.2f} GB; raise the limit, or use an algorithm that needs no "
+                "calibration (rtn)"
             )
+            raise OptionError(self.option, reason, self.gigabytes, needed=needed_bytes / 1e9)
 
     def check(self, when: str) -> None:
         """Stop when the limit was passed.
@@ -37,10 +38,11 @@ class MemoryLimit:
             UserError: with the peak; what was written is kept.
         """
         if self.gigabytes is not None and self.peak_mb() > self.gigabytes * 1e3:
-            raise UserError(
-                f"{self.option} {self.gigabytes:g}: {self.peak_mb() / 1e3:.2f} GB were resident {when}; raise the "
-                "limit and run the same command again: finished layers are kept"
+            reason = (
+                "{peak:.2f} GB were resident {when}; raise the limit and run the same command again: finished layers "
+                "are kept"
             )
+            raise OptionError(self.option, reason, self.gigabytes, peak=self.peak_mb() / 1e3, when=when)
 
     def peak_mb(self) -> float:
         """The highest resident memory since this limit was made, in MB."""
@@ -50,11 +52,11 @@ class MemoryLimit:
         raise OSError("/proc/self/status has no VmHWM")
 
 
-def require_machine_memory(needed_bytes: float, option: str) -> None:
+def require_machine_memory(needed_bytes: float, option: str, value: object) -> None:
     """Refuse an option for what it would take before anything tries to.
 
     Args:
-        option: with its value, as typed.
+        option: a field of the options; value: what is given.
 
     Raises:
         UserError: it is more than this machine has.
@@ -63,10 +65,8 @@ def require_machine_memory(needed_bytes: float, option: str) -> None:
 
     has = psutil.virtual_memory().total
     if needed_bytes > has:
-        raise UserError(
-            f"{option}: what is made of it takes {needed_bytes / 1e9:,.0f} GB of memory, and this machine has "
-            f"{has / 1e9:,.0f} GB; give less"
-        )
+        reason = "what is made of it takes {needed:,.0f} GB of memory, and this machine has {has:,.0f} GB; give less"
+        raise OptionError(option, reason, value, needed=needed_bytes / 1e9, has=has / 1e9)
 
 
 def reset_peak() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import CheckFailed, UserError
+from hfcompress.errors import CheckFailed, OptionError, Reason
 from hfcompress.folders.end_tokens import copy_beside, end_tokens, ids_of
 from hfcompress.formats.matmul_nbits import require_sizes, resident_bits
 from hfcompress.stage import GRAPHS
@@ -35,16 +35,16 @@ class ExportGenai:
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "onnxruntime-genai")
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
-        return {} if self.kv_cache == "int8" else {"windows": f"with --*.kv-cache {self.kv_cache}"}
+        return {} if self.kv_cache == "int8" else {"windows": Reason("with {kv_cache} {kind}", kind=self.kv_cache)}
 
     def __post_init__(self) -> None:
         if self.accuracy_level not in (0, 1, 4):
-            raise UserError(f"--genai.accuracy-level {self.accuracy_level}: choose from 0 1 4")
+            raise OptionError("accuracy_level", "choose from 0 1 4", self.accuracy_level)
         for name, value in (("context", self.context), ("windows", self.windows)):
             if value < 1:
-                raise UserError(f"--genai.{name} {value}: must be at least 1")
+                raise OptionError(name, "must be at least 1", value)
 
     def __call__(self, out: Path, *, model: Path, task: CausalLM) -> dict[str, Any]:
         """Write the folder, and hold it against the packed model.

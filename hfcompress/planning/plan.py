@@ -21,7 +21,7 @@ from hfcompress.architectures.patched_encoders import edited
 from hfcompress.architectures.patches import read_edits
 from hfcompress.architectures.text_inputs import LONGEST, usable_positions
 from hfcompress.budget import PREDICTED_LIMITS, Budget, predicted_verdicts
-from hfcompress.errors import UserError, needs, needs_libraries
+from hfcompress.errors import OptionError, UserError, needs, needs_libraries
 from hfcompress.folders import fetch as hub
 from hfcompress.folders.guard import check_type, read_config
 from hfcompress.folders.weights import require_unquantized
@@ -29,7 +29,7 @@ from hfcompress.planning.devices.memory import HERE, device, known_device
 from hfcompress.planning.image_spec import ImageShape, is_image_model
 from hfcompress.planning.images import compare_images
 from hfcompress.planning.machine import Machine
-from hfcompress.stage import Stage, libraries_of, snake_case, with_option
+from hfcompress.stage import Stage, libraries_of, parameter_of, snake_case
 from hfcompress.tasks.vocabulary import tokenizer_bytes
 
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ class Plan:
         try:
             shape = stage.predict(**shapes)
         except UserError as error:
-            raise type(error)(with_option(str(error), stage, self.options)) from error
+            error.group = error.group or parameter_of(stage, self.options)
+            raise
         return Planned(name or snake_case(type(stage).__name__), type(stage).__name__, shape)
 
     def compare(
@@ -217,7 +218,7 @@ class Plan:
         if isinstance(candidate.shape, LanguageShape):
             return self._compare_language(models, candidate, budget, measure)
         if self.on != HERE:
-            raise UserError(f"--device {self.on}: only causal LMs can be planned for another device; leave it out")
+            raise OptionError(".device", "only causal LMs can be planned for another device; leave it out", self.on)
         if isinstance(candidate.shape, ClickShape):
             return self._compare_clicks(models, candidate, latency_reference or reference, budget, measure, task)
         if isinstance(candidate.shape, ImageShape):
@@ -294,7 +295,8 @@ def require_kind(base: Planned, task: Any) -> None:
     found = getattr(base.shape, "described_as", None)  # of a shape that is not known nothing is said
     wanted = getattr(task, "takes", None)
     if found is not None and wanted is not None and found != wanted:
-        raise UserError(f"--base {base.name}: it is {found}, and this recipe takes {wanted}")
+        reason = "it is {found}, and this recipe takes {wanted}"
+        raise OptionError(".base", reason, base.name, found=found, wanted=wanted)
 
 
 def require_length(base: Planned, task: Any) -> None:
@@ -305,9 +307,8 @@ def require_length(base: Planned, task: Any) -> None:
     """
     length = getattr(task, "max_length", 0)
     if isinstance(base.shape, Shape) and length > base.shape.longest_text:
-        raise UserError(
-            f"--task.max-length {length}: {base.name} has {base.shape.longest_text} positions; give no more than that"
-        )
+        reason = "{name} has {positions} positions; give no more than that"
+        raise OptionError("task.max_length", reason, length, name=base.name, positions=base.shape.longest_text)
 
 
 def is_bert(file: Path) -> bool:
@@ -329,9 +330,12 @@ def require_positions(models: tuple[Planned, ...], sequence_length: int) -> None
     """
     for model in models:
         if sequence_length > model.shape.longest_text:
-            raise UserError(
-                f"--measure.sequence-length {sequence_length}: {model.name} has "
-                f"{model.shape.longest_text} positions; give no more than that"
+            raise OptionError(
+                "measure.sequence_length",
+                "{name} has {positions} positions; give no more than that",
+                sequence_length,
+                name=model.name,
+                positions=model.shape.longest_text,
             )
 
 

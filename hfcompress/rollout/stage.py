@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import Reason, UserError
 from hfcompress.rollout.traffic import Event
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.tabular_classification import Clicks
@@ -42,7 +42,7 @@ class Rollout:
 
         Tolerance.parse(self.tolerance)
         if not 0.5 < self.confidence < 1 or self.shadowed < 1:
-            raise UserError("--rollout.confidence lies between 0.5 and 1, --rollout.shadowed is at least 1")
+            raise UserError(Reason("{confidence} lies between 0.5 and 1, {shadowed} is at least 1"))
 
     def __call__(self, out: Path, *, old: Path, new: Path, task: Clicks) -> dict[str, Any]:
         """Write rollout.json, the A/B test's traffic (ab.jsonl) and the shadow test's (shadow.jsonl) into `out`."""

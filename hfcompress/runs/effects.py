@@ -4,11 +4,12 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import Budget
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError, command_line_option, shown
 from hfcompress.folders import fetch
 from hfcompress.stage import Stage, unused_options
 
@@ -23,7 +24,7 @@ class Step:
     stage: Stage
     effective: Options
     """Its options, without those that have no effect on these inputs."""
-    unused: dict[str, str]
+    unused: dict[str, Reason]
     """Option -> why it has none."""
     inputs: Options
 
@@ -93,7 +94,7 @@ def refuse_empty(defaults: Options, options: Options, given: Iterable[str]) -> N
     for name in given:
         value = entry(options, name)
         if isinstance(value, str) and not value.strip() and value != entry(defaults, name):
-            raise UserError(f"--{name}: nothing is given; give a value, or leave the option out")
+            raise OptionError(absolute(name), "nothing is given; give a value, or leave the option out")
 
 
 def refuse_without_effect(
@@ -113,7 +114,8 @@ def refuse_without_effect(
     Args:
         defaults: the recipe's options where nothing is given; options: as they are now.
         given: names of the options on the command line (weight-only.bits); other names are passed over.
-        needed: option, or the group it is of (words) -> why it may have no effect, as the recipe knows it.
+        needed: option, or the group it is of (words) -> why it may have no effect, as the recipe knows it: the
+            template of a Reason.
         answered: options about which the recipe itself says what it does in their place.
 
     Raises:
@@ -132,9 +134,12 @@ def refuse_without_effect(
         if repeats_another(options, name, names):
             continue
         why = reason(recipe, defaults, options, name, names, needed, now)
+        refusal = OptionError(
+            absolute(name), "has no effect {why}", entry(options, name), group=keys(name)[0], why=why
+        )
         if not holds_anyhow(options, name, now):
-            raise UserError(f"{typed(options, name)}: has no effect {why}")
-        print(f"hfcompress: {typed(options, name)}: has no effect {why}", file=sys.stderr)
+            raise refusal
+        print(f"hfcompress: {refusal.text(partial(command_line_option, group=refusal.group))}", file=sys.stderr)
 
 
 def holds_anyhow(options: Options, name: str, now: Walk) -> bool:
@@ -167,7 +172,7 @@ def reason(
     names: list[str],
     needed: dict[str, str],
     now: Walk,
-) -> str:
+) -> Reason:
     """Why an option has no effect: its stage says so, another given option is the cause, or the recipe knows."""
     group, option = keys(name)
     own = options[group]
@@ -175,13 +180,13 @@ def reason(
     said += [step.unused for step in now.steps if step.stage == own]
     said += [step.unused for step in now.steps if type(step.stage) is type(own)]  # the recipe changed it on the way
     if found := next((unused[option] for unused in said if option in unused), None):
-        return found.replace("--*.", f"--{name.partition('.')[0]}.")
+        return found
     for other in names:
         without = changed(options, defaults, [other]) if other != name else None
         before = None if without is None else changed(without, defaults, [name])
         if without is not None and before is not None and differs(recipe, walked_or_none(recipe, without), before):
-            return f"with {typed(options, other)}"
-    return needed.get(name) or needed.get(name.partition(".")[0]) or "in this recipe; leave it out"
+            return Reason("with {other}", other=mention(options, other))
+    return Reason(needed.get(name) or needed.get(name.partition(".")[0]) or "in this recipe; leave it out")
 
 
 def differs(recipe: Callable[..., Any], walk: Walk | None, options: Options) -> bool:
@@ -221,12 +226,15 @@ def changed(options: Options, source: Options, names: list[str]) -> Options | No
     return found
 
 
-def typed(options: Options, name: str) -> str:
-    """An option with its value, as it could be typed."""
-    value = entry(options, name)
+def absolute(name: str) -> str:
+    """Return an option's name on the command line as a field in full: weight-only.bits is weight_only.bits."""
+    group, option = keys(name)
+    return f"{group}.{option}" if option else f".{group}"
+
+
+def mention(options: Options, name: str) -> Reason:
+    """Return an option with its value, as it could be given."""
+    value, field = entry(options, name), absolute(name)
     if isinstance(value, bool):
-        path, dot, last = name.rpartition(".")
-        return f"--{path}{dot}{'' if value else 'no-'}{last}"
-    if isinstance(value, tuple):
-        return " ".join([f"--{name}", *map(str, value)])
-    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+        return Reason("{" + field + ("}" if value else ":no}"))
+    return Reason("{" + field + "} {value}", value=shown(value))

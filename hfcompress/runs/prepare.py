@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.budget import Budget
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import OptionError, UnknownShape, UserError
 from hfcompress.folders.files import FolderLock, scratch_below
 from hfcompress.planning.plan import Plan
 from hfcompress.runs.calibration import within_windows
@@ -111,7 +111,8 @@ def refuse_other_recipe(folder: Path, name: str) -> None:
         except UserError:  # damaged: it will be written anew
             return
         if other != name:
-            raise UserError(f"--run-dir {folder}: it holds a run of {other}; give {name} a folder of its own")
+            reason = "it holds a run of {other}; give {name} a folder of its own"
+            raise OptionError(".run_dir", reason, folder, other=other, name=name)
 
 
 def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None:
@@ -122,7 +123,11 @@ def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None
     for verdict in verdicts:
         least = verdict.get("at_least", verdict["predicted"])  # of what pruning may leave
         if verdict["limit"] == "disk_mb" and verdict.get("exact", True) and least > 1.05 * verdict["allowed"]:
-            raise UserError(
-                f"--budget.disk-mb {verdict['allowed']:g}: {verdict['candidate']} would take "
-                f"{least:.3g} MB; raise the limit or choose a smaller student. {' '.join(advice)}"
+            raise OptionError(
+                "budget.disk_mb",
+                "{model} would take {least:.3g} MB; raise the limit or choose a smaller student. {advice}",
+                float(verdict["allowed"]),
+                model=verdict["candidate"],
+                least=least,
+                advice=" ".join(advice),
             )

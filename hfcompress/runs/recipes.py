@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, UserError
 
 GROUP = "hfcompress.recipes"
 """Both the package of our own recipes and the entry-point group of those that other distributions bring."""
@@ -43,11 +43,13 @@ class FoundRecipe:
             UserError: the recipe has no such scale.
         """
         if scale != SMOKE and scale not in self.scales:
-            raise UserError(f"--scale {scale}: {self.name} has {' and '.join(self.scales)}")
+            reason = "{name} has {scales}"
+            raise OptionError(".scale", reason, scale, name=self.name, scales=" and ".join(self.scales))
         if self.of_scale is not None:
             return self.of_scale(scale, folder)
         if scale == SMOKE:
-            raise UserError(f"--smoke: {self.name} makes no tiny models: its file defines no arguments(scale, folder)")
+            reason = "{name} makes no tiny models: its file defines no arguments(scale, folder)"
+            raise OptionError(".smoke", reason, name=self.name)
         return {}
 
 

@@ -15,7 +15,7 @@ from hfcompress.folders.record import cpu_name, environment, read_json, sha256, 
 from hfcompress.runs.artifact_folder import MADE_AGAIN, as_folders, begin, finish, finish_killed
 from hfcompress.runs.comparison import Comparison
 from hfcompress.runs.lock import LOCK, lock, plain
-from hfcompress.stage import Artifact, Stage, content_key, snake_case, with_option
+from hfcompress.stage import Artifact, Stage, content_key, parameter_of, snake_case
 
 if TYPE_CHECKING:
     from hfcompress.architectures.decoder_spec import LanguageShape
@@ -133,8 +133,8 @@ class Run:
                     f"{name}: {full_disk(error, self.folder)}; make room or give another --run-dir, then run the same "
                     "command again: finished stages are kept"
                 ) from error
-            if isinstance(error, UserError) and "--*." in str(error):
-                raise type(error)(with_option(str(error), stage, self.options)) from error
+            if isinstance(error, UserError):
+                error.group = error.group or parameter_of(stage, self.options)
             raise
         self.ranks.wait_for_everyone()
 

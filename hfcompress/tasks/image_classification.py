@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError, needs
+from hfcompress.errors import OptionError, UserError, needs
 from hfcompress.tasks.columns import check_columns, groups_of
 from hfcompress.tasks.examples import check_cells, labels_of
 from hfcompress.tasks.find_splits import SPLITS, listed, say
@@ -77,7 +77,7 @@ class ImageClassification(Labelled):
         if self.labels is not None:  # a list, where a lock was read
             object.__setattr__(self, "labels", tuple(map(str, self.labels)))
         if self.max_train_examples is not None and self.max_train_examples < 1:
-            raise UserError(f"--task.max-train-examples {self.max_train_examples}: at least 1")
+            raise OptionError("max_train_examples", "at least 1", self.max_train_examples)
 
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 from hfcompress.tasks.image_input import decode as decode
 from hfcompress.tasks.image_input import pixel_values as pixel_values
 
@@ -29,7 +29,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift <= 0.5:
-            raise UserError(f"--*.shift {self.shift:g}: a share of the image, from 0 to 0.5")
+            raise OptionError("shift", "a share of the image, from 0 to 0.5", self.shift)
 
     def __call__(self, pixels: "torch.Tensor", epoch: int, index: int) -> "torch.Tensor":
         """Return an image [channels, height, width] in the same size, varied by seed, epoch and its row alone.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, UserError
 from hfcompress.tasks.cells import column, not_text, spelled, texts
 from hfcompress.tasks.columns import check_columns, check_texts, groups_of
 from hfcompress.tasks.examples import Missing
@@ -70,7 +70,7 @@ class Summarization:
 
     def __post_init__(self) -> None:
         if self.max_documents is not None and self.max_documents < 1:
-            raise UserError(f"--documents.max-documents {self.max_documents}: must be at least 1")
+            raise OptionError("max_documents", "must be at least 1", self.max_documents)
 
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key."""

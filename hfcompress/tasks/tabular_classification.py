@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import OptionError, Reason, UserError, require_numbers
 from hfcompress.folders.memory import require_machine_memory
 from hfcompress.tasks.click_log import SPLITS, Array, ClickLog, World
 from hfcompress.tasks.hub_data import told_of_dataset
@@ -80,19 +80,20 @@ class Clicks(Task):
         require_numbers(self)
         for name, least in (("users", 10), ("items", 10), ("categories", 1), ("requests", 100), ("slate", 2)):
             if getattr(self, name) < least:
-                raise UserError(f"--task.{name} {getattr(self, name)}: must be at least {least}")
+                raise OptionError(name, f"must be at least {least}", getattr(self, name))
         if self.dataset == GENERATED:
             rows = 2 * self.slate * sum(self.split_requests().values())
             for name, size in (("users", self.users), ("items", self.items), ("categories", self.categories)):
-                require_machine_memory(ID_BYTES * size, f"--task.{name} {size}")
-            require_machine_memory(ROW_BYTES * rows, f"--task.requests {self.requests}")
+                require_machine_memory(ID_BYTES * size, name, size)
+            require_machine_memory(ROW_BYTES * rows, "requests", self.requests)
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         if self.dataset == GENERATED:
             return {}
         of_generated = ("users", "items", "categories", "requests", "seed")
-        return dict.fromkeys(of_generated, f"with --*.dataset {self.dataset}: it is of the generated log")
+        why = Reason("with {dataset} {name}: it is of the generated log", name=self.dataset)
+        return dict.fromkeys(of_generated, why)
 
     @property
     def world(self) -> World:

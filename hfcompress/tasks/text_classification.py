@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 from hfcompress.tasks.cells import column
 from hfcompress.tasks.columns import check_columns
 from hfcompress.tasks.cutting import beginning
@@ -127,7 +127,7 @@ class TextClassification(Labelled):
         for name, least in (("max_length", LEAST_TOKENS), ("max_train_examples", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise UserError(f"--task.{name.replace('_', '-')} {value}: must be at least {least}")
+                raise OptionError(name, f"must be at least {least}", value)
 
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key: the columns and a hash of the data itself."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.tasks.cells import texts
 from hfcompress.tasks.columns import check_columns, check_texts, groups_of
 from hfcompress.tasks.documents import documents_apart
@@ -86,21 +86,21 @@ class CausalLM(Task):
 
     def __post_init__(self) -> None:
         if self.stride is not None and not 0 < self.stride <= self.window:
-            raise UserError(f"--task.stride {self.stride}: from 1 to --task.window ({self.window})")
+            raise OptionError("stride", "from 1 to {window} ({n})", self.stride, n=self.window)
         for name, least in (("window", 8), ("calibration_windows", 1), ("test_tokens", 1)):
             if getattr(self, name) < least:
-                raise UserError(f"--task.{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+                raise OptionError(name, f"must be at least {least}", getattr(self, name))
 
     @property
     def step(self) -> int:
         """Tokens by which windows are apart."""
         return self.window // 2 if self.stride is None else self.stride
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`; `measured`: only where perplexity is measured this is an input."""
         if not inputs.get("measured"):
             return {}
-        return {"calibration_windows": "in this recipe: nothing is calibrated"}
+        return {"calibration_windows": Reason("in this recipe: nothing is calibrated")}
 
     def fingerprint(self) -> dict[str, Any]:
         """What stands for this task in a stage's key."""

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, UserError
 from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, read_object
 
 if TYPE_CHECKING:
@@ -156,10 +156,8 @@ def kept_pieces(tokenizer: dict[str, Any], counts: "Counter[int]", size: int | N
     ]
     if size is not None:
         if size < len(needed):
-            raise UserError(
-                f"--trim.vocabulary-size {size}: {len(needed)} pieces (special tokens and single characters) "
-                "must stay; give more than that"
-            )
+            reason = "{n} pieces (special tokens and single characters) must stay; give more than that"
+            raise OptionError("vocabulary_size", reason, size, n=len(needed))
         used = used[: size - len(needed)]
     return sorted(needed | set(used), key=lambda piece: vocabulary[piece])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 from hfcompress.folders.end_tokens import copy_templates
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class AdoptLanguage:
         from hfcompress.architectures.decoders import require_supported
 
         if not isinstance(model, LanguageShape):
-            raise UserError("--base: it is no causal LM, and this recipe takes one")
+            raise OptionError(".base", "it is no causal LM, and this recipe takes one")
         if model.config is not None and not self.any_architecture:
             require_supported("the base model", model.config)
         return model

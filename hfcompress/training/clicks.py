@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import OptionError, Reason, UserError, require_numbers
 from hfcompress.tasks.click_log import ClickLog
 from hfcompress.tasks.tabular_classification import IDS
 
@@ -39,9 +39,9 @@ class ClickTrain:
     def __post_init__(self) -> None:
         require_numbers(self)
         if not 0 <= self.id_dropout < 1:
-            raise UserError(f"--*.id-dropout {self.id_dropout:g}: from 0 to below 1")
+            raise OptionError("id_dropout", "from 0 to below 1", self.id_dropout)
         if self.train_batch_size < 1 or self.num_train_epochs <= 0 or self.saves < 0:
-            raise UserError("--*.train-batch-size and --*.num-train-epochs must be above 0, --*.saves 0 or more")
+            raise UserError(Reason("{train_batch_size} and {num_train_epochs} must be above 0, {saves} 0 or more"))
 
 
 def fit(
@@ -85,7 +85,7 @@ def fit(
         batch = batches.with_unknown(step, {name: tensor[rows] for name, tensor in inputs.items()})
         losses.append(update(network, batch, targets[rows], optimizers, options, 1 - step / steps))
         if not np.isfinite(losses[-1]):
-            raise UserError(f"the loss is not finite at step {step + 1}; lower --*.learning-rate")
+            raise UserError(Reason("the loss is not finite at step {step}; lower {learning_rate}", step=step + 1))
         if work and (step + 1) % every == 0 and step + 1 < steps:
             save_checkpoint(work, step + 1, network, optimizers, losses)
     network.eval()

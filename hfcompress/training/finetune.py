@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.errors import Reason
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.splits import EMBEDDED
 from hfcompress.tasks.text_classification import TextClassification
@@ -33,11 +34,11 @@ class Finetune(TrainTexts):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = TRAINING
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         found, task = super().unused(inputs), inputs.get("task")
         if task is not None and task.group_column is None and task.dataset != EMBEDDED:
-            found["group_balance"] = "without --task.group-column"
+            found["group_balance"] = Reason("without {task.group_column}")
         return found
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:

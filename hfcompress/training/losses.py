@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 from hfcompress.ops import losses
 from hfcompress.training.teacher_outputs import Wanted, forward
 
@@ -51,7 +51,7 @@ def states_of_one_shape(
     """
     names = [n for n in found if n.startswith("state-") and found[n].shape == wanted[n].shape]
     if not names:
-        raise UserError("--*.states-weight: no state of the teacher has the pruned model's shape; give 0")
+        raise OptionError("states_weight", "no state of the teacher has the pruned model's shape; give 0")
     return [found[n].float() for n in names], [wanted[n] for n in names]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.pretrained import image_processor_class
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.planning.image_spec import ImageShape
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.image_classification import ImageClassification
@@ -33,7 +33,7 @@ class NewImages(ABC):
 
     def __post_init__(self) -> None:
         if self.side < 1:
-            raise UserError(f"--new.side {self.side}: at least 1")
+            raise OptionError("side", "at least 1", self.side)
 
     def config(self, labels: list[str]) -> dict[str, Any]:
         """Its config.json."""
@@ -71,7 +71,7 @@ class NewMobileNet(NewImages):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.width < math.inf:
-            raise UserError(f"--new.width {self.width:g}: above 0 and finite")
+            raise OptionError("width", "above 0 and finite", self.width)
 
     def config(self, labels: list[str]) -> dict[str, Any]:
         return super().config(labels) | {
@@ -120,7 +120,7 @@ class NewResNet(NewImages):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.widths or min(*self.widths, self.blocks) < 1:
-            raise UserError("--new.widths and --new.blocks: a stage and a block at least, and numbers above 0")
+            raise UserError(Reason("{widths} and {blocks}: a stage and a block at least, and numbers above 0"))
 
     def config(self, labels: list[str]) -> dict[str, Any]:
         return super().config(labels) | {

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError, require
+from hfcompress.errors import OptionError, require
 from hfcompress.folders.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_generation import CausalLM
@@ -38,14 +38,18 @@ class Pretrain(TrainTexts):
         require(self, 1, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
         require(self, 1, "num_attention_heads", "num_key_value_heads")
         if self.hidden_size % (2 * self.num_attention_heads):
-            raise UserError(
-                f"--*.num-attention-heads {self.num_attention_heads}: twice as many must divide --*.hidden-size "
-                f"({self.hidden_size})"
+            raise OptionError(
+                "num_attention_heads",
+                "twice as many must divide {hidden_size} ({size})",
+                self.num_attention_heads,
+                size=self.hidden_size,
             )
         if self.num_attention_heads % self.num_key_value_heads:
-            raise UserError(
-                f"--*.num-key-value-heads {self.num_key_value_heads}: must divide --*.num-attention-heads "
-                f"({self.num_attention_heads})"
+            raise OptionError(
+                "num_key_value_heads",
+                "must divide {num_attention_heads} ({heads})",
+                self.num_key_value_heads,
+                heads=self.num_attention_heads,
             )
 
     def __call__(self, out: Path, *, task: CausalLM) -> dict[str, Any]:
@@ -92,8 +96,7 @@ class Pretrain(TrainTexts):
         shape = replace(LanguageShape.from_config(self.config(task)), weight_bits=32)
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
         largest = max(sizes, key=lambda name: getattr(self, name))
-        option = f"--*.{largest.replace('_', '-')} {getattr(self, largest)}"
-        require_machine_memory(TRAINED_BYTES * shape.parameters, option)
+        require_machine_memory(TRAINED_BYTES * shape.parameters, largest, getattr(self, largest))
         return shape
 
 

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 
 REPORTERS = {  # of the Trainer's callbacks (transformers.integrations), and the packages of which it wants one
     "azure_ml": ("azureml",),
@@ -30,6 +30,7 @@ def require_reporter(name: str) -> None:
     if name in ("none", "all"):
         return
     if name not in REPORTERS:
-        raise UserError(f"--*.report-to {name}: choose from none, all, {', '.join(REPORTERS)}")
+        raise OptionError("report_to", "choose from none, all, {known}", name, known=", ".join(REPORTERS))
     if not any(find_spec(package) for package in REPORTERS[name]):
-        raise UserError(f"--*.report-to {name}: pip install {REPORTERS[name][0]}, or leave the option out")
+        reason = "pip install {package}, or leave the option out"
+        raise OptionError("report_to", reason, name, package=REPORTERS[name][0])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hfcompress.architectures import encoders
 from hfcompress.architectures.models import is_vision, load_classifier, load_image_processor, load_tokenizer
-from hfcompress.errors import UserError, needs
+from hfcompress.errors import Reason, UserError, needs
 from hfcompress.folders.record import sha256, write_json
 from hfcompress.ops.precision import use_bf16
 from hfcompress.stage import TENSORS, folder_hash, library_versions
@@ -241,7 +241,8 @@ def teacher_outputs(
         if PartialState().is_main_process and cached.done() < len(data):
             fill(cached, LiveTeacher(teacher, wanted, bf16), load_tokenizer(teacher), data)
     if cached.done() < len(data):  # of ranks on unlike machines: bf16 on one, not on the other
-        raise UserError("the main process keeps the teacher's outputs elsewhere; set --*.bf16 yes or no for all ranks")
+        reason = Reason("the main process keeps the teacher's outputs elsewhere; set {bf16} yes or no for all ranks")
+        raise UserError(reason)
     return cached
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from hfcompress.architectures.click_inputs import new_config
 from hfcompress.architectures.click_spec import ClickShape
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.folders.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.tabular_classification import Clicks
@@ -33,9 +33,9 @@ class TrainClicks(ClickTrain):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.unknown not in ("row", "hash"):
-            raise UserError(f"--train.unknown {self.unknown}: row or hash")
+            raise OptionError("unknown", "row or hash", self.unknown)
         if min(self.dim, self.bottom, *self.top) < 1:
-            raise UserError("--train.dim, --train.bottom and --train.top must be above 0")
+            raise UserError(Reason("{dim}, {bottom} and {top} must be above 0"))
 
     def __call__(self, out: Path, *, task: Clicks) -> dict[str, Any]:
         import torch
@@ -57,6 +57,5 @@ class TrainClicks(ClickTrain):
         """
         shape = ClickShape(new_config(task.data.rows, self.dim, self.bottom, self.top, self.unknown))
         widest = max(("dim", self.dim), ("bottom", self.bottom), ("top", max(self.top)), key=lambda pair: pair[1])
-        option = "--*.{} {}".format(*widest)
-        require_machine_memory(TRAINED_BYTES * shape.predicted()["parameters"], option)
+        require_machine_memory(TRAINED_BYTES * shape.predicted()["parameters"], *widest)
         return shape

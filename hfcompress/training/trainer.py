@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from hfcompress.errors import UserError, require, require_numbers
+from hfcompress.errors import OptionError, Reason, UserError, require, require_numbers
 from hfcompress.ops.precision import use_bf16
 from hfcompress.training.reporters import require_reporter
 
@@ -62,16 +62,16 @@ class Train:
         require(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps", "saves_per_epoch")
         for name in ("warmup_ratio", "label_smoothing_factor"):
             if not getattr(self, name) < 1:
-                raise UserError(f"--*.{name.replace('_', '-')} {getattr(self, name):g}: from 0 to below 1")
+                raise OptionError(name, "from 0 to below 1", getattr(self, name))
         if self.max_steps < 1 and self.max_steps != -1:
-            raise UserError(f"--*.max-steps {self.max_steps}: at least 1, or -1 for as many as num-train-epochs says")
+            raise OptionError("max_steps", "at least 1, or -1 for as many as {num_train_epochs} says", self.max_steps)
         if self.seed >= SEEDS:
-            raise UserError(f"--*.seed {self.seed}: below {SEEDS}")
+            raise OptionError("seed", f"below {SEEDS}", self.seed)
         require_reporter(self.report_to)
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`; subclasses add theirs."""
-        return {"num_train_epochs": f"with --*.max-steps {self.max_steps}"} if self.max_steps > 0 else {}
+        return {"num_train_epochs": Reason("with {max_steps} {n}", n=self.max_steps)} if self.max_steps > 0 else {}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class TrainTexts(Train):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.mask_probability < 1:
-            raise UserError(f"--*.mask-probability {self.mask_probability:g}: from 0 to below 1")
+            raise OptionError("mask_probability", "from 0 to below 1", self.mask_probability)
 
 
 def require_teaching(options: Any, *weights: str) -> None:
@@ -99,12 +99,12 @@ def require_teaching(options: Any, *weights: str) -> None:
         UserError: the temperature is 0, or all weights are.
     """
     if not options.temperature > 0:
-        raise UserError(f"--*.temperature {options.temperature:g}: must be above 0")
+        raise OptionError("temperature", "must be above 0", options.temperature)
     if not any(getattr(options, name) for name in weights):
-        raise UserError(", ".join(f"--*.{name.replace('_', '-')}" for name in weights) + ": not all of them 0")
+        raise UserError(Reason(", ".join(f"{{{name}}}" for name in weights) + ": not all of them 0"))
 
 
-def unused_by_teaching(options: Any, inputs: dict[str, Any]) -> dict[str, str]:
+def unused_by_teaching(options: Any, inputs: dict[str, Any]) -> dict[str, Reason]:
     """Which options of a loss of soft and hard labels have no effect, and why (see `stage.unused_options`).
 
     Args:
@@ -114,11 +114,11 @@ def unused_by_teaching(options: Any, inputs: dict[str, Any]) -> dict[str, str]:
     found = {}
     if inputs.get("teacher", True) is None:
         names = ("temperature", "logits_weight", "hard_weight", "states_weight", "cache")
-        return dict.fromkeys(names, "without a teacher")
+        return dict.fromkeys(names, Reason("without a teacher"))
     if not options.logits_weight:
-        found["temperature"] = "with --*.logits-weight 0"
+        found["temperature"] = Reason("with {logits_weight} 0")
     if not options.hard_weight:
-        found["label_smoothing_factor"] = "with --*.hard-weight 0: the labels are not in the loss"
+        found["label_smoothing_factor"] = Reason("with {hard_weight} 0: the labels are not in the loss")
     return found
 
 
@@ -245,7 +245,7 @@ def require_pairs(model: "PreTrainedModel", options: Train) -> None:
 
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)
     if options.per_device_train_batch_size == 1 and any(isinstance(module, norms) for module in model.modules()):
-        raise UserError("--*.per-device-train-batch-size 1: batch norms are trained on two images at least; give 2")
+        raise OptionError("per_device_train_batch_size", "batch norms are trained on two images at least; give 2", 1)
 
 
 def leaves_one(examples: int, options: Train) -> bool:
@@ -262,10 +262,11 @@ def refuse_nan(loss: float, step: int, learning_rate: float) -> None:
         UserError: the loss is not finite.
     """
     if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {step}; lower --*.learning-rate (it is {learning_rate:g}) "
-            "or set --*.bf16 no; the last checkpoint is kept"
+        reason = (
+            "the loss is {loss} at step {step}; lower {learning_rate} (it is {rate:g}) or set {bf16} no; the last "
+            "checkpoint is kept"
         )
+        raise UserError(Reason(reason, loss=loss, step=step, rate=learning_rate))
 
 
 def refuse_sharding() -> None:
@@ -356,7 +357,7 @@ def masks_tokens(
         yield
         return
     if tokenizer is None or tokenizer.mask_token_id is None:
-        raise UserError("--*.mask-probability: there is no tokenizer with a mask token here; leave the option out")
+        raise OptionError("mask_probability", "there is no tokenizer with a mask token here; leave the option out")
     special, mask = torch.tensor(tokenizer.all_special_ids), tokenizer.mask_token_id
 
     def replace(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:

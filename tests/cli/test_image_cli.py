@@ -68,7 +68,8 @@ def test_stages_of_images_have_no_options_of_texts_and_those_of_texts_keep_their
     [
         (["--qat.shift", "0.6"], r"^--qat\.shift 0\.6: a share of the image"),
         (["--finetune.shift=-1", "--qat.flip"], r"^--finetune\.shift -1: "),
-        (["--finetune.shift", "0.1", "--qat.shift", "0.9"], r"^--finetune\.shift or --qat\.shift 0\.9: "),
+        (["--finetune.shift", "0.1", "--qat.shift", "0.9"], r"^--qat\.shift 0\.9: "),
+        (["--finetune.shift", "0.9", "--qat.shift", "0.9"], r"^--finetune\.shift or --qat\.shift 0\.9: "),
         (["--prune.states_weight", "-1"], r"^--prune\.states_weight -1: "),
         (["--prune.keep-bytes", "0.5"], r"^--prune\.keep-flops, --prune\.keep-parameters, .*\(2 are given"),
     ],

@@ -178,7 +178,7 @@ def test_sizes_beyond_this_machine_are_refused_with_what_they_would_take() -> No
     with pytest.raises(UserError, match=r"^--\*\.hidden-size 4000000: "):
         Pretrain(hidden_size=4_000_000).predict(task=CausalLM())
     for option in ("users", "items", "categories", "requests"):
-        with pytest.raises(UserError, match=rf"^--task\.{option} 10000000000000: "):
+        with pytest.raises(UserError, match=rf"^{option} 10000000000000: "):
             Clicks(**{option: 10**13})
     TrainClicks().predict(task=clicks)
 
@@ -188,9 +188,9 @@ def test_the_machines_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
         total = 1e9
 
     monkeypatch.setattr("psutil.virtual_memory", Memory)
-    memory.require_machine_memory(0.99e9, "--x 1")
-    with pytest.raises(UserError, match=r"^--x 1: what is made of it takes 2 GB of memory, and this"):
-        memory.require_machine_memory(2e9, "--x 1")
+    memory.require_machine_memory(0.99e9, "x", 1)
+    with pytest.raises(UserError, match=r"^x 1: what is made of it takes 2 GB of memory, and this"):
+        memory.require_machine_memory(2e9, "x", 1)
 
 
 @pytest.mark.parametrize(

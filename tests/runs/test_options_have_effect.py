@@ -11,7 +11,7 @@ import pytest
 
 from hfcompress.budget import Budget, LanguageBudget
 from hfcompress.cli import dispatch
-from hfcompress.cli.arguments import option_names, option_value, spelled
+from hfcompress.cli.arguments import as_typed, option_names, option_value, spelled
 from hfcompress.cli.running import RunOptions, folder_of, parse
 from hfcompress.compress.quantize.bit_allocation import Allot
 from hfcompress.compress.quantize.calibrate import Calibrate
@@ -63,7 +63,7 @@ def refusal(recipe: str, *arguments: str, folder: Path) -> str:
     with pytest.raises(UserError) as refused:
         small(recipe, *arguments, folder=folder)
     assert "\n" not in str(refused.value)
-    return str(refused.value)
+    return as_typed(refused.value, ["run", *arguments])
 
 
 def names_of(options: dict[str, Any]) -> list[str]:

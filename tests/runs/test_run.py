@@ -18,7 +18,7 @@ import pytest
 
 from hfcompress import stage as stages
 from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
-from hfcompress.errors import UserError
+from hfcompress.errors import Reason, UserError
 from hfcompress.folders.record import Record, sha256
 from hfcompress.runs.run import Run
 from hfcompress.stage import Artifact, content_key, library_version, snake_case
@@ -45,7 +45,7 @@ class Note:
         CALLS.append(self.text)
         (out / "note.txt").write_text(self.text)
         if self.fail == "user":
-            raise UserError("lower --*.learning-rate")
+            raise UserError(Reason("lower {learning_rate}"))
         if self.fail == "disk":
             raise OSError(28, "No space left on device")
         return {"length": len(self.text)}
@@ -62,9 +62,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def test_a_stage_that_refuses_is_named_as_the_recipe_calls_its_options(tmp_path: Path) -> None:
     option = Note(fail="user")
     made = Run(tmp_path / "run", "test", "small", options={"word_table": Note(fail="user"), "my_note": option})
-    with pytest.raises(UserError, match=r"^lower --my-note\.learning-rate$"):
+    with pytest.raises(UserError, match=r"^lower my_note\.learning_rate$"):
         made(option, name="a")
-    with pytest.raises(UserError, match=r"^lower --\*\.learning-rate$"):
+    with pytest.raises(UserError, match=r"^lower learning_rate$"):
         made(Note("of several options", fail="user"), name="b")
     made.close()
 
@@ -352,7 +352,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(
 ) -> None:
     out = tmp_path / "out"
     (out / "work").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"the loss is nan.*learning-rate"):
+    with pytest.raises(UserError, match=r"the loss is nan.*learning_rate"):
         Finetune(num_train_epochs=20, learning_rate=1e30, bf16="no")(out, model=tiny_model, task=tiny_task)
 
 

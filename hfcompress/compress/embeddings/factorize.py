@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape, embedding_parameters, embedding_rows
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import OptionError, Reason, UnknownShape, UserError
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
@@ -41,7 +41,7 @@ class FactorizeEmbeddings(TrainTexts):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "tensorly")
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         return super().unused(inputs) | unused_by_teaching(self, inputs)
 
@@ -90,10 +90,11 @@ class FactorizeEmbeddings(TrainTexts):
             UserError: another architecture, before anything is trained; or see `size`.
         """
         if model.model_type != "bert":
-            raise UserError(f"a {model.model_type}: embeddings are factorized for BERT alone; give another --base")
+            reason = "a {kind}: embeddings are factorized for BERT alone; give another {.base}"
+            raise UserError(Reason(reason, kind=model.model_type))
         size = self.size(model)
         if size is None:
-            raise UnknownShape("--factorize.energy: which size holds it is known when the model has been read")
+            raise UnknownShape(Reason("{energy}: which size holds it is known when the model has been read"))
         return model.with_(embedding_size=size)
 
     def size(self, model: Shape) -> int | None:
@@ -104,22 +105,22 @@ class FactorizeEmbeddings(TrainTexts):
         """
         given = {n: getattr(self, n) for n in ("embedding_size", "energy", "table_mb") if getattr(self, n) is not None}
         if len(given) != 1:
-            raise UserError("--factorize.embedding-size, --factorize.energy, --factorize.table-mb: give one of them")
+            raise UserError(Reason("{embedding_size}, {energy}, {table_mb}: give one of them"))
         if self.energy is not None:
             if not 0 < self.energy <= 1:
-                raise UserError(f"--factorize.energy {self.energy:g}: above 0, at most 1")
+                raise OptionError("energy", "above 0, at most 1", self.energy)
             return None
         if self.embedding_size is not None:
             if not LEAST_SIZE <= self.embedding_size <= model.hidden_size:
-                raise UserError(
-                    f"--factorize.embedding-size {self.embedding_size}: from {LEAST_SIZE} to the hidden size, "
-                    f"{model.hidden_size}"
+                reason = "from {least} to the hidden size, {most}"
+                raise OptionError(
+                    "embedding_size", reason, self.embedding_size, least=LEAST_SIZE, most=model.hidden_size
                 )
             return self.embedding_size
         rows = embedding_rows(model)
         fits = int((1e6 * float(self.table_mb or 0) - 4 * model.hidden_size - 4 * rows) // (rows + model.hidden_size))
         if fits < LEAST_SIZE:
-            raise UserError(f"--factorize.table-mb {self.table_mb:g}: {rows:,} rows do not fit; give more, or trim")
+            raise OptionError("table_mb", "{rows:,} rows do not fit; give more, or trim", self.table_mb, rows=rows)
         return min(fits, model.hidden_size)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from hfcompress.architectures.click_spec import ClickShape
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import OptionError, Reason, UnknownShape
 from hfcompress.ops.table_sizes import Array, describe_table
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.tabular_classification import Clicks
@@ -48,18 +48,18 @@ class CompressEmbeddings(ClickTrain):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = TENSORS
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
-        return {} if self.energy is None else {"ratio": f"with --*.energy {self.energy:g}"}
+        return {} if self.energy is None else {"ratio": Reason("with {energy} {share:g}", share=self.energy)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ratio >= 1:
-            raise UserError(f"--*.ratio {self.ratio:g}: must be at least 1")
+            raise OptionError("ratio", "must be at least 1", self.ratio)
         if self.energy is not None and (self.kind != "factorized" or not 0 < self.energy <= 1):
-            raise UserError(f"--*.energy {self.energy:g}: above 0, at most 1, and of factorized tables alone")
+            raise OptionError("energy", "above 0, at most 1, and of factorized tables alone", self.energy)
         if not 0 <= self.soft_share <= 1:
-            raise UserError(f"--*.soft-share {self.soft_share:g}: from 0 to 1")
+            raise OptionError("soft_share", "from 0 to 1", self.soft_share)
 
     def __call__(self, out: Path, *, model: Path, task: Clicks) -> dict[str, Any]:
         import torch
@@ -100,10 +100,10 @@ class CompressEmbeddings(ClickTrain):
             UserError: the kind cannot be as small as the ratio says, or 4 bits hold no such rows.
         """
         if self.bits == 4 and self.kind != "factorized" and config["dim"] % 2:
-            raise UserError(
-                f"--*.bits 4: two codes share a byte, and rows of {config['dim']} numbers cannot be parted so; "
-                "give 8, or an even --train.dim"
+            reason = (
+                "two codes share a byte, and rows of {dim} numbers cannot be parted so; give 8, or an even {train.dim}"
             )
+            raise OptionError("bits", reason, 4, dim=config["dim"])
         rows, dim = {name: count + 1 for name, count in config["columns"].items()}, config["dim"]
         whole, small = float32_bytes(config), small_tables(config)
         small_bits = 32 if self.bits == 32 else 8
@@ -116,9 +116,16 @@ class CompressEmbeddings(ClickTrain):
                 continue
             found = describe_table(self.kind, count, dim, self.bits, left * count, frequencies[name])
             if found is None:
-                raise UserError(
-                    f"--*.ratio {self.ratio:g}: {name}'s {count:,} rows of {dim} numbers cannot be that small "
-                    f"as {self.kind} in {self.bits} bits; give a smaller ratio, fewer bits or another kind"
+                raise OptionError(
+                    "ratio",
+                    "{name}'s {count:,} rows of {dim} numbers cannot be that small as {kind} in {bits} bits; give a "
+                    "smaller ratio, fewer bits or another kind",
+                    self.ratio,
+                    name=name,
+                    count=count,
+                    dim=dim,
+                    kind=self.kind,
+                    bits=self.bits,
                 )
             tables[name] = found
         return config | {"tables": tables}
@@ -144,7 +151,7 @@ class CompressEmbeddings(ClickTrain):
 
     def predict(self, model: ClickShape, *, task: Clicks) -> ClickShape:
         if self.energy is not None:
-            raise UnknownShape("--*.energy: which ranks hold it is known when the model is trained")
+            raise UnknownShape(Reason("{energy}: which ranks hold it is known when the model is trained"))
         return model.with_(config=self.compressed(model.config, frequencies_of(task)))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape
-from hfcompress.errors import CheckFailed, UserError
+from hfcompress.errors import CheckFailed, Reason, UserError
 from hfcompress.folders.lines import read_lines
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.text_classification import TextClassification
@@ -54,10 +54,11 @@ class TrimVocabulary:
         changed = share_cut_differently(model, out, corpus)
         if self.vocabulary_size is None:
             if changed:
-                raise CheckFailed(
-                    f"{changed:.1%} of the corpus is cut into other pieces than before; "
-                    "give --*.vocabulary-size, which allows that, or --no-trim-vocabulary"
+                reason = (
+                    "{changed:.1%} of the corpus is cut into other pieces than before; "
+                    "give {vocabulary_size}, which allows that, or {.trim_vocabulary:no}"
                 )
+                raise CheckFailed(Reason(reason, changed=changed))
             check_bit_equal(model, out, corpus[:: max(1, len(corpus) // CHECKED_TEXTS)], task.max_length)
         unseen = task.data.texts("validation") + task.data.texts("test")
         return {
@@ -190,10 +191,11 @@ def check_bit_equal(before: Path, after: Path, texts: list[str], max_length: int
         with torch.inference_mode():
             outputs.append(network(**batch)[0])
     if not torch.equal(*outputs):
-        raise CheckFailed(
+        reason = (
             "the trimmed model's outputs are not bit-equal to the original's; "
-            "leave the vocabulary as it is (--no-trim-vocabulary), or give --*.vocabulary-size"
+            "leave the vocabulary as it is ({.trim_vocabulary:no}), or give {vocabulary_size}"
         )
+        raise CheckFailed(Reason(reason))
 
 
 def piece_statistics(folder: Path, texts: list[str]) -> dict[str, float]:

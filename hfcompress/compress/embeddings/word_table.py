@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
-from hfcompress.errors import CheckFailed, UnknownShape, UserError
+from hfcompress.errors import CheckFailed, OptionError, Reason, UnknownShape
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
@@ -42,17 +42,17 @@ class WordTable(TrainTexts):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "onnx", "onnxruntime")
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         found = super().unused(inputs) | unused_by_teaching(self, inputs)
         if self.kind == "rows":
-            found["ratio"] = "with --*.kind rows: rows are as small as their bits make them"
+            found["ratio"] = Reason("with {kind} rows: rows are as small as their bits make them")
         return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ratio >= 1:
-            raise UserError(f"--*.ratio {self.ratio:g}: must be at least 1")
+            raise OptionError("ratio", "must be at least 1", self.ratio)
         require_teaching(self, "logits_weight", "hard_weight")
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
@@ -101,9 +101,15 @@ class WordTable(TrainTexts):
         allowed = float("inf") if self.kind == "rows" else 4 * rows * dim / self.ratio
         found = describe_table(self.kind, rows, dim, self.bits, allowed, frequency.numpy())
         if found is None:
-            raise UserError(
-                f"--*.ratio {self.ratio:g}: {rows:,} rows of {dim} numbers cannot be that small as {self.kind} in "
-                f"{self.bits} bits; give a smaller ratio, fewer bits or another kind"
+            raise OptionError(
+                "ratio",
+                "{rows:,} rows of {dim} numbers cannot be that small as {kind} in {bits} bits; give a smaller ratio, "
+                "fewer bits or another kind",
+                self.ratio,
+                rows=rows,
+                dim=dim,
+                kind=self.kind,
+                bits=self.bits,
             )
         table = make_table(found, rows, dim)
         table.start(weight, frequency)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import OptionError, Reason, UnknownShape, UserError
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.task import Labelled
@@ -53,11 +53,11 @@ class Factoring(Train, ABC):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "tensorly")
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         found = super().unused(inputs) | unused_by_teaching(self, {"teacher": None} | inputs)
         if not self.weighted:
-            found["calibration_examples"] = "with --*.no-weighted"
+            found["calibration_examples"] = Reason("with {weighted:no}")
         return found
 
     def __post_init__(self) -> None:
@@ -114,14 +114,14 @@ class Factoring(Train, ABC):
         names: dict[Any, float | None] = {"energy": self.energy, "bytes": self.keep_bytes, "flops": self.keep_flops}
         given = {name: share for name, share in names.items() if share is not None}
         if len(given) != 1:
-            raise UserError(
-                "--*.energy, --*.keep-bytes, --*.keep-flops: give exactly one of them "
-                f"({len(given)} are given; None takes one away)"
+            reason = (
+                "{energy}, {keep_bytes}, {keep_flops}: give exactly one of them ({n} are given; None takes one away)"
             )
+            raise UserError(Reason(reason, n=len(given)))
         ((name, share),) = given.items()
         if not 0 < share <= 1:
-            flag = name if name == "energy" else f"keep-{name}"
-            raise UserError(f"--*.{flag} {share:g}: a share above 0 (a rank of 0 keeps nothing) and up to 1")
+            option = name if name == "energy" else f"keep_{name}"
+            raise OptionError(option, "a share above 0 (a rank of 0 keeps nothing) and up to 1", share)
         return name, share
 
     def factor(self, network: Any, processor: Any, task: Labelled, kind: Kind) -> dict[str, Any]:
@@ -167,10 +167,8 @@ class Factoring(Train, ABC):
             return by_energy(layers, share)
         chosen = by_budget(layers, measure, share)
         if chosen is None:
-            raise UserError(
-                f"--*.keep-{measure} {share:g}: factors of the lowest ranks leave "
-                f"{least(layers, measure):.3g}; give more than that"
-            )
+            reason = "factors of the lowest ranks leave {least:.3g}; give more than that"
+            raise OptionError(f"keep_{measure}", reason, share, least=least(layers, measure))
         return chosen
 
     def calibration(self, task: Labelled, processor: Any) -> "Iterator[dict[str, Tensor]]":
@@ -181,10 +179,8 @@ class Factoring(Train, ABC):
         """
         classes = len(task.data.labels)
         if self.calibration_examples < classes:
-            raise UserError(
-                f"--*.calibration-examples {self.calibration_examples}: the task has {classes} classes, and "
-                "each is to be seen; give at least as many"
-            )
+            reason = "the task has {classes} classes, and each is to be seen; give at least as many"
+            raise OptionError("calibration_examples", reason, self.calibration_examples, classes=classes)
         data = self.examples(task, processor, "train")
         rows = evenly(task.data.label_ids("train"), self.calibration_examples)
         for start in range(0, len(rows), CALIBRATION_BATCH):
@@ -223,7 +219,7 @@ class Factorize(Factoring, TrainTexts):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tt_rank is not None and self.tt_rank < 1:
-            raise UserError(f"--*.tt-rank {self.tt_rank}: 1 or more; leave it out to keep the embeddings")
+            raise OptionError("tt_rank", "1 or more; leave it out to keep the embeddings", self.tt_rank)
 
     def __call__(
         self, out: Path, *, model: Path, task: TextClassification, teacher: Path | None = None
@@ -258,7 +254,7 @@ class Factorize(Factoring, TrainTexts):
             name = f"{encoders.encoder_of(network).body}.embeddings.word_embeddings"
             return [put_tensor_train(network, name, self.tt_rank)]
         except ValueError as error:
-            raise UserError(f"--*.tt-rank {self.tt_rank}: {error}") from None
+            raise OptionError("tt_rank", "{error}", self.tt_rank, error=error) from None
 
     def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
         """The shape with that share of its linear layers.
@@ -274,10 +270,10 @@ class Factorize(Factoring, TrainTexts):
             try:
                 words = train_weights(model.vocab_size, model.hidden_size, self.tt_rank)
             except ValueError as error:
-                raise UserError(f"--*.tt-rank {self.tt_rank}: {error}") from None
+                raise OptionError("tt_rank", "{error}", self.tt_rank, error=error) from None
             model = model.with_(word_weights=words)
         if measure == "energy":
-            raise UnknownShape("--*.energy: which ranks hold it is known when the model has been read")
+            raise UnknownShape(Reason("{energy}: which ranks hold it is known when the model has been read"))
         return model.with_(format="surgery", linear_share=share)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hfcompress.architectures.layers import Batch, logits_of
-from hfcompress.errors import CheckFailed, UserError, needs
+from hfcompress.errors import CheckFailed, Reason, UserError, needs
 
 Units = dict[str, list[int]]  # a group's root -> numbers of its units
 TOLERANCE = 1e-4  # logits of the cut network against the masked one, fp32, of logits up to 1
@@ -236,8 +236,9 @@ def cut_and_check(
         )
     distance = float((logits_of(network, probe) - before).abs().max())
     if not distance <= TOLERANCE * max(1.0, float(before.abs().max())):
-        raise CheckFailed(
-            f"the cut network's logits differ by {distance:.2g} from the masked network's; "
-            "give another --base or --*.importance: this network is not cut as it was planned"
+        reason = (
+            "the cut network's logits differ by {distance:.2g} from the masked network's; "
+            "give another {.base} or {importance}: this network is not cut as it was planned"
         )
+        raise CheckFailed(Reason(reason, distance=distance))
     return distance

@@ -20,7 +20,7 @@ from hfcompress.compress.prune.channel_groups import Group, Units, cut, cut_and_
 from hfcompress.compress.prune.layer_costs import Costs, Kept
 from hfcompress.compress.prune.reconstruction import elimination_scores, reconstructed
 from hfcompress.compress.prune.target import MEASURES, Importance, Measure, Plan
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, UserError
 from hfcompress.folders.files import whole_path
 from hfcompress.folders.record import write_json
 from hfcompress.ops import channel_importance
@@ -139,9 +139,12 @@ def choose(plan: Plan, groups: list[Group], scores: dict[str, Tensor], costs: Co
 
     last = len(owner) if plan.ranking == "global" else STEPS
     if cost(last) > limit:
-        raise UserError(
-            f"--*.keep-{plan.measure} {plan.keep:g} would empty layers: with {plan.round_to} of every kind left "
-            f"it is {cost(last) / costs.total(plan.measure, costs.whole()):.3g} of what it is now; give more"
+        raise OptionError(
+            f"keep_{plan.measure}",
+            "would empty layers: with {least} of every kind left it is {share:.3g} of what it is now; give more",
+            plan.keep,
+            least=plan.round_to,
+            share=cost(last) / costs.total(plan.measure, costs.whole()),
         )
     low, high = 0, last  # the first step that costs no more than the limit
     while low < high:

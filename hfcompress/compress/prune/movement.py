@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.subnetworks import narrowed
-from hfcompress.errors import CheckFailed, UserError
+from hfcompress.errors import CheckFailed, Reason, UserError
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
@@ -52,21 +52,20 @@ class MovementPrune(TrainTexts):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = TRAINING
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         found = super().unused(inputs) | unused_by_teaching(self, inputs)
         if self.importance != "movement":
-            found["score_learning_rate"] = f"with --*.importance {self.importance}: no scores are learned"
+            reason = "with {importance} {kind}: no scores are learned"
+            found["score_learning_rate"] = Reason(reason, kind=self.importance)
         return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_teaching(self, "logits_weight", "hard_weight")
         if self.warm_up + self.cool_down >= 1:
-            raise UserError(
-                f"--*.warm-up {self.warm_up:g} and --*.cool-down {self.cool_down:g}: shares of the steps, "
-                "together below 1"
-            )
+            reason = "{warm_up} {up:g} and {cool_down} {down:g}: shares of the steps, together below 1"
+            raise UserError(Reason(reason, up=self.warm_up, down=self.cool_down))
 
     def __call__(self, out: Path, *, model: Path, teacher: Path, task: TextClassification) -> dict[str, Any]:
         from accelerate import PartialState
@@ -115,9 +114,7 @@ class MovementPrune(TrainTexts):
 
     def predict(self, model: Shape, *, teacher: Shape | None = None, task: TextClassification | None = None) -> Shape:
         """The pruned shape; refuses one that cannot be, so that `plan` and `run` stop before any training."""
-        return narrowed(
-            model, "prune", num_attention_heads=self.num_attention_heads, intermediate_size=self.intermediate_size
-        )
+        return narrowed(model, num_attention_heads=self.num_attention_heads, intermediate_size=self.intermediate_size)
 
     def parameter_groups(self, network: Any) -> list[dict[str, Any]]:
         """Scores learn at their own rate, and neither they nor biases and LayerNorms decay."""
@@ -152,10 +149,11 @@ def cut_and_check(
     logits = all_logits(slim, tokenizer, data)
     distance = float((logits[: len(probe)] - masked).abs().max())
     if not distance <= TOLERANCE * max(1.0, float(masked.abs().max())):
-        raise CheckFailed(
-            f"the cut model's logits differ by {distance:.2g} from the masked model's; "
-            "lower --*.learning-rate, or keep more (--*.num-attention-heads, --*.intermediate-size)"
+        reason = (
+            "the cut model's logits differ by {distance:.2g} from the masked model's; "
+            "lower {learning_rate}, or keep more ({num_attention_heads}, {intermediate_size})"
         )
+        raise CheckFailed(Reason(reason, distance=distance))
     metrics = trainer_metrics(task)(EvalPrediction(logits.numpy(), np.array(data["labels"])))
     return slim, {"validation": metrics, "largest_difference_of_cut_to_masked": distance}
 

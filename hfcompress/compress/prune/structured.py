@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.encoder_spec import Shape, linear_parameters, parameters
 from hfcompress.compress.prune.target import Importance, Plan, Ranking, one_target
-from hfcompress.errors import UnknownShape, UserError, require, require_threads
+from hfcompress.errors import OptionError, Reason, UnknownShape, UserError, require, require_threads
 from hfcompress.planning.image_spec import ImageShape
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
@@ -69,13 +69,13 @@ class StructuredPruning(Train, ABC):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (*TRAINING, "torch-pruning")
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         found = super().unused(inputs) | unused_by_teaching(self, {"teacher": None} | inputs)
         if self.iterations == 1:
-            found["epochs_between"] = "with --*.iterations 1"
+            found["epochs_between"] = Reason("with {iterations} 1")
         if self.keep_latency is None:
-            found["threads"] = "without --*.keep-latency"
+            found["threads"] = Reason("without {keep_latency}")
         return found
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class StructuredPruning(Train, ABC):
         require_threads(self)
         require(self, 1, "iterations", "round_to", "scored_batches")
         if not self.epochs_between > 0:
-            raise UserError(f"--*.epochs-between {self.epochs_between:g}: above 0")
+            raise OptionError("epochs_between", "above 0", self.epochs_between)
         require_teaching(self, "logits_weight", "hard_weight")
 
     def prune(
@@ -196,7 +196,7 @@ class StructuredPrune(StructuredPruning, TrainTexts):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.heads and not self.neurons:
-            raise UserError("--*.heads and --*.neurons: one of them at least")
+            raise UserError(Reason("{heads} and {neurons}: one of them at least"))
 
     def __call__(
         self, out: Path, *, model: Path, task: TextClassification, teacher: Path | None = None
@@ -241,7 +241,8 @@ class StructuredPrune(StructuredPruning, TrainTexts):
 
     def _require_heads(self, model_type: str) -> None:
         if self.heads and not ENCODERS[model_type].heads_cut_in_place:
-            raise UserError(f"--*.heads: heads of a {model_type} are not cut one by one here; give --*.no-heads")
+            reason = "heads of a {model_type} are not cut one by one here; give {heads:no}"
+            raise OptionError("heads", reason, model_type=model_type)
 
 
 @dataclass(frozen=True)
@@ -290,11 +291,11 @@ class StructuredPruneImages(StructuredPruning, TrainImages):
         """
         plan = self.plan()
         if self.states_weight and teacher is None:
-            raise UserError(f"--*.states-weight {self.states_weight:g}: for models that have a teacher")
+            raise OptionError("states_weight", "for models that have a teacher", self.states_weight)
         if not isinstance(model, ImageShape):
             return model
         if plan.measure != "flops":
-            raise UnknownShape(f"--*.keep-{plan.measure}: what it leaves of an image model is known later")
+            raise UnknownShape(Reason(f"{{keep_{plan.measure}}}: what it leaves of an image model is known later"))
         uniform = plan.ranking == "uniform" and (model.uniform or not model.is_pruned)
         return model.with_(keep_flops=model.keep_flops * plan.keep, uniform=uniform, round_to=plan.round_to)
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError
 
 Measure = Literal["flops", "parameters", "bytes", "latency"]
 Importance = Literal["l1", "taylor", "geometric_median", "reconstruction", "random"]
@@ -39,10 +39,12 @@ def one_target(keep: dict[Measure, float | None]) -> tuple[Measure, float]:
         UserError: none or more than one is given, or it is no share.
     """
     given = {measure: share for measure, share in keep.items() if share is not None}
-    options = ", ".join(f"--*.keep-{measure}" for measure in keep)
+    options = ", ".join(f"{{keep_{measure}}}" for measure in keep)
     if len(given) != 1:
-        raise UserError(f"{options}: give exactly one of them ({len(given)} are given; None takes one away)")
+        raise UserError(
+            Reason(options + ": give exactly one of them ({n} are given; None takes one away)", n=len(given))
+        )
     measure, share = next(iter(given.items()))
     if not 0 < share <= 1 or not math.isfinite(share):
-        raise UserError(f"--*.keep-{measure} {share:g}: a share above 0 and up to 1")
+        raise OptionError(f"keep_{measure}", "a share above 0 and up to 1", share)
     return measure, share

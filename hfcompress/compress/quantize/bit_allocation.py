@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.decoder_spec import EMBEDDING, LanguageShape
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError, shown
 from hfcompress.formats.matmul_nbits import (
     EMBEDDING_BITS,
     MATRIX_BITS,
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 ALLOTMENT = "allotment.json"
 ROWS = 1024  # a matrix is rounded this many rows at a time
 
+FEWER_BITS = (
+    "{left:.2f} MB for the matrices, which take {least:.2f} MB at the least ({fewest} bits); raise it, or allow fewer "
+    "bits ({bits})"
+)
+
 
 @dataclass(frozen=True)
 class Allot:
@@ -49,11 +54,11 @@ class Allot:
     libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __post_init__(self) -> None:
-        for name, value, known in (("bits", self.bits, BITS), ("group-sizes", self.group_sizes, GROUP_SIZES)):
+        for name, value, known in (("bits", self.bits, BITS), ("group_sizes", self.group_sizes, GROUP_SIZES)):
             if not value or set(value) - set(known):
-                raise UserError(f"--allot.{name} {' '.join(map(str, value))}: choose from {' '.join(map(str, known))}")
+                raise OptionError(name, "choose from {known}", tuple(value), known=shown(known))
         if not self.bits_per_weight > 0:
-            raise UserError(f"--allot.bits-per-weight {self.bits_per_weight:g}: must be above 0")
+            raise OptionError("bits_per_weight", "must be above 0", self.bits_per_weight)
 
     def __call__(
         self,
@@ -117,14 +122,18 @@ class Allot:
         print(table(result), file=sys.stderr, flush=True)
         return {name: value for name, value in result.items() if name not in ("grids", "modules")}
 
-    def refusal(self, options: list[list[dict[str, Any]]], limits: dict[str, float]) -> str:
+    def refusal(self, options: list[list[dict[str, Any]]], limits: dict[str, float]) -> str | Reason:
         """Which limit not even the smallest grids keep."""
         for name, what in (("bytes", "take"), ("resident", "take in memory"), ("file", "take in the file")):
             least = sum(min(option[name] for option in found) for found in options)
             if name in limits and least > limits[name]:
-                return (
-                    f"the matrices may {what} {limits[name] / 1e6:.2f} MB, and {what} {least / 1e6:.2f} MB at the "
-                    f"least ({min(self.bits)} bits); raise the budget, or allow fewer bits (--allot.bits)"
+                return Reason(
+                    "the matrices may {what} {allowed:.2f} MB, and {what} {least:.2f} MB at the least ({fewest} "
+                    "bits); raise the budget, or allow fewer bits ({bits})",
+                    what=what,
+                    allowed=limits[name] / 1e6,
+                    least=least / 1e6,
+                    fewest=min(self.bits),
                 )
         return "no choice of bits keeps all limits together, on disk and in memory; raise one of them"
 
@@ -177,20 +186,26 @@ class Allot:
             allowed = 1e6 * disk_mb - decoders.beside_matrices(model, context)
             least = self.least_file_bytes(model)
             if allowed < least:
-                raise UserError(
-                    f"--budget.disk-mb {disk_mb:g}: tokenizer, tables and graph leave {max(allowed, 0) / 1e6:.2f} MB "
-                    f"for the matrices, which take {least / 1e6:.2f} MB at the least ({min(self.bits)} bits); raise "
-                    "it, or allow fewer bits (--allot.bits)"
+                raise OptionError(
+                    "budget.disk_mb",
+                    f"tokenizer, tables and graph leave {FEWER_BITS}",
+                    disk_mb,
+                    left=max(allowed, 0) / 1e6,
+                    least=least / 1e6,
+                    fewest=min(self.bits),
                 )
             bits = max(min(self.bits), min(bits, 8 * allowed / matrices - decoders.onnx_file_bits(0)))
         if ram_gb is not None:
             found = replace(model, kv_bits=kv_bits)
             allowed, least = matrices_allowed(found, context, 1e9 * ram_gb), matrices * min(self.bits) / 8
             if allowed < least:
-                raise UserError(
-                    f"--budget.ram-gb {ram_gb:g}: what else a process holds leaves {max(allowed, 0) / 1e6:.2f} MB for "
-                    f"the matrices, which take {least / 1e6:.2f} MB at the least ({min(self.bits)} bits); raise it, "
-                    "or allow fewer bits (--allot.bits)"
+                raise OptionError(
+                    "budget.ram_gb",
+                    f"what else a process holds leaves {FEWER_BITS}",
+                    ram_gb,
+                    left=max(allowed, 0) / 1e6,
+                    least=least / 1e6,
+                    fewest=min(self.bits),
                 )
             bits = max(min(self.bits), min(bits, 8 * allowed / matrices - resident_bits(0)))
         return replace(model, weight_bits=bits)

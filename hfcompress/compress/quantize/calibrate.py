@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.errors import UserError, require_numbers
+from hfcompress.errors import OptionError, require_numbers
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.text_generation import CausalLM
 
@@ -33,7 +33,7 @@ class Calibrate:
     def __post_init__(self) -> None:
         require_numbers(self)
         if self.windows < 1:
-            raise UserError(f"--calibrate.windows {self.windows}: must be at least 1")
+            raise OptionError("windows", "must be at least 1", self.windows)
 
     def __call__(self, out: Path, *, model: Path, task: CausalLM) -> dict[str, Any]:
         """Write calibration.safetensors: `<module>.rows` and `<module>.columns` of every matrix."""

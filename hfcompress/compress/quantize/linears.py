@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import UnknownShape, UserError
+from hfcompress.errors import OptionError, UnknownShape, shown
 from hfcompress.folders.end_tokens import copy_beside
 from hfcompress.formats.bits_claimed import require_share
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
@@ -38,10 +38,9 @@ class QuantizeLinears:
     libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __post_init__(self) -> None:
-        for name, value, known in (("bits", self.bits, BITS), ("group-size", self.group_size, GROUP_SIZES)):
+        for name, value, known in (("bits", self.bits, BITS), ("group_size", self.group_size, GROUP_SIZES)):
             if value not in known:
-                choices = " ".join(map(str, known))
-                raise UserError(f"--quantize-linears.{name} {value}: choose from {choices}")
+                raise OptionError(name, "choose from {known}", value, known=shown(known))
 
     def __call__(self, out: Path, *, model: Path, disk_mb: float | None = None) -> dict[str, Any]:
         """Write the folder, a shard after the other; shards that are there from a run that was killed are kept.
@@ -101,10 +100,14 @@ class QuantizeLinears:
             place.bytes for name, place in checkpoint.places.items() if name.removesuffix(".weight") not in linears
         )
         if packed + others > 1e6 * disk_mb:
-            raise UserError(
-                f"--budget.disk-mb {disk_mb:g}: {self.bits} bits make {(packed + others) / 1e6:.2f} MB, of which "
-                f"{others / 1e6:.2f} MB are no linear layers; raise it, or give fewer --*.bits or a larger "
-                "--*.group-size"
+            raise OptionError(
+                "budget.disk_mb",
+                "{n} bits make {all:.2f} MB, of which {others:.2f} MB are no linear layers; raise it, or give fewer "
+                "{bits} or a larger {group_size}",
+                disk_mb,
+                n=self.bits,
+                all=(packed + others) / 1e6,
+                others=others / 1e6,
             )
 
     def grid(self, checkpoint: "Checkpoint", module: str) -> Grid:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
-from hfcompress.errors import CheckFailed, UserError
+from hfcompress.errors import CheckFailed, OptionError, Reason
 from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
@@ -85,7 +85,7 @@ class QAT(Taught, TrainTexts):
 
     def _check(self) -> None:
         if self.bits != 8:
-            raise UserError(f"--qat.bits {self.bits}: integer kernels multiply 8 bits; give 8")
+            raise OptionError("bits", "integer kernels multiply 8 bits; give 8", self.bits)
 
 
 def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> None:
@@ -165,25 +165,26 @@ def deliver(
     batch = onnx_export.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
     distance, largest = onnx_export.parity(network, out / "model.onnx", batch)
     if not distance <= PARITY * largest:
-        raise CheckFailed(
-            f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
-            "lower --*.learning-rate or train for longer: a weight or activation is far larger than the rest"
+        reason = (
+            "the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
+            "lower {learning_rate} or train for longer: a weight or activation is far larger than the rest"
         )
+        raise CheckFailed(Reason(reason, distance=distance))
     if not signed:
         require_exact(out / "model.onnx")
     linears = len(places(network).encoder_linears(network))  # the pooler's one vector runs in float
     kernels = onnx_export.integer_kernels(out / "model.onnx")
     if kernels < linears:
-        raise CheckFailed(
-            f"only {kernels} of {linears} linear layers run in integer kernels; "
-            "another --*.target may have kernels on this processor"
+        reason = (
+            "only {kernels} of {linears} linear layers run in integer kernels; "
+            "another {target} may have kernels on this processor"
         )
+        raise CheckFailed(Reason(reason, kernels=kernels, linears=linears))
     dtypes = sizes(out)["dtypes"]
     elements = sum(w.numel() for w in weights)
     if integer_bytes(dtypes) < elements or dtypes.get("float32", 0) > elements:
-        raise CheckFailed(
-            f"the file claims int8 and holds {dtypes}; give --*.bits 8 and a model whose layers do not share weights"
-        )
+        reason = "the file claims int8 and holds {dtypes}; give {bits} 8 and a model whose layers do not share weights"
+        raise CheckFailed(Reason(reason, dtypes=dtypes))
     require_stored(out, 8, "its other layers are not trained in int8; give another model")
     return {
         "integer_linears": kernels,

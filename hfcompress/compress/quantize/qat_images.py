@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures import IMAGE_MODELS
-from hfcompress.errors import CheckFailed, UserError
+from hfcompress.errors import CheckFailed, Reason, UserError
 from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
@@ -186,10 +186,11 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
         expected = network.eval()(torch.from_numpy(pixels)).logits.numpy()
     distance, largest = float(np.abs(found - expected).mean()), float(np.abs(expected).max())
     if not distance <= PARITY * largest:
-        raise CheckFailed(
-            f"the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
-            "lower --*.learning-rate or train for longer: a weight or activation is far larger than the rest"
+        reason = (
+            "the exported graph's logits differ by {distance:.2g} from the fake-quantized model's; "
+            "lower {learning_rate} or train for longer: a weight or activation is far larger than the rest"
         )
+        raise CheckFailed(Reason(reason, distance=distance))
     require_exact(out / "model.onnx")
     kernels = require_integer_kernels(out / "model.onnx")
     dtypes = sizes(out)["dtypes"]

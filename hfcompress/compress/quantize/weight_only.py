@@ -22,7 +22,7 @@ from hfcompress.compress.quantize.shards import (
 )
 from hfcompress.engines import ENGINES
 from hfcompress.engines.engine import Tuning
-from hfcompress.errors import UserError, require, require_numbers
+from hfcompress.errors import OptionError, Reason, require, require_numbers, shown
 from hfcompress.formats.bits_claimed import require_share
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.stage import TENSORS, added
@@ -88,34 +88,33 @@ class WeightOnly:
         """See `stage.libraries_of`."""
         return () if self.engine == OWN else ENGINES[self.engine].libraries
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         found = {
-            option: f"with --*.algorithm {self.algorithm}"
+            option: Reason("with {algorithm} {name}", name=self.algorithm)
             for option, readers in READERS.items()
             if self.algorithm not in readers
         }
         if self.engine != OWN:
             read = ENGINES[self.engine].algorithms[self.algorithm]
-            found |= {o: f"with --*.engine {self.engine}" for o in READERS if o not in read and o not in found}
+            why = Reason("with {engine} {name}", name=self.engine)
+            found |= {option: why for option in READERS if option not in read and option not in found}
         if inputs.get("allotment") is not None:
             of_all = "for all matrices: the bits of each are chosen"
-            found["bits"] = f"{of_all}; give --allot.bits"
-            found["group_size"] = f"{of_all}; give --allot.group-sizes"
-            found["symmetric"] = f"{of_all}; give --allot.symmetric or --allot.no-symmetric"
+            found["bits"] = Reason(of_all + "; give {allot.bits}")
+            found["group_size"] = Reason(of_all + "; give {allot.group_sizes}")
+            found["symmetric"] = Reason(of_all + "; give {allot.symmetric} or {allot.symmetric:no}")
         return found
 
     def __post_init__(self) -> None:
         require_numbers(self)
         require(self, 1, "steps")
         if self.bits not in BITS:
-            raise UserError(f"--weight-only.bits {self.bits}: choose from {' '.join(map(str, BITS))}")
+            raise OptionError("bits", "choose from {known}", self.bits, known=shown(BITS))
         if self.group_size not in GROUP_SIZES:
-            raise UserError(
-                f"--weight-only.group-size {self.group_size}: choose from {' '.join(map(str, GROUP_SIZES))}"
-            )
+            raise OptionError("group_size", "choose from {known}", self.group_size, known=shown(GROUP_SIZES))
         if self.max_memory_gb is not None and not self.max_memory_gb > 0:
-            raise UserError(f"--weight-only.max-memory-gb {self.max_memory_gb:g}: must be above 0")
+            raise OptionError("max_memory_gb", "must be above 0", self.max_memory_gb)
         if self.engine != OWN:
             require_engine(self.engine, self.algorithm)
 
@@ -142,7 +141,7 @@ class WeightOnly:
         work = out / "work"
         work.mkdir(exist_ok=True)
         require_room(work, checkpoint, grids)
-        limit = MemoryLimit(self.max_memory_gb, "--weight-only.max-memory-gb")
+        limit = MemoryLimit(self.max_memory_gb, "max_memory_gb")
         limit.require(self.needed_bytes(stack, task))
         errors: dict[str, float] = {}
         files = [work / f"model-{i + 1:05d}-of-{stack.layers + 2:05d}.safetensors" for i in range(stack.layers + 2)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hfcompress.architectures.decoder_spec import LanguageShape
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 from hfcompress.formats.runtimes.onnx_decoder import CHUNK
 
 HERE = "here"
@@ -142,7 +142,7 @@ def known_device(name: str) -> str:
     """
     names = [HERE, *(known.name for known in DEVICES)]
     if name not in names:
-        raise UserError(f"--device {name}: choose from {', '.join(names)}")
+        raise OptionError(".device", "choose from {known}", name, known=", ".join(names))
     return name
 
 
