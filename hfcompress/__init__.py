@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hfcompress.api import check, evaluate, export, plan, predict, push, quantize, run, verify
     from hfcompress.architectures.models import load
     from hfcompress.budget import Budget, ClickBudget, EmbeddingBudget, ImageBudget, LanguageBudget, Verdict
-    from hfcompress.errors import CheckFailed, UserError
+    from hfcompress.errors import CheckFailed, OptionError, UserError
     from hfcompress.folders.record import Record
     from hfcompress.planning.plan import Plan
+    from hfcompress.runs.result import Result
     from hfcompress.runs.run import Run
     from hfcompress.stage import Artifact, Stage
 
@@ -25,21 +27,34 @@ __all__ = [
     "EmbeddingBudget",
     "ImageBudget",
     "LanguageBudget",
+    "OptionError",
     "Plan",
     "Record",
+    "Result",
     "Run",
     "Stage",
     "UserError",
     "Verdict",
     "__version__",
+    "check",
+    "evaluate",
+    "export",
     "load",
+    "plan",
+    "predict",
+    "push",
+    "quantize",
+    "run",
+    "verify",
 ]
 
 MODULES = {
+    "hfcompress.api": ("check", "evaluate", "export", "plan", "predict", "push", "quantize", "run", "verify"),
     "hfcompress.budget": ("Budget", "ClickBudget", "EmbeddingBudget", "ImageBudget", "LanguageBudget", "Verdict"),
-    "hfcompress.errors": ("CheckFailed", "UserError"),
+    "hfcompress.errors": ("CheckFailed", "OptionError", "UserError"),
     "hfcompress.planning.plan": ("Plan",),
     "hfcompress.folders.record": ("Record",),
+    "hfcompress.runs.result": ("Result",),
     "hfcompress.runs.run": ("Run",),
     "hfcompress.stage": ("Artifact", "Stage"),
     "hfcompress.architectures.models": ("load",),

@@ -258,3 +258,16 @@ def require_threads(options: "DataclassInstance") -> None:
     threads = options.threads  # type: ignore[attr-defined]
     if threads > MOST_THREADS:
         raise OptionError("threads", f"must be at most {MOST_THREADS}", threads)
+
+
+def require_counts(least: int = 1, **counts: int | None) -> None:
+    """Refuse arguments (by name) below `least`, and more threads than any machine would use; None was not given.
+
+    Raises:
+        OptionError: one of them is refused.
+    """
+    for name, value in counts.items():
+        if value is not None and value < least:
+            raise OptionError(f".{name}", f"must be at least {least}", value)
+        if value is not None and name == "threads" and value > MOST_THREADS:
+            raise OptionError(".threads", f"must be at most {MOST_THREADS}", value)

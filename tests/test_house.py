@@ -38,6 +38,7 @@ ORDER = (
     "rollout",
     "runs",
     "hub",
+    "api",
     "cli",
     "__main__",
 )

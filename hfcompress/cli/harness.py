@@ -6,11 +6,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import quiet, require_counts
-from hfcompress.errors import UserError
-from hfcompress.folders.inside import inside
-from hfcompress.folders.record import read_json, write_json
-from hfcompress.tasks import measured_task
+from hfcompress import api
+from hfcompress.cli.common import quiet
+from hfcompress.errors import require_counts
+from hfcompress.runs.harness import folders
 
 
 def evaluate(
@@ -39,44 +38,20 @@ def evaluate(
     """
     require_counts(0, num_fewshot=num_fewshot)
     require_counts(limit=limit, threads=threads)
-    chosen = folders(run, models)
-    if include_path is not None and not include_path.is_dir():
-        raise UserError(f"--include-path {include_path}: no such folder")
+    folders(run, models)  # refused before the libraries are loaded
     quiet()
-    from hfcompress.evaluation import harness
-    from hfcompress.evaluation.latency import default_threads
-
-    manager = harness.task_manager(list(tasks), include_path)
-    found = {
-        name: harness.evaluate(
-            folder, list(tasks), manager, threads=threads or default_threads(), num_fewshot=num_fewshot, limit=limit,
-            apply_chat_template=apply_chat_template,
-        )
-        for name, folder in chosen.items()
-    }  # fmt: skip
-    if (run / "report.json").is_file():
-        write_json(run / "eval.json", {"tasks": list(tasks), "limit": limit, "models": found})
+    found = api.evaluate(
+        run,
+        tasks,
+        models=models,
+        include_path=include_path,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=apply_chat_template,
+        threads=threads,
+    )
     print(json.dumps(found) if format == "json" else table(found))
     return 0
-
-
-def folders(run: Path, models: tuple[str, ...]) -> dict[str, Path]:
-    """Name -> folder of what is evaluated.
-
-    Raises:
-        UserError: no run and no model, no causal LM, or a model that the run has not.
-    """
-    if not (run / "report.json").is_file():
-        if not (run / "config.json").is_file():
-            raise UserError(f"{run} is neither a run (report.json) nor a model's folder (config.json)")
-        return {run.name: run}
-    rows = {row["name"]: row for row in read_json(run / "report.json", "models")["models"] if row["path"]}
-    if measured_task(read_json(run / "details.json")).auto_class != "AutoModelForCausalLM":
-        raise UserError(f"{run} is no run of a causal LM: lm-evaluation-harness evaluates nothing else here")
-    if unknown := [name for name in models if name not in rows]:
-        raise UserError(f"--models {unknown[0]}: the run has {', '.join(rows)}")
-    wanted = models or tuple(name for name, row in rows.items() if row["format"] != "surgery")
-    return {name: inside(run, rows[name]["path"], "report.json") for name in wanted}
 
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:

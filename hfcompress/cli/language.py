@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import INTERRUPTED, candidate_of, quiet, require_counts
-from hfcompress.errors import UserError
+from hfcompress.cli.common import INTERRUPTED, quiet
+from hfcompress.errors import UserError, require_counts
 from hfcompress.folders.guard import read_config
+from hfcompress.hub.candidate import candidate_of
 
 if TYPE_CHECKING:
     from hfcompress.evaluation.generation import Stats

@@ -1,22 +1,19 @@
 """predict: a label for every line of a file, or for images, in order, while they are read."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import candidate_of
 from hfcompress.errors import UserError
 from hfcompress.folders.lines import as_column, json_line, read_lines
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from hfcompress.hub.candidate import candidate_of
+from hfcompress.runs.labeling import labeled_images, labeled_texts, require_files
 
 OPTION = "--image"
-TEXTS, CHARACTERS, IMAGES = 1024, 4_000_000, 32  # asked together: what is held of a file of any length
 
 
 def predict(
@@ -54,10 +51,13 @@ def predict(
         if image and not images:
             raise UserError(f"--image: {run} does not label images; give --text, or texts one a line")
         if images:
-            require_files(image)
+            require_files(image, OPTION)
         predictor = open_predictor(folder)
         place = OPTION if image else str(file or "standard input")
-        answered = labeled_images(predictor, lines, place) if images else labeled_texts(predictor, lines, max_length)
+        if images:
+            answered = labeled_images(predictor, lines, place, named=bool(image))
+        else:
+            answered = labeled_texts(predictor, lines, max_length)
         for line, answer in answered:
             if format == "json":
                 print(json_line(answer | {"image" if images else "text": line}))
@@ -98,93 +98,3 @@ def require_text(file: Path) -> None:
             pass
     except UserError as error:
         raise UserError(f"{error} (an image is given with --image)") from None
-
-
-def labeled_texts(predictor: Any, lines: Iterator[str], max_length: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each line and its answer, in order; so many are asked together."""
-    from hfcompress.formats.runtimes.scores import answer_of
-    from hfcompress.rollout.traffic import whole
-
-    while chunk := together(lines):
-        chunk = [whole(line) for line in chunk]
-        logits = predictor.logits(chunk, max_length=max_length)
-        yield from ((line, answer_of(predictor, row)) for line, row in zip(chunk, logits, strict=True))
-        sys.stdout.flush()
-
-
-def together(lines: Iterator[str]) -> list[str]:
-    """The next lines that are asked at once: TEXTS of them, fewer where they are long, one at least."""
-    chunk, characters = list[str](), 0
-    while len(chunk) < TEXTS and characters < CHARACTERS and (line := next(lines, None)) is not None:
-        chunk.append(line)
-        characters += len(line)
-    return chunk
-
-
-def labeled_images(predictor: Any, lines: Iterator[str], given: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each path and its image's answer, in order; of so many that are asked together one is held decoded.
-
-    Args:
-        given: where the paths are from: the option, or the name of a file.
-
-    Raises:
-        UserError: a file is not there, or holds no whole image; those before it have been answered.
-    """
-    from hfcompress.formats.runtimes.scores import answer_of
-    from hfcompress.rollout.traffic import whole
-
-    numbered = enumerate(lines, start=1)
-    while chunk := list(islice(numbered, IMAGES)):
-        wrong: list[UserError] = []
-        images = readable(chunk, given, wrong)
-        first = next(images, None)
-        logits = [] if first is None else predictor.logits(chain([first], images))
-        for (_, path), row in zip(chunk, logits, strict=False):
-            yield whole(path), answer_of(predictor, row)
-        sys.stdout.flush()
-        if wrong:
-            raise wrong[0]
-
-
-def readable(chunk: list[tuple[int, str]], given: str, wrong: list[UserError]) -> "Iterator[Image]":
-    """Yield the images of numbered paths up to the first that cannot be read, whose error is put into `wrong`."""
-    for number, path in chunk:
-        try:
-            yield read_image(path, f"{OPTION} {path}" if given == OPTION else f"{given}, line {number}: {path}")
-        except UserError as error:
-            wrong.append(error)
-            return
-
-
-def read_image(path: str, named: str) -> "Image":
-    """The image of a file, upright and in RGB.
-
-    Args:
-        named: what an error calls it.
-
-    Raises:
-        UserError: the file is not there, or holds no whole image.
-    """
-    from hfcompress.tasks.image_input import decode
-
-    place = Path(path)
-    if not path.strip():
-        raise UserError(f"{named.strip(': ')} is blank; give one image's path on every line")
-    if not place.is_file():
-        what = "a folder" if place.is_dir() else "a link to nothing" if place.is_symlink() else "no such file"
-        raise UserError(f"{named}: {what}; give image files, or their paths one a line")
-    try:
-        return decode({"bytes": None, "path": path})
-    except ValueError as error:
-        raise UserError(f"{named}: is no whole image ({error}); leave it out or mend it") from None
-
-
-def require_files(paths: Sequence[Path]) -> None:
-    """Refuse image files that are not there before the model is loaded.
-
-    Raises:
-        UserError: with the first of them.
-    """
-    for path in paths:
-        if not path.is_file():
-            read_image(str(path), f"{OPTION} {path}")

@@ -6,8 +6,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import candidate_of, quiet, require_counts
+from hfcompress.cli.common import quiet
+from hfcompress.errors import require_counts
 from hfcompress.folders.fetch import PACKAGED, pull
+from hfcompress.hub.candidate import candidate_of
 
 TOKENS = 128
 

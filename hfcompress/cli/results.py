@@ -1,6 +1,5 @@
 """report, check, push, verify and env: what one does with a finished run."""
 
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from hfcompress import api
 from hfcompress.cli.common import FAILED, quiet
 from hfcompress.folders.escaping import one_line
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import read_json, write_json
-from hfcompress.runs.recipes import load_recipe
 
 
 def report(run: Positional[Path]) -> int:
@@ -45,18 +44,12 @@ def check(run: Positional[Path]) -> int:
     The verdicts are computed again from what the stages recorded: a report.json that says otherwise is named, and the
     exit code is 1.
     """
-    from hfcompress.report.console import verdict_lines
-    from hfcompress.runs.comparison import disagreement, intact_models, proven
-
-    claimed = read_json(inside(run, "report.json"), "models", "verdicts")
-    found = proven(run)
-    intact_models(run, found)
-    for line in verdict_lines(found):
+    found = api.check(run)
+    for line in found.lines:
         print(line)
-    if said := disagreement(run, claimed, found):
+    if said := found.disagreement:
         print(one_line(f"hfcompress: {run}: {said}; hfcompress report {run} writes it again"), file=sys.stderr)
-        return FAILED
-    return 0 if found["ok"] else FAILED
+    return 0 if found.ok else FAILED
 
 
 def push(
@@ -81,37 +74,43 @@ def push(
         allow_failed: push although the budget does not hold; the card says so first.
         license: of the result, where the base model names none.
     """
-    from hfcompress.hub.push import push as upload
-    from hfcompress.hub.release import release
-
-    found = release(run, hub_model_id, license, allow_failed=allow_failed)
     if dry_run:
+        from hfcompress.hub.release import release
+
+        found = release(run, hub_model_id, license, allow_failed=allow_failed)
         for place, size in found.sizes().items():
             print(f"{size:>12,}  {place}")
         print(f"{sum(found.sizes().values()):>12,}  in all\n\n{found.rendered['README.md'].decode()}")
         return 0
-    print(upload(found, hub_model_id, private=private, revision=revision, create_pr=create_pr))
+    place = api.push(
+        run,
+        hub_model_id,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        allow_failed=allow_failed,
+        license=license,
+    )
+    print(place)
     return 0
 
 
-def verify(model: Positional[str], data: str | None = None, format: Literal["text", "json"] = "text") -> int:
+def verify(
+    model: Positional[str],
+    data: str | None = None,
+    recipe: str | None = None,
+    format: Literal["text", "json"] = "text",
+) -> int:
     """Fetch a pushed model and prove its evidence again: exit 1 when a file or a figure is not what is claimed.
 
     Args:
         model: org/name, org/name@revision, or a folder that holds such a repository.
         data: other data for the accuracy, as --task.dataset takes it [what the run was measured on].
+        recipe: the .py file of the recipe, where it is none that is installed; it is executed.
         format: text (a line a claim) or json.
     """
     quiet()
-    from hfcompress.folders import fetch
-    from hfcompress.hub.verify import verify as verified
-    from hfcompress.runs.lock import LOCK, locked_task, read_lock
-
-    folder = fetch.fetch(model)
-    locked = read_lock(folder / LOCK)
-    recipe = load_recipe(locked["recipe"]).recipe
-    task = locked_task(locked, inspect.signature(recipe).parameters["task"].default, data)
-    claims = verified(folder, task, str(locked.get("data")))
+    claims = api.verify(model, data=data, recipe=recipe)
     print(json.dumps([vars(c) for c in claims], indent=1) if format == "json" else "\n".join(map(str, claims)))
     return FAILED if any(claim.ok is False for claim in claims) else 0
 

@@ -4,9 +4,7 @@ import dataclasses
 import inspect
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from hfcompress.cli.common import FAILED, quiet
 from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.results import push
 from hfcompress.errors import UserError, needs
-from hfcompress.folders.files import FolderLock, scratch_below
+from hfcompress.folders.files import FolderLock
 from hfcompress.planning.plan import render
 from hfcompress.report.console import table
 from hfcompress.runs.prepare import (
@@ -29,6 +27,8 @@ from hfcompress.runs.prepare import (
     held_together,
     planned,
     refuse_other_recipe,
+    run_folder,
+    scale_of,
     signature_defaults,
 )
 from hfcompress.runs.recipes import SMOKE, FoundRecipe, find_recipe, found_recipes, is_path, load_recipe
@@ -87,12 +87,13 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
     if smoke and option_value(arguments, "--scale") is not None:
         raise UserError("--scale: --smoke has a scale of its own; leave one of them out")
     given = option_value(arguments, "--scale")
-    default = "small" if "small" in found.scales else found.scales[0]
-    scale = SMOKE if smoke else default if given is None else given
-    if not smoke and scale not in found.scales:
-        raise UserError(f"--scale {scale}: {found.name} has {' and '.join(found.scales)}")
+    scale = SMOKE if smoke else found.default_scale if given is None else given
+    if not smoke:
+        found.require_scale(scale)
     folder = folder_of(arguments, found.name, scale)
     own = {"run": RunOptions, "plan": PlanOptions}[verb]
+    if smoke and "--help" not in arguments:
+        quiet()  # the recipe makes its models first
     with scale_of(found, scale, folder if verb == "run" and "--help" not in arguments else None) as (of_scale, held):
         defaults = defaults_of(found.recipe, of_scale, set(option_names(arguments)))
         options = parse(found, own, defaults, arguments, f"hfcompress {verb} {name}")
@@ -100,38 +101,6 @@ def with_recipe(verb: str, name: str, arguments: list[str]) -> int:
         if verb == "plan":
             return print_plan(found.recipe, options, verb_values["format"], verb_values["device"])
         return run_recipe(found, options, scale, folder, RunOptions(**verb_values), held)
-
-
-@contextmanager
-def scale_of(
-    found: FoundRecipe, scale: str, folder: Path | None
-) -> Iterator[tuple[dict[str, Any], FolderLock | None]]:
-    """Yield what a scale changes of a recipe's defaults, and the lock of the run's folder where that was needed.
-
-    Smoke runs begin with data and a model that their recipe writes: into the run's folder, by one process, or where
-    nothing is run into a place that is gone afterwards.
-
-    Args:
-        folder: the run's; None where nothing is run.
-    """
-    if folder is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield found.arguments(scale, Path(scratch)), None
-    elif scale != SMOKE:
-        yield found.arguments(scale, folder), None
-    else:
-        quiet()
-        from hfcompress.runs.run import ranks
-
-        processes = ranks()
-        held = FolderLock(folder) if processes.is_main_process else None
-        try:
-            with scratch_below(folder), processes.main_process_first():
-                defaults = found.arguments(scale, folder)
-            yield defaults, held
-        finally:
-            if held is not None:
-                held.close()
 
 
 def from_lock(file: Path, arguments: list[str]) -> int:
@@ -164,20 +133,8 @@ def from_lock(file: Path, arguments: list[str]) -> int:
 
 
 def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
-    """Where a run lies.
-
-    Raises:
-        UserError: no folder can be there.
-    """
-    given = option_value(arguments, "--run-dir")
-    if given is not None and not given.strip():
-        raise UserError("--run-dir: the name is empty; give a folder, or leave the option out")
-    folder = Path("runs") / f"{recipe_name}-{scale}" if given is None else Path(given)
-    if any(not character.isprintable() for character in str(folder)):
-        raise UserError(f"--run-dir {str(folder)!r}: it has a character that no line can show; give another name")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--run-dir {folder}: this is a file; give a folder")
-    return folder
+    """Return where a run lies; see `run_folder`."""
+    return run_folder(option_value(arguments, "--run-dir"), recipe_name, scale)
 
 
 def parse(source: FoundRecipe, own: type, defaults: dict[str, Any], arguments: list[str], prog: str) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from hfcompress.cli.common import FAILED, KEEP_GOING, candidate_of, require_texts
+from hfcompress.cli.common import FAILED, KEEP_GOING, require_texts
 from hfcompress.errors import UserError
 from hfcompress.folders.escaping import one_line, terminal
 from hfcompress.folders.files import disk_is_full, full_disk, write_output
 from hfcompress.folders.lines import json_line
+from hfcompress.hub.candidate import candidate_of
 
 if TYPE_CHECKING:
     from hfcompress.rollout.traffic import Writer

@@ -281,6 +281,9 @@ class Plan:
         self.verdicts = predicted_verdicts(budget, candidate.name, self.predictions[candidate.name])
         return {"ok": self.ok}
 
+    def __str__(self) -> str:
+        return render(self)
+
     def as_dict(self) -> dict[str, Any]:
         found = {"models": self.rows, "verdicts": self.verdicts, "advice": self.advice, "ok": self.ok}
         return found if self.memory is None else found | {"memory": self.memory}

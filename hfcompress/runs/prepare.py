@@ -1,7 +1,11 @@
 """A recipe's options, held against each other; its plan; its run. The command line and api.py call this."""
 
+import dataclasses
+import difflib
 import inspect
-from collections.abc import Callable, Collection
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,8 @@ from hfcompress.planning.plan import Plan
 from hfcompress.runs.calibration import within_windows
 from hfcompress.runs.effects import refuse_empty, refuse_without_effect
 from hfcompress.runs.positions import within_positions
-from hfcompress.runs.recipes import FoundRecipe
-from hfcompress.runs.run import Run
+from hfcompress.runs.recipes import SMOKE, FoundRecipe
+from hfcompress.runs.run import Run, ranks
 from hfcompress.runs.sizes import within_sizes
 
 Options = dict[str, Any]
@@ -51,6 +55,106 @@ def held_together(found: FoundRecipe, defaults: Options, options: Options, given
     refuse_empty(defaults, options, given)
     refuse_without_effect(found.recipe, defaults, options, given, found.needed, found.answered)
     return options
+
+
+@contextmanager
+def scale_of(
+    found: FoundRecipe, scale: str, folder: Path | None
+) -> Iterator[tuple[dict[str, Any], FolderLock | None]]:
+    """Yield what a scale changes of a recipe's defaults, and the lock of the run's folder where that was needed.
+
+    Smoke runs begin with data and a model that their recipe writes: into the run's folder, by one process, or where
+    nothing is run into a place that is gone afterwards.
+
+    Args:
+        folder: the run's; None where nothing is run.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield found.arguments(scale, Path(scratch)), None
+    elif scale != SMOKE:
+        yield found.arguments(scale, folder), None
+    else:
+        processes = ranks()
+        held = FolderLock(folder) if processes.is_main_process else None
+        try:
+            with scratch_below(folder), processes.main_process_first():
+                defaults = found.arguments(scale, folder)
+            yield defaults, held
+        finally:
+            if held is not None:
+                held.close()
+
+
+def run_folder(given: str | Path | None, name: str, scale: str) -> Path:
+    """Return where a run lies [runs/NAME-SCALE].
+
+    Raises:
+        OptionError: no folder can be there.
+    """
+    if given is not None and not str(given).strip():
+        raise OptionError(".run_dir", "the name is empty; give a folder, or leave the option out")
+    folder = Path("runs") / f"{name}-{scale}" if given is None else Path(given).expanduser()
+    if any(not character.isprintable() for character in str(folder)):
+        reason = "it has a character that no line can show; give another name"
+        raise OptionError(".run_dir", reason, repr(str(folder)))
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(".run_dir", "this is a file; give a folder", folder)
+    return folder
+
+
+def resolved(found: FoundRecipe, of_scale: Options, options: Options) -> Options:
+    """Return all options of a recipe from those that a caller of Python gives by name.
+
+    Args:
+        of_scale: what the scale changes of the defaults.
+        options: parameter -> value; of a group of options also a dict of some of them.
+
+    Raises:
+        UserError: there is no such option, or `held_together` refuses one.
+    """
+    first = signature_defaults(found.recipe) | of_scale
+    if unknown := [name for name in options if name not in first]:
+        near = difflib.get_close_matches(unknown[0], first, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(first)}"
+        raise OptionError(f".{unknown[0]}", "{recipe} has no such option; {hint}", recipe=found.name, hint=hint)
+    values = {name: merged(name, first[name], value) for name, value in options.items()}
+    given = [typed for name, value in values.items() for typed in changed_names(name, first[name], value)]
+    defaults = defaults_of(found.recipe, of_scale, given)
+    return held_together(found, defaults, defaults | values, given)
+
+
+def merged(name: str, default: Any, value: Any) -> Any:
+    """Return an option's value; a dict stands for its group's default with some fields changed.
+
+    Raises:
+        OptionError: the group has no such field, or refuses the value.
+    """
+    if not isinstance(value, dict) or not is_group(default):
+        return value
+    known = [field.name for field in dataclasses.fields(default)]
+    if unknown := [field for field in value if field not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        raise OptionError(f"{name}.{unknown[0]}", "there is no such option; {hint}", hint=hint)
+    try:
+        return dataclasses.replace(default, **value)
+    except UserError as error:
+        error.group = error.group or name
+        raise
+
+
+def is_group(value: Any) -> bool:
+    """Return whether an option is a group of options."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def changed_names(name: str, default: Any, value: Any) -> list[str]:
+    """Return which options a value changes, as they are typed: distill.num-hidden-layers."""
+    if not is_group(default) or type(value) is not type(default):
+        return [name.replace("_", "-")] if value != default else []
+    fields = [f.name for f in dataclasses.fields(default) if getattr(value, f.name) != getattr(default, f.name)]
+    return [f"{name}.{field}".replace("_", "-") for field in fields]
 
 
 def planned(recipe: Callable[..., Any], options: Options, device: str) -> Plan:

@@ -36,15 +36,29 @@ class FoundRecipe:
     answered: frozenset[str] = frozenset()
     """ANSWERED: options about which the recipe itself says what it does in their place."""
 
+    @property
+    def default_scale(self) -> str:
+        """The scale that is taken where none is asked for: small, or the first."""
+        return "small" if "small" in self.scales else self.scales[0]
+
+    def require_scale(self, scale: str) -> None:
+        """Refuse a scale that the recipe does not list.
+
+        Raises:
+            OptionError: with those that it does.
+        """
+        if scale not in self.scales:
+            known = " and ".join(self.scales)
+            raise OptionError(".scale", "{name} has {known}", scale, name=self.name, known=known)
+
     def arguments(self, scale: str, folder: Path) -> dict[str, Any]:
         """Return what a scale changes of the recipe's defaults.
 
         Raises:
             UserError: the recipe has no such scale.
         """
-        if scale != SMOKE and scale not in self.scales:
-            reason = "{name} has {scales}"
-            raise OptionError(".scale", reason, scale, name=self.name, scales=" and ".join(self.scales))
+        if scale != SMOKE:
+            self.require_scale(scale)
         if self.of_scale is not None:
             return self.of_scale(scale, folder)
         if scale == SMOKE:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hfcompress.cli import dispatch, predicting
+from hfcompress.cli import dispatch
 from hfcompress.errors import UserError
 from hfcompress.folders.lines import as_column, json_line
 from hfcompress.recipes import tiny
 from hfcompress.rollout.serving import requests
+from hfcompress.runs import labeling
 
 ODD = [
     "the river\x0cof iron\u2028and zinc\x85", "", " \t", "a\tb", "\x00 pond", "x\x1cy\x1dz\x1e", "lake", "\U0001f30a",
@@ -66,7 +67,7 @@ def test_a_long_file_is_answered_piece_by_piece(
         return real(self, texts, max_length, batch_size)
 
     monkeypatch.setattr(Predictor, "logits", counted)
-    monkeypatch.setattr(predicting, "TEXTS", 4)
+    monkeypatch.setattr(labeling, "TEXTS", 4)
     (tmp_path / "t.txt").write_text("".join(f"the river {i}\n" for i in range(10)))
     out = asked(capsys, model, str(tmp_path / "t.txt"))
     assert [line.split("\t")[2] for line in out.splitlines()] == [f"the river {i}" for i in range(10)]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hfcompress.architectures.patches import resized
-from hfcompress.cli.common import candidate_of
 from hfcompress.errors import UserError
 from hfcompress.folders.fetch import parts
 from hfcompress.folders.inside import component, inside, relative
 from hfcompress.folders.record import Record, read_json, write_json
+from hfcompress.hub.candidate import candidate_of
 from hfcompress.hub.release import release
 from hfcompress.hub.verify import hash_claim
 from hfcompress.runs.delivery import delivered_model

@@ -22,13 +22,13 @@ from starlette.requests import Request
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hfcompress.cli.predicting import labeled_texts, together
 from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.rollout import http_limits, serving, shadow_server
 from hfcompress.rollout.http_limits import LARGEST_BODY, Refused, body_of
 from hfcompress.rollout.serving import Shadowed, ShadowTest
 from hfcompress.rollout.shadow_server import HOST, asked_for, configured
 from hfcompress.rollout.traffic import Writer, read
+from hfcompress.runs.labeling import labeled_texts, together
 from hfcompress.tasks.cutting import beginning
 from hfcompress.tasks.text_classification import encoded
 

@@ -117,7 +117,7 @@ def test_an_asymmetric_image_model_is_quantized_anew(
 
 
 def test_a_runs_own_images_are_taken(camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfcompress.cli import delivery as cli
+    from hfcompress.runs import own_data as cli
     from hfcompress.runs.lock import LOCK, lock
     from hfcompress.tasks.image_classification import ImageClassification
 
@@ -125,7 +125,7 @@ def test_a_runs_own_images_are_taken(camera: Path, tmp_path: Path, monkeypatch: 
 
     def recipe(run: Any, task: ImageClassification = digits) -> None: ...
 
-    monkeypatch.setattr(cli, "load_recipe", lambda name: SimpleNamespace(recipe=recipe))
+    monkeypatch.setattr(cli, "load_recipe", lambda name: SimpleNamespace(name=name, recipe=recipe))
     run = run_around(camera, tmp_path / "run")
     task = ImageClassification(max_train_examples=100)
     (run / LOCK).write_text(json.dumps(lock("cameras", "small", {"task": task}, task.identity)))

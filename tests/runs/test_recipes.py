@@ -68,6 +68,7 @@ def test_a_file_with_no_more_than_the_function_is_planned_and_run(
     assert (report["recipe"], report["scale"]) == ("mine", "default")
     assert "onnx" in capsys.readouterr().out
     assert dispatch(["check", str(folder)]) == (0 if report["ok"] else 1)
+    assert dispatch(["export", str(folder), "--to", "onnx", "--out", "out"]) == 0  # its recipe is not installed
     with pytest.raises(UserError, match="it holds a run of mine; give legal_bert a folder of its own"):
         dispatch(["run", "legal_bert", "--smoke", "--run-dir", str(folder)])
     again = ["run", "work/mine.py", "--from-lock", str(folder / LOCK), "--run-dir", "again", *given]
