@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.tasks import TASKS, task_class
 
 LIMITS = (
@@ -46,14 +46,16 @@ class Budget:
             value = getattr(self, name, None)
             if value is not None and not 0 < value < math.inf:
                 wanted = "above 0" if math.isfinite(value) else "a finite number; leave it out for none"
-                raise UserError(f"--budget.{name.replace('_', '-')} {value:g}: a limit must be {wanted}")
+                raise OptionError(f"budget.{name}", "a limit must be {wanted}", float(value), wanted=wanted)
         for metric, value in self.drop.items():
             if metric not in self.drops():
-                raise UserError(f"--budget.drop {metric}: there is no such metric; give {' or '.join(self.drops())}")
+                known = " or ".join(self.drops())
+                raise OptionError("budget.drop", "there is no such metric; give {known}", metric, known=known)
             if not 0 <= value < 1:
-                raise UserError(f"--budget.drop {metric} {value:g}: a share from 0 to below 1 (0.02 is 2 points)")
+                reason = "a share from 0 to below 1 (0.02 is 2 points)"
+                raise OptionError("budget.drop", reason, (metric, value))
         if not 0.5 < self.confidence < 1:
-            raise UserError(f"--budget.confidence {self.confidence:g}: must lie between 0.5 and 1, such as 0.95")
+            raise OptionError("budget.confidence", "must lie between 0.5 and 1, such as 0.95", self.confidence)
 
     @classmethod
     def drops(cls) -> tuple[str, ...]:
@@ -89,17 +91,15 @@ class LanguageBudget(Budget):
     def __post_init__(self) -> None:
         if self.ram_gb is not None:
             if not 0 < self.ram_gb < math.inf:
-                raise UserError(f"--budget.ram-gb {self.ram_gb:g}: a limit must be above 0 and finite")
+                raise OptionError("budget.ram_gb", "a limit must be above 0 and finite", self.ram_gb)
             if self.ram_mb is not None and not math.isclose(self.ram_mb, 1e3 * self.ram_gb):
-                raise UserError(
-                    f"--budget.ram-mb {self.ram_mb:g}: --budget.ram-gb {self.ram_gb:g} limits the same memory; give "
-                    "one of them"
-                )
+                reason = "{budget.ram_gb} {gb:g} limits the same memory; give one of them"
+                raise OptionError("budget.ram_mb", reason, self.ram_mb, gb=self.ram_gb)
             object.__setattr__(self, "ram_mb", 1e3 * self.ram_gb)
         elif self.ram_mb is not None:
             object.__setattr__(self, "ram_gb", self.ram_mb / 1e3)
         if self.context < 1:
-            raise UserError(f"--budget.context {self.context}: must be at least 1")
+            raise OptionError("budget.context", "must be at least 1", self.context)
         super().__post_init__()
 
     @classmethod
@@ -230,7 +230,7 @@ def verdicts(
         for metric, allowed in budget.drop.items()
     ]
     if not found:
-        raise UserError("the budget limits nothing; give at least one limit, such as --budget.disk-mb 12")
+        raise UserError(Reason("the budget limits nothing; give at least one limit, such as {budget.disk_mb} 12"))
     return found
 
 

@@ -97,11 +97,11 @@ def test_memory_of_a_process_whose_start_was_not_measured_is_not_ok() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"disk_mb": 0}, "--budget.disk-mb 0"),
-        ({"latency_ratio": -1}, "--budget.latency-ratio -1"),
-        ({"drop": {"bleu": 0.1}}, "--budget.drop bleu"),
-        ({"drop": {"accuracy": 2}}, "--budget.drop accuracy 2"),
-        ({"confidence": 1.0}, "--budget.confidence"),
+        ({"disk_mb": 0}, "budget.disk_mb 0"),
+        ({"latency_ratio": -1}, "budget.latency_ratio -1"),
+        ({"drop": {"bleu": 0.1}}, "budget.drop bleu"),
+        ({"drop": {"accuracy": 2}}, "budget.drop accuracy 2"),
+        ({"confidence": 1.0}, "budget.confidence"),
     ],
 )
 def test_an_impossible_limit_is_refused_by_name(options: dict[str, Any], words: str) -> None:
@@ -110,7 +110,7 @@ def test_an_impossible_limit_is_refused_by_name(options: dict[str, Any], words: 
 
 
 def test_an_impossible_limit_on_memory_over_the_bare_runtime_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--budget\.peak-over-bare-mb 0"):
+    with pytest.raises(UserError, match=r"budget\.peak_over_bare_mb 0"):
         ImageBudget(peak_over_bare_mb=0)
 
 

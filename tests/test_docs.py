@@ -11,10 +11,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import hfcompress
 from hfcompress.runs.recipes import found_recipes
+from tests.language_models import write_llama
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -227,9 +230,35 @@ def test_the_readmes_python_runs(
 ) -> None:
     """It trains tiny models; what it prints last are the report's rows."""
     monkeypatch.chdir(tmp_path)
+    write_llama(tmp_path / "my-llm")
     (block,) = [block for page, block in python_blocks() if page == "README.md"]
     exec(compile(block, "README.md", "exec"), {})
-    assert "('int8', " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "int8" in printed
+    assert "'label': " in printed
+    assert (tmp_path / printed.splitlines()[-1] / "model.gguf").is_file()
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfcompress.recipes import tiny
+
+    monkeypatch.chdir(tmp_path)
+    tiny.write_dataset(tmp_path / "my-data")
+    data = hfcompress.run(
+        "legal_bert",
+        scale="smoke",
+        budget=hfcompress.Budget(disk_mb=1, drop={"accuracy": 0.5}),
+        run_dir="runs/teacher",
+    )
+    (teacher,) = data.folder.glob("teacher-????????????????")
+    (tmp_path / "my-model").symlink_to(teacher)
+    (block,) = [b for page, b in python_blocks() if page == "docs/guides/python.md" and "def exported(" in b]
+    space: dict[str, Any] = {"__name__": "guide"}
+    block = block.replace('{"dataset": "./my-data"}', '{"dataset": "./my-data", "max_length": 32}')
+    exec(compile(block.replace("Measure()", "Measure(sequence_length=32, runs=3)"), "python.md", "exec"), space)
+    assert [row["name"] for row in space["result"].models] == ["model", "onnx"]
+    assert space["result"].report["recipe"] == "exported"
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 
 READERS = ("calibrate", "genai")  # groups of options with `windows`
 GIVEN = "calibration_windows"  # of the task
@@ -18,7 +18,7 @@ def within_windows(options: dict[str, Any], given: Iterable[str]) -> dict[str, A
         given: names of the options on the command line (calibrate.windows).
 
     Raises:
-        UserError: more are given than the task has, which could have no effect.
+        OptionError: more are given than the task has, which could have no effect.
     """
     most = getattr(options.get("task"), GIVEN, None)
     if most is None:
@@ -30,9 +30,13 @@ def within_windows(options: dict[str, Any], given: Iterable[str]) -> dict[str, A
             continue
         option = f"--{group}.windows"
         if option[2:] in typed:
-            raise UserError(
-                f"{option} {windows}: --task.calibration-windows gives {most}, and more has no effect; raise that to "
-                f"{windows}, or give at most {most}"
+            raise OptionError(
+                f"{group}.windows",
+                "{task.calibration_windows} gives {most}, and more has no effect; raise that to {given}, or give at "
+                "most {most}",
+                windows,
+                most=most,
+                given=windows,
             )
         found[group] = replace(found[group], windows=most)
         print(f"hfcompress: {option}: {most}, all that --task.calibration-windows gives", file=sys.stderr)

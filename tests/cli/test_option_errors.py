@@ -43,7 +43,7 @@ REFUSED = {
     "QuantizeLinears": ("any_causal_lm", "--quantize-linears.group-size 7", "choose from "),
     "QuantizeTowers": None,  # it takes what its type allows
     "Rollout": ("ctr_embeddings", "--rollout.shadowed 0", ""),
-    "StaticInt8Images": ("iot_camera", "--static.calibration-examples 0", "must be at least 1"),
+    "StaticInt8Images": ("iot_camera", "--static.calibration-images 0", ""),
     "StructuredPrune": ("legal_bert_structured", "--structured.round-to 0", "must be at least 1"),
     "StructuredPruneImages": ("iot_camera", "--prune.epochs-between 0", "above 0"),
     "TrainClicks": ("ctr_embeddings", "--train.id-dropout 1", "from 0 to below 1"),

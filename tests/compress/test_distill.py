@@ -187,5 +187,5 @@ def test_a_linear_second_teacher_moves_the_student_towards_it(
 
 @pytest.mark.parametrize("options", [{"linear_weight": 1.5}, {"linear_weight": 0.5, "extra_text": Path("x.txt")}])
 def test_a_linear_weight_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"--distill\.linear-weight"):
+    with pytest.raises(UserError, match=r"linear_weight"):
         Distill(**options).predict(Shape(4, 64, 4, 128, vocab_size=175))

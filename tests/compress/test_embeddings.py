@@ -141,7 +141,7 @@ def test_a_smaller_vocabulary_keeps_the_most_frequent_pieces_and_says_what_it_co
     measured = trimmed(tmp_path, tiny_model, tiny_task, vocabulary_size=150)
     assert measured["pieces"] == 150
     assert 0 < measured["corpus_texts_cut_differently"] <= 1
-    with pytest.raises(UserError, match=r"--trim\.vocabulary-size 20"):
+    with pytest.raises(UserError, match=r"vocabulary_size 20"):
         trimmed(tmp_path, tiny_model, tiny_task, vocabulary_size=20)
 
 

@@ -146,11 +146,11 @@ def test_a_table_budget_is_kept_and_what_cannot_be_is_named(tiny_task: TextClass
     assert predicted_bytes(eight.with_(embedding_size=size + 1)) > 20_000 - 4 * 64
     with pytest.raises(UserError, match=r"give one of them"):
         FactorizeEmbeddings().predict(shape, task=tiny_task)
-    with pytest.raises(UserError, match=r"--factorize\.embedding-size 65"):
+    with pytest.raises(UserError, match=r"embedding_size 65"):
         FactorizeEmbeddings(embedding_size=65).predict(shape, task=tiny_task)
-    with pytest.raises(UserError, match=r"--factorize\.energy 2"):
+    with pytest.raises(UserError, match=r"energy 2"):
         FactorizeEmbeddings(energy=2).predict(shape, task=tiny_task)
-    with pytest.raises(UserError, match=r"--factorize\.table-mb 0\.001"):
+    with pytest.raises(UserError, match=r"table_mb 0\.001"):
         FactorizeEmbeddings(table_mb=0.001).predict(shape, task=tiny_task)
     with pytest.raises(UnknownShape):
         FactorizeEmbeddings(energy=0.9).predict(shape, task=tiny_task)

@@ -179,7 +179,7 @@ def test_tables_of_relative_positions_are_integers_too(
 
 
 def test_other_bits_are_refused(tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification) -> None:
-    with pytest.raises(UserError, match=r"--qat\.bits 4"):
+    with pytest.raises(UserError, match=r"bits 4"):
         made(QAT(**QUICK, bits=4), tmp_path / "four", model=tiny_teacher, teacher=tiny_teacher, task=tiny_task)
 
 

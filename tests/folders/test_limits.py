@@ -77,7 +77,7 @@ def test_a_disk_that_holds_not_even_the_fewest_bits_is_refused_by_the_plan_and_b
     model, calibration = wide
     shape = LanguageShape.read(model)
     limits: dict[str, Any] = {"ram_gb": None, "context": 64, "kv_bits": 8}
-    with pytest.raises(UserError, match=r"--budget\.disk-mb 0\.05: .* take 0\.\d+ MB at the least \(2 bits\)"):
+    with pytest.raises(UserError, match=r"budget\.disk_mb 0\.05: .* take 0\.\d+ MB at the least \(2 bits\)"):
         Allot().predict(shape, calibration=None, disk_mb=0.05, **limits)
     with pytest.raises(UserError, match="take in the file"):
         made(Allot(), tmp_path / "allotment", model=model, calibration=calibration, disk_mb=0.05)
@@ -106,7 +106,7 @@ def test_a_matrix_in_the_file_by_hand() -> None:
 def test_the_linear_layers_of_any_model_are_held_against_the_disk_before_they_are_rounded(
     wide: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"--budget\.disk-mb 0\.2: 4 bits make .* MB are no linear layers"):
+    with pytest.raises(UserError, match=r"budget\.disk_mb 0\.2: 4 bits make .* MB are no linear layers"):
         made(QuantizeLinears(), tmp_path / "out", model=wide[0], disk_mb=0.2)
     assert not list((tmp_path / "out").glob("*.safetensors"))
     made(QuantizeLinears(), tmp_path / "holds", model=wide[0], disk_mb=5)

@@ -284,7 +284,7 @@ def test_a_run_is_refused_for_a_size_that_is_sure(mobilenet: Path) -> None:
         int8, reference=int8, candidate=int8, budget=Budget(disk_mb=0.1), task=None, measure=image_recipe.MEASURE
     )
     assert plan.verdicts[0]["ok"] is False
-    with pytest.raises(UserError, match=r"--budget\.disk-mb 0\.1: int8 would take 0\.6\d* MB"):
+    with pytest.raises(UserError, match=r"budget\.disk_mb 0\.1: int8 would take 0\.6\d* MB"):
         refuse_impossible(plan.verdicts, plan.advice)
 
 

@@ -44,7 +44,7 @@ def test_the_prediction_is_the_tables_sum() -> None:
 
 
 def test_memory_that_not_even_the_fewest_bits_fit_is_refused_and_never_planned_as_negative_bytes() -> None:
-    with pytest.raises(UserError, match=r"--budget\.ram-gb 0\.1: .* leaves 0\.00 MB"):
+    with pytest.raises(UserError, match=r"budget\.ram_gb 0\.1: .* leaves 0\.00 MB"):
         Allot().predict(summarize_7b.MISTRAL_7B, calibration=None, ram_gb=0.1, context=512, kv_bits=8)
 
 

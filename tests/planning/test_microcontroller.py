@@ -244,7 +244,7 @@ def test_nothing_that_fits_is_said_in_one_line(network, monkeypatch: pytest.Monk
     microcontroller.add_to_plan(plan, "int8", network.config.to_dict(), 32, ImageBudget(sram_kb=1))
     assert not plan.ok
     assert plan.advice[-1].endswith("fits 1 KB of SRAM: raise the limit.")
-    with pytest.raises(UserError, match=r"--budget\.sram-kb -1"):
+    with pytest.raises(UserError, match=r"budget\.sram_kb -1"):
         ImageBudget(sram_kb=-1)
     with pytest.raises(UserError, match="a bert cannot be planned"):
         mobilenet_graph({"model_type": "bert"}, 32)

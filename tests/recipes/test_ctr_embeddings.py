@@ -229,7 +229,7 @@ def test_every_point_of_the_small_scales_curve_can_be_made(capsys: pytest.Captur
 def test_options_that_are_wrong_are_named() -> None:
     with pytest.raises(UserError, match=r"--curve mixed-9-10"):
         point_of("mixed-9-10")
-    with pytest.raises(UserError, match=r"--train\.unknown drop"):
+    with pytest.raises(UserError, match=r"unknown drop"):
         TrainClicks(unknown="drop")
     with pytest.raises(UserError, match=r"--tolerance"):
         Rollout(tolerance="much")

@@ -70,5 +70,5 @@ def test_a_window_alone_is_read_by_halves() -> None:
     assert CausalLM(window=96).step == 48
     assert CausalLM().step == 256
     assert CausalLM(window=96, stride=96).step == 96
-    with pytest.raises(UserError, match=r"^--task\.stride 97: from 1 to --task\.window \(96\)"):
+    with pytest.raises(UserError, match=r"^stride 97: from 1 to window \(96\)"):
         CausalLM(window=96, stride=97)
