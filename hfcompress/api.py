@@ -14,17 +14,27 @@ if TYPE_CHECKING:
     from hfcompress.hub.verify import Claim
     from hfcompress.planning.plan import Plan
     from hfcompress.runs.delivery import Delivered
+    from hfcompress.runs.recipes import FoundRecipe
     from hfcompress.runs.result import Checked, Result
 
-Recipe = str | Callable[..., dict[str, Any]]
+Recipe = str | Path | Callable[..., dict[str, Any]]
 """A recipe by its name, by the path of its .py file, or its function."""
 
 
-def plan(recipe: Recipe, *, scale: str | None = None, device: str = "here", **options: Any) -> "Plan":
-    """Predict size, memory and latency of every model of a recipe, without weights or network.
+def plan(
+    recipe: Recipe,
+    *,
+    data: str | Path | None = None,
+    scale: str | None = None,
+    device: str = "here",
+    **options: Any,
+) -> "Plan":
+    """Predict size, memory and latency of every model of a recipe, without training.
 
     Args:
-        recipe: its name, the path of its .py file (which is executed), or the function.
+        recipe: its name, the path of its .py file (which is executed), the function, or a model: a folder or Hub id
+            with a slash, for which the recipe is chosen by its architecture.
+        data: the data set of the recipe's task: a folder, a file or a Hub id.
         scale: one of the recipe's scales [small, or its first].
         device: for a causal LM: a phone or board by name; here: this machine.
         options: the recipe's, by the names of its parameters; of a group of options also a dict of those that are
@@ -36,18 +46,40 @@ def plan(recipe: Recipe, *, scale: str | None = None, device: str = "here", **op
         UserError: an option is refused, or the size of a model is not known without the network.
     """
     from hfcompress.runs import prepare
-    from hfcompress.runs.recipes import find_recipe
 
-    found = find_recipe(recipe)
+    found, options = chosen(recipe, data, options)
     with prepare.scale_of(found, scale or found.default_scale, None) as (of_scale, _):
         return prepare.planned(found.recipe, prepare.resolved(found, of_scale, options), device)
 
 
-def run(recipe: Recipe, *, scale: str | None = None, run_dir: str | Path | None = None, **options: Any) -> "Result":
+def chosen(recipe: Recipe, data: str | Path | None, options: dict[str, Any]) -> "tuple[FoundRecipe, dict[str, Any]]":
+    """Return what `plan` and `run` are asked for: a recipe, and its options with the model and the data in them."""
+    from hfcompress.runs.of_model import names_a_model, recipe_of_model, with_data
+    from hfcompress.runs.recipes import find_recipe
+
+    if names_a_model(recipe):
+        found, taken = recipe_of_model(str(recipe))
+        if twice := [name for name in taken if name in options]:
+            raise OptionError(f".{twice[0]}", "the model is given as the first argument; leave this out")
+        options = taken | options
+    else:
+        found = find_recipe(recipe)
+    return found, with_data(found, options, data)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    data: str | Path | None = None,
+    scale: str | None = None,
+    run_dir: str | Path | None = None,
+    **options: Any,
+) -> "Result":
     """Run a recipe: make its models, measure them, and hold them against the budget. What is done before is kept.
 
     Args:
-        recipe: its name, the path of its .py file (which is executed), or the function.
+        recipe: see `plan`.
+        data: the data set of the recipe's task: a folder, a file or a Hub id.
         scale: one of the recipe's scales, or smoke: the whole recipe on tiny models [small, or its first].
         run_dir: where the run lies [runs/RECIPE-SCALE].
         options: see `plan`.
@@ -58,10 +90,9 @@ def run(recipe: Recipe, *, scale: str | None = None, run_dir: str | Path | None 
         UserError: an option is refused, the plan is sure that the budget cannot hold, or a stage cannot go on.
     """
     from hfcompress.runs import prepare
-    from hfcompress.runs.recipes import find_recipe
     from hfcompress.runs.result import Result
 
-    found = find_recipe(recipe)
+    found, options = chosen(recipe, data, options)
     scale = scale or found.default_scale
     folder = prepare.run_folder(run_dir, found.name, scale)
     with prepare.scale_of(found, scale, folder) as (of_scale, held):

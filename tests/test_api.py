@@ -14,6 +14,7 @@ from hfcompress.cli import dispatch
 from hfcompress.evaluation.measure import Measure
 from hfcompress.formats.onnx import ExportOnnx
 from hfcompress.recipes import legal_bert
+from hfcompress.runs.of_model import recipe_of_model
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.finetune import Finetune
 from tests.language_models import write_llama, write_task
@@ -42,7 +43,7 @@ def result(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task
 def test_every_verb_of_the_api_is_exported_and_documented() -> None:
     functions = {
         name for name, value in vars(api).items() if inspect.isfunction(value) and value.__module__ == api.__name__
-    }
+    } - {"chosen"}  # what `plan` and `run` share
     assert functions == set(hfc.MODULES["hfcompress.api"])
     for name in functions:
         function = getattr(hfc, name)
@@ -131,6 +132,43 @@ def test_a_plan_prints_as_the_command_line_does(capsys: pytest.CaptureFixture[st
         == 0
     )
     assert capsys.readouterr().out.splitlines()[1:3] == str(plan).splitlines()[1:3]
+
+
+def test_the_recipe_follows_from_a_model_in_hand(tiny_model: Path, tiny_task: TextClassification) -> None:
+    options = {"budget": hfc.Budget(disk_mb=1), "measure": {"sequence_length": 32}, "task": {"max_length": 32}}
+    sizes = {"distill": {"num_hidden_layers": 2}, "prune": {"num_attention_heads": 2, "intermediate_size": 64}}
+    plan = hfc.plan(tiny_model, data=tiny_task.dataset, **options, **sizes)
+    assert plan.rows[0]["name"] == "teacher"
+    assert plan.rows[-1]["name"] == "int8"
+    with pytest.raises(hfc.OptionError, match=r"^data .*: task\.dataset is given, too; give one of them$"):
+        hfc.plan(str(tiny_model), data="a", task={"dataset": "b"})
+    with pytest.raises(hfc.OptionError, match=r"^teacher: the model is given as the first argument"):
+        hfc.plan(str(tiny_model), teacher="other")
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe", "option"),
+    [
+        ({"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}, "legal_bert", "teacher"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "legal_bert", "base"),
+        ({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": 5}, "summarize_7b", "base"),
+        (
+            {"model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "vocab_size": 5},
+            "any_causal_lm",
+            "base",
+        ),
+        ({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}, "resnet_prune", "base"),
+        ({"model_type": "t5", "architectures": ["T5Model"], "vocab_size": 5}, "", ""),
+    ],
+)
+def test_each_kind_of_model_has_its_recipe(config: dict[str, Any], recipe: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if not recipe:
+        with pytest.raises(hfc.UserError, match="a t5 has no recipe"):
+            recipe_of_model(str(tmp_path))
+        return
+    found, taken = recipe_of_model(str(tmp_path))
+    assert (found.name, taken[option]) == (recipe, str(tmp_path))
 
 
 REFUSED = [

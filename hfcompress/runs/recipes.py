@@ -94,7 +94,7 @@ def name_of(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value
 
 
-def find_recipe(source: str | Callable[..., Any]) -> FoundRecipe:
+def find_recipe(source: str | Path | Callable[..., Any]) -> FoundRecipe:
     """Return a recipe by its name, the path of its file, or its function.
 
     A file is executed: it is code that the user has chosen to run.
@@ -104,7 +104,7 @@ def find_recipe(source: str | Callable[..., Any]) -> FoundRecipe:
     """
     if callable(source):
         return of_function(source)
-    return from_file(Path(source)) if is_path(source) else load_recipe(source)
+    return from_file(Path(source)) if is_path(str(source)) else load_recipe(str(source))
 
 
 def is_path(source: str) -> bool:
