@@ -88,4 +88,4 @@ def checked(run: Path) -> Checked:
     claimed = read_json(inside(run, "report.json"), "models", "verdicts")
     found = proven(run)
     intact_models(run, found)
-    return Checked(run, found, disagreement(run, claimed, found))
+    return Checked(run, dict(found), disagreement(run, claimed, found))

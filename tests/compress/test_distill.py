@@ -145,10 +145,10 @@ def test_extra_text_is_taught_by_the_teacher_alone(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_hidden_layers": 5}, ["--distill.num-hidden-layers 5", "1 to 4"]),
-        ({"hidden_size": 40}, ["--distill.hidden-size 40", "32"]),
-        ({"intermediate_size": 129}, ["--distill.intermediate-size 129", "1 to 128"]),
-        ({"relation_weight": 1.0, "relation_heads": 12}, ["--distill.relation-heads 12", "1, 2, 4, 8, 16, 32, 64"]),
+        ({"num_hidden_layers": 5}, ["num_hidden_layers 5", "1 to 4"]),
+        ({"hidden_size": 40}, ["hidden_size 40", "32"]),
+        ({"intermediate_size": 129}, ["intermediate_size 129", "1 to 128"]),
+        ({"relation_weight": 1.0, "relation_heads": 12}, ["relation_heads 12", "1, 2, 4, 8, 16, 32, 64"]),
         ({"relation_weight": 1.0, "relation_heads": 64, "num_attention_heads": 3}, ["64 and 48", "1, 2, 4, 8, 16"]),
         ({"temperature": 0.0}, ["temperature 0"]),
         ({"logits_weight": 0.0}, ["not all of them 0"]),

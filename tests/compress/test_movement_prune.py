@@ -166,8 +166,8 @@ def test_a_teacher_of_another_task_is_refused(tmp_path: Path, tiny_model: Path, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_attention_heads": 5}, ["--prune.num-attention-heads 5", "1 to 4"]),
-        ({"intermediate_size": 256}, ["--prune.intermediate-size 256", "1 to 128"]),
+        ({"num_attention_heads": 5}, ["num_attention_heads 5", "1 to 4"]),
+        ({"intermediate_size": 256}, ["intermediate_size 256", "1 to 128"]),
         ({"warm_up": 0.6, "cool_down": 0.4}, ["warm_up 0.6", "together below 1"]),
         ({"warm_up": -0.1}, ["warm_up -0.1"]),
         ({"temperature": 0.0}, ["temperature 0"]),

@@ -143,7 +143,7 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path, task: CausalLM, alg
 
 def test_a_limit_below_one_layer_is_refused_before_anything_is_written(tmp_path: Path, task: CausalLM) -> None:
     model = write_llama(tmp_path / "model")
-    with pytest.raises(UserError, match=r"max-memory-gb 0\.1"):
+    with pytest.raises(UserError, match=r"max_memory_gb 0\.1"):
         made(WeightOnly("gptq", max_memory_gb=0.1), tmp_path / "out", model=model, task=task)
     assert not list((tmp_path / "out").glob("*.safetensors"))
 

@@ -124,5 +124,5 @@ def test_the_same_seed_gives_the_same_bounds(
 
 @pytest.mark.parametrize("option", ["batch", "sequence_length", "threads", "runs", "resamples"])
 def test_an_impossible_option_is_refused_by_name(option: str) -> None:
-    with pytest.raises(UserError, match=rf"--\*\.{option.replace('_', '-')} 0"):
+    with pytest.raises(UserError, match=rf"{option} 0"):
         Measure(**{option: 0})

@@ -70,7 +70,7 @@ def test_what_a_distilbert_cannot_is_said_before_anything_is_trained(
 ) -> None:
     base = write_distilbert(tmp_path / "distilbert", Path(tiny_task.dataset))
     shape = Shape.from_config(json.loads((base / "config.json").read_text(encoding="utf-8")), 3)
-    with pytest.raises(UserError, match=r"^--\*\.heads: heads of a distilbert .*--\*\.no-heads$"):
+    with pytest.raises(UserError, match=r"^heads: heads of a distilbert .*heads False$"):
         StructuredPrune(keep_flops=0.8).predict(shape)
     assert StructuredPrune(keep_flops=0.8, heads=False).predict(shape).intermediate_size < shape.intermediate_size
     with pytest.raises(UserError, match=r"^a distilbert: embeddings are factorized for BERT alone"):

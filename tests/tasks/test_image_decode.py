@@ -205,7 +205,7 @@ def test_a_training_set_of_one_image_is_refused() -> None:
 
 def test_batches_of_one_image_are_refused_where_batch_norms_are_trained() -> None:
     network: Any = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
-    with pytest.raises(UserError, match=r"--\*\.per-device-train-batch-size 1"):
+    with pytest.raises(UserError, match=r"per_device_train_batch_size 1"):
         require_pairs(network, Train(per_device_train_batch_size=1))
     require_pairs(network, Train(per_device_train_batch_size=2))
     require_pairs(network[:1], Train(per_device_train_batch_size=1))

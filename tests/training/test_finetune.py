@@ -63,7 +63,7 @@ def test_the_shipped_teacher_is_what_the_recipes_own_stage_made() -> None:
 
 @pytest.mark.parametrize("options", [{"mask_probability": 1.0}, {"mask_probability": -0.1}, {"group_balance": -1.0}])
 def test_impossible_options_are_refused_before_anything_runs(options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=r"mask-probability|group-balance"):
+    with pytest.raises(UserError, match=r"mask_probability|group_balance"):
         Finetune(**options)  # type: ignore[arg-type]
 
 
