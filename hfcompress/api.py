@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hfcompress.runs.delivery import Delivered
     from hfcompress.runs.recipes import FoundRecipe
     from hfcompress.runs.result import Checked, Result
+    from hfcompress.tasks.text_generation import CausalLM
 
 Recipe = str | Path | Callable[..., dict[str, Any]]
 """A recipe by its name, by the path of its .py file, or its function."""
@@ -107,7 +108,7 @@ def quantize(
     format: Literal["transformers", "onnx", "gguf"] = "transformers",
     algorithm: Literal["rtn", "hqq", "gptq", "awq", "autoround"] | None = None,
     group_size: int | None = None,
-    data: str | Path | None = None,
+    data: "str | Path | CausalLM | None" = None,
     run_dir: str | Path | None = None,
 ) -> Path:
     """Quantize the weights of a causal LM, and write them in a format that stock tools load. Nothing is measured.
@@ -118,7 +119,8 @@ def quantize(
         format: transformers (compressed-tensors), onnx (onnxruntime-genai) or gguf (llama.cpp).
         algorithm: gptq, awq and autoround read the data [gptq where data is given, else hqq].
         group_size: columns that share a scale; 0 is the whole row [128; 32 in gguf].
-        data: texts for calibration, and for a check of the result: a folder, a file or a Hub id [licence texts].
+        data: texts for calibration, and for a check of the result: a folder, a file, a Hub id, or a `CausalLM`, which
+            says the length and the number of windows, too [licence texts].
         run_dir: where the folders of the stages lie [runs/quantize-NAME].
 
     Returns: the folder of the quantized model.

@@ -212,14 +212,13 @@ def test_a_causal_lm_is_quantized_into_a_folder_that_transformers_loads(
     from transformers import AutoModelForCausalLM
 
     model, task = write_llama(tmp_path / "my-llm"), write_task(tmp_path / "texts")
-    small = hfc.quantize(model, bits=4, algorithm="rtn", group_size=32, data=task.dataset, run_dir=tmp_path / "run")
+    small = hfc.quantize(model, bits=4, algorithm="rtn", group_size=32, data=task, run_dir=tmp_path / "run")
     assert small.parent == tmp_path / "run"
     assert capsys.readouterr().out == ""
     loaded = AutoModelForCausalLM.from_pretrained(small)
     assert loaded.config.quantization_config
     assert (
-        hfc.quantize(model, bits=4, algorithm="rtn", group_size=32, data=task.dataset, run_dir=tmp_path / "run")
-        == small
+        hfc.quantize(model, bits=4, algorithm="rtn", group_size=32, data=task, run_dir=tmp_path / "run") == small
     )  # kept
     for options, said in (
         ({"bits": 5}, "bits 5: choose from 2 3 4 8"),

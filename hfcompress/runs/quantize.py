@@ -12,6 +12,7 @@ from hfcompress.planning.plan import Plan
 from hfcompress.runs.prepare import run_folder
 from hfcompress.runs.run import Run
 from hfcompress.stage import Stage
+from hfcompress.tasks.licence_review import EMBEDDED
 from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.adopt_language import AdoptLanguage
 
@@ -25,7 +26,7 @@ def quantize(
     format: str,
     algorithm: Any,
     group_size: int | None,
-    data: str | Path | None,
+    data: str | Path | CausalLM | None,
     run_dir: str | Path | None,
 ) -> Path:
     """Quantize a causal LM; see `hfcompress.quantize`. The stages are planned first, so that refusals come early."""
@@ -34,7 +35,7 @@ def quantize(
     if group_size is None:
         group_size = GGUF_GROUP_SIZE if format == "gguf" else GROUP_SIZE
     stage = WeightOnly(algorithm=algorithm or ("hqq" if data is None else "gptq"), bits=bits, group_size=group_size)
-    task = CausalLM() if data is None else CausalLM(dataset=str(data))
+    task = data if isinstance(data, CausalLM) else CausalLM(dataset=EMBEDDED if data is None else str(data))
     writer: Stage = {"transformers": ExportTransformers, "onnx": ExportGenai, "gguf": ExportGguf}[format]()
     given = {} if format == "gguf" else {"task": task}
 
@@ -45,7 +46,12 @@ def quantize(
 
     name = Path(model.partition("@")[0]).name or "model"
     folder = run_folder(run_dir, "quantize", name)
-    steps(Plan(fetches=True))
+    try:
+        steps(Plan(fetches=True))
+    except OptionError as error:
+        if error.field == ".base":  # what a recipe calls the model
+            error.field = ".model"
+        raise
     run = Run(folder, "quantize", name)
     try:
         return Path(steps(run).path)

@@ -153,9 +153,14 @@ class CausalLM(Task):
         stream = joined(tokenizer, self.data.texts["train"])
         windows = len(stream) // self.window
         if windows < self.calibration_windows:
-            raise UserError(
-                f"--task.calibration-windows {self.calibration_windows}: train has {len(stream):,} tokens: "
-                f"{windows} windows of {self.window}; give more text, or fewer or shorter windows"
+            reason = "train has {tokens:,} tokens: {n} windows of {size}; give more text, or fewer or shorter windows"
+            raise OptionError(
+                "task.calibration_windows",
+                reason,
+                self.calibration_windows,
+                tokens=len(stream),
+                n=windows,
+                size=self.window,
             )
         chosen = np.linspace(0, windows - 1, self.calibration_windows).round().astype(int)
         return stream[: windows * self.window].reshape(windows, self.window)[chosen]
@@ -168,7 +173,8 @@ class CausalLM(Task):
         """
         stream = joined(tokenizer, self.data.texts[split])
         if len(stream) < self.window:
-            raise UserError(f"--task.window {self.window}: the {split} split has {len(stream):,} tokens; give no more")
+            reason = "the {split} split has {tokens:,} tokens; give no more"
+            raise OptionError("task.window", reason, self.window, split=split, tokens=len(stream))
         return stream[: len(stream) // self.window * self.window].reshape(-1, self.window)
 
     def test_windows(self, tokenizer: "PreTrainedTokenizerBase") -> list[Window]:

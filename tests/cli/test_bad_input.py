@@ -253,7 +253,7 @@ def test_heads_that_do_not_divide_are_refused_by_the_plan(heads: list[Any]) -> N
 
 def test_texts_that_do_not_fill_a_window_are_refused(tmp_path: Path) -> None:
     task, folder = write_task(tmp_path / "data"), write_llama(tmp_path / "model")
-    with pytest.raises(UserError, match=r"--task\.window 1000000: the train split has"):
+    with pytest.raises(UserError, match=r"task\.window 1000000: the train split has"):
         replace(task, window=1_000_000).blocks(load_tokenizer(folder), "train")
 
 

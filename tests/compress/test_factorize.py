@@ -189,7 +189,7 @@ def test_word_embeddings_as_a_tensor_train(tmp_path: Path, tiny_teacher: Path, t
     made(qat, tmp_path / "int8", model=tmp_path / "tt", teacher=tmp_path / "tt", task=tiny_task)
     wanted = logits(tmp_path / "tt", tiny_task)
     assert (logits(tmp_path / "int8", tiny_task).argmax(1) == wanted.argmax(1)).mean() >= 0.9
-    with pytest.raises(UserError, match=r"tt-rank 24: .*the table"):
+    with pytest.raises(UserError, match=r"tt_rank 24: .*the table"):
         made(Factorize(energy=0.9, tt_rank=24, **UNTRAINED), tmp_path / "no", model=tiny_teacher, task=tiny_task)
 
 

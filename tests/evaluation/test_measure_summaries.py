@@ -58,7 +58,7 @@ def test_summaries_that_were_made_before_a_kill_are_kept(tmp_path: Path, task: S
 
 
 def test_options_out_of_range_are_refused() -> None:
-    with pytest.raises(UserError, match="max-new-tokens 0"):
+    with pytest.raises(UserError, match="max_new_tokens 0"):
         MeasureSummaries(max_new_tokens=0)
 
 

@@ -131,7 +131,7 @@ def test_wrong_columns_are_named(tmp_path: Path, options: dict[str, str], messag
 def test_a_part_of_sorted_folders_has_every_class_and_no_part_of_nothing(tmp_path: Path) -> None:
     data = ImageClassification(dataset=str(class_folders(tmp_path)), max_train_examples=12).data
     assert {split: len(set(data.label_ids(split))) for split in ("train", "test")} == {"train": 2, "test": 2}
-    with pytest.raises(UserError, match="max-train-examples 0"):
+    with pytest.raises(UserError, match="max_train_examples 0"):
         ImageClassification(max_train_examples=0)
 
 
