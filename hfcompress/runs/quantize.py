@@ -12,7 +12,7 @@ from hfcompress.planning.plan import Plan
 from hfcompress.runs.prepare import run_folder
 from hfcompress.runs.run import Run
 from hfcompress.stage import Stage
-from hfcompress.tasks.licence_review import EMBEDDED
+from hfcompress.tasks.splits import EMBEDDED
 from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.adopt_language import AdoptLanguage
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from hfcompress.cli.common import load_recipe
-from hfcompress.cli.running import defaults_of
 from hfcompress.engines import optimum
 from hfcompress.errors import UserError, has
 from hfcompress.formats.onnx import DynamicInt8, ExportOnnx, StaticInt8
 from hfcompress.runs.effects import Walk, walked
+from hfcompress.runs.prepare import defaults_of
+from hfcompress.runs.recipes import load_recipe
 from hfcompress.stage import content_key, library_version
 from hfcompress.tasks.text_classification import TextClassification
 
