@@ -122,6 +122,8 @@ def from_lock(file: Path, arguments: list[str]) -> int:
         raise UserError(f"{file}: {found.name} has no scale {scale}")
     folder = folder_of(arguments, found.name, scale)
     defaults, given = signature_defaults(found.recipe), set(option_names(arguments))
+    if scale == SMOKE and "--help" not in arguments:
+        quiet()  # the recipe makes its models first
     with scale_of(found, scale, None if "--help" in arguments else folder) as (of_scale, held):
         # What a recipe writes to begin with is the same as the lock's: it need not be given.
         defaults = defaults_of(found.recipe, options_from(locked, defaults | of_scale, arguments), given)
