@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from hfcompress.errors import Reason
 from hfcompress.training.trainer import Train, require_teaching, unused_by_teaching
 
 
@@ -17,7 +18,7 @@ class Taught(Train):
     hard_weight: float = 0.0
     """Of the data's labels in the loss."""
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
         return super().unused(inputs) | unused_by_teaching(self, inputs)
 
