@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from hfcompress.errors import Reason
 from hfcompress.tasks.splits import names_repository
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Task(Protocol):
         """Whether the data set's name is a Hub id."""
         return names_repository(self.dataset)
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """Return the options without effect on these inputs of a stage, and why: see `stage.unused_options`."""
         return {}
 
