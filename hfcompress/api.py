@@ -252,6 +252,9 @@ def export(
 def check(run: str | Path) -> "Checked":
     """Compute the verdicts of a run again from what its stages recorded, and compare its files with those measured.
 
+    Args:
+        run: the folder of a finished run.
+
     Returns: `ok`, `lines` (a sentence for every limit), `report`, `disagreement`; `print` gives the lines.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.engines.engine import Layer, Rounded, Tuning
-from hfcompress.errors import needs
+from hfcompress.errors import Reason, needs
 from hfcompress.ops.grid import Grid
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class AutoRound:
     libraries: tuple[str, ...] = ("auto-round",)
     algorithms: Mapping[str, tuple[str, ...]] = {"autoround": ("steps", "seed", "bf16")}
 
-    def refusal(self, algorithm: str, grid: Grid) -> str | None:
+    def refusal(self, algorithm: str, grid: Grid) -> Reason | None:
         return None
 
     def memory(self, algorithm: str, layer_bytes: float, moment_bytes: float, state_bytes: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from hfcompress.errors import CheckFailed
+from hfcompress.errors import CheckFailed, Reason
 from hfcompress.ops.grid import Grid
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Engine(Protocol):
     outside a temporary folder, and reaches no network. The same layer, inputs, options and versions give the same
     integers. The answer has the matrices of `Layer.grids` and no others, each on the grid that was asked for: integer
     codes and zero points, float16 scales, groups of neighbors in a row. An algorithm that fits none of its answers to
-    such a grid refuses in `refusal`, in a sentence that says what to give instead.
+    such a grid refuses in `refusal`, in a `Reason` that says what to give instead.
     """
 
     package: str
@@ -68,7 +68,7 @@ class Engine(Protocol):
     algorithms: Mapping[str, tuple[str, ...]]
     """Algorithm, by our name -> the options of the stage that it reads."""
 
-    def refusal(self, algorithm: str, grid: Grid) -> str | None:
+    def refusal(self, algorithm: str, grid: Grid) -> Reason | None:
         """Return why an algorithm cannot be had on a grid, and what to give instead; None where it can."""
         ...
 
@@ -100,7 +100,8 @@ def checked(engine: Engine, layer: Layer, algorithm: str, tuning: Tuning) -> Rou
     for name, quantized in answer.matrices.items():
         weight = layer.module.get_submodule(name).weight
         if fault := fault_of(quantized, tuple(weight.shape), layer.grids[name]):
-            raise CheckFailed(f"{engine.package} {algorithm}: {name} {fault}; give --weight-only.engine own")
+            wrong = f"{engine.package} {algorithm}: {name} {fault}"
+            raise CheckFailed(Reason("{wrong}; give {engine} own", wrong=wrong))
     return answer
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.engines.engine import Layer, Rounded, Tuning
-from hfcompress.errors import needs
+from hfcompress.errors import Reason, needs
 from hfcompress.ops.grid import Grid
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class NeuralCompressor:
         "awq": ("bf16",),
     }
 
-    def refusal(self, algorithm: str, grid: Grid) -> str | None:
+    def refusal(self, algorithm: str, grid: Grid) -> Reason | None:
         if algorithm == "hqq" and grid.symmetric:
-            return "its HQQ fits a zero point to each group: give --weight-only.no-symmetric or --allot.no-symmetric"
+            return Reason("its HQQ fits a zero point to each group: give {symmetric:no} or {allot.symmetric:no}")
         return None
 
     def memory(self, algorithm: str, layer_bytes: float, moment_bytes: float, state_bytes: float) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from hfcompress.errors import CheckFailed, UserError
+from hfcompress.errors import CheckFailed, Reason, UserError
 from hfcompress.formats import format_of
 
 LEAST_SHARE = 0.5
@@ -47,7 +47,7 @@ def require_stored(folder: Path, bits: int, advice: str) -> float:
     A GGUF block's scales count among its bits: those of a 4-bit type take up to 5.
 
     Args:
-        advice: what to do where it is less than half.
+        advice: what to do where it is less than half: the template of a Reason.
 
     Raises:
         CheckFailed: it is less than half.
@@ -63,7 +63,7 @@ def require_stored(folder: Path, bits: int, advice: str) -> float:
     if share >= LEAST_SHARE:
         return share
     largest = "{1} has {0:,} in {2}".format(*max(wide)) if wide else "it holds none"
+    found_few = f"{folder}: only {share:.1%} of the weights are stored in {bits} bits ({largest})"
     raise CheckFailed(
-        f"{folder}: only {share:.1%} of the weights are stored in {bits} bits ({largest}); that is no {bits}-bit "
-        f"model: {advice}"
+        Reason("{few}; that is no {bits_}-bit model: {advice}", few=found_few, bits_=bits, advice=Reason(advice))
     )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from hfcompress.errors import UserError, require, require_numbers
+from hfcompress.errors import OptionError, Reason, UserError, require, require_numbers
 from hfcompress.formats.onnx_image_stages import batches, calibration_rows
 from hfcompress.formats.runtimes.litert_network import LiteRTNetwork, find_python
 from hfcompress.stage import TENSORS
@@ -39,11 +39,13 @@ class ExportLiteRT:
         require_numbers(self)
         require(self, 1, "calibration_images")
         if self.bits not in (8, 32):
-            raise UserError(f"--*.bits {self.bits}: 32 or 8")
+            raise OptionError("bits", "32 or 8", self.bits)
 
-    def unused(self, inputs: dict[str, Any]) -> dict[str, str]:
+    def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
-        return {} if self.bits == 8 else dict.fromkeys(("calibration_images", "seed"), f"with --*.bits {self.bits}")
+        if self.bits == 8:
+            return {}
+        return dict.fromkeys(("calibration_images", "seed"), Reason("with {bits} {given}", given=self.bits))
 
     def __call__(self, out: Path, *, model: Path, task: ImageClassification) -> dict[str, Any]:
         """Write the file, and hold its logits against torch's on validation images.

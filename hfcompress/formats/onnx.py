@@ -136,7 +136,7 @@ def keep_int8(model: Path, scratch: Path, out: Path) -> None:
     take_graph(scratch, out)
     store_file_unsigned(out / "model.onnx")
     require_exact(out / "model.onnx")
-    require_stored(out, 8, "onnxruntime's quantizer knows no weight of it; give another --base")
+    require_stored(out, 8, "onnxruntime's quantizer knows no weight of it; give another {.base}")
     copy_companions(model, out)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.errors import CheckFailed, UserError, require_numbers
+from hfcompress.errors import CheckFailed, OptionError, Reason, require, require_numbers
 from hfcompress.formats.bits_claimed import require_stored
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.image_classification import ImageClassification
@@ -41,7 +41,7 @@ class ExportImages:
         distance = require_parity(network, out / "model.onnx", pixels)
         copy_companions(model, out)
         if any(node.op_type == "BatchNormalization" for node in onnx.load(str(out / "model.onnx")).graph.node):
-            raise CheckFailed("a batch norm was not folded into its convolution; give another --base")
+            raise CheckFailed(Reason("a batch norm was not folded into its convolution; give another {.base}"))
         return {"largest_logit_difference": distance}
 
     def predict(self, model: Any, *, task: ImageClassification) -> Any:
@@ -68,8 +68,7 @@ class StaticInt8Images:
 
     def __post_init__(self) -> None:
         require_numbers(self)
-        if self.calibration_images < 1:
-            raise UserError(f"--static.calibration-images {self.calibration_images}: must be at least 1")
+        require(self, 1, "calibration_images")
 
     def __call__(self, out: Path, *, model: Path, task: ImageClassification) -> dict[str, Any]:
         import onnx
@@ -91,7 +90,7 @@ class StaticInt8Images:
         require_int8_weights(found)
         onnx.save(found, str(out / "model.onnx"))
         require_exact(out / "model.onnx")
-        require_stored(out, 8, "onnxruntime's quantizer knows too few weights of it; give another --base")
+        require_stored(out, 8, "onnxruntime's quantizer knows too few weights of it; give another {.base}")
         copy_companions(model, out)
         return {
             "kernels": require_integer_kernels(out / "model.onnx"),
@@ -107,7 +106,7 @@ def calibration_rows(labels: list[int], count: int, seed: int) -> list[int]:
     """So many rows, a class in turn, each class in random order: a rare class is seen as often as a common one.
 
     Raises:
-        UserError: they are of one class only, whose images do not show what the others' ranges are.
+        OptionError: they are of one class only, whose images do not show what the others' ranges are.
     """
     import numpy as np
 
@@ -119,10 +118,11 @@ def calibration_rows(labels: list[int], count: int, seed: int) -> list[int]:
         ranked.append((turns[labels[row]], row))
     rows = [row for _, row in sorted(ranked, key=lambda entry: entry[0])][:count]
     if len({labels[row] for row in rows}) < 2:
-        raise UserError(
-            f"--static.calibration-images {count}: these images are of one class only, and the ranges of the others "
-            f"are not seen in them; give {len(turns)} or more (the training images have {len(turns)} classes)"
+        reason = (
+            "these images are of one class only, and the ranges of the others are not seen in them; give {classes} or "
+            "more (the training images have {classes} classes)"
         )
+        raise OptionError("calibration_images", reason, count, classes=len(turns))
     return rows
 
 
@@ -150,12 +150,11 @@ def require_int8_weights(model: "ModelProto") -> None:
             dequantize = producers.get(node.input[1])
             stored = tensors.get(dequantize.input[0]) if dequantize is not None else None
             if stored is None or stored.data_type not in (TensorProto.INT8, TensorProto.UINT8):
-                raise CheckFailed(
-                    f"the weight of {node.name} is not stored as int8; "
-                    "give another --static.calibration, or another --base"
+                reason = (
+                    "the weight of {node} is not stored as int8; give another {static.calibration}, or another {.base}"
                 )
+                raise CheckFailed(Reason(reason, node=node.name))
     floats = [t.name for t in tensors.values() if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]
     if floats:
-        raise CheckFailed(
-            f"the file claims int8 and holds {len(floats)} weights in float, such as {floats[0]}; give another --base"
-        )
+        reason = "the file claims int8 and holds {count} weights in float, such as {first}; give another {.base}"
+        raise CheckFailed(Reason(reason, count=len(floats), first=floats[0]))

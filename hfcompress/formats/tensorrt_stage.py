@@ -57,7 +57,7 @@ class ExportTensorRT:
         copy_companions(model, out)
         command = trtexec(found, "model.onnx", {"pixel_values": (1, 3, *image_size(model))})
         write_json(out / "tensorrt.json", {"trtexec": command, "rules": [rule.name for rule in RULES]})
-        require_stored(out, 8, "onnxruntime's quantizer knows too few weights of it; give another --base")
+        require_stored(out, 8, "onnxruntime's quantizer knows too few weights of it; give another {.base}")
         return {"trtexec": command, "rules": len(RULES), "calibration_images": len(rows)}
 
     def predict(self, model: Any, *, task: ImageClassification) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from hfcompress.architectures import ENCODERS
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.folders import fetch
 from hfcompress.folders.files import PART, flush
 from hfcompress.folders.guard import read_config
@@ -52,12 +52,12 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
         UserError: nothing that can be exported so; the folder is there already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there already and not empty; give another folder")
+        raise OptionError(".out", "is there already and not empty; give another folder", out)
     source = delivered_model(name)
     if inside_of := holding(out, source):
-        raise UserError(f"--out {out}: lies in {inside_of}, the folder of a model; give one outside of it")
+        raise OptionError(".out", "lies in {place}, the folder of a model; give one outside of it", out, place=inside_of)
     if images is not None and not is_image_model(source):
-        raise UserError(f"--images: {source.name} reads texts; leave it out")
+        raise OptionError(".images", "{name} reads texts; leave it out", name=source.name)
     if (found := format_of(source)).word not in ("onnx", "transformers", "surgery"):
         raise UserError(f"{source} is {found.word}: its run has written the formats that such a model has")
     # What is half written, also by a process that was killed, must not be taken for an export.
@@ -183,7 +183,9 @@ def export_litert(source: Path, out: Path, bits: int, images: Images | None, pyt
         )
     find_python(python)
     if images is None:
-        raise UserError("--images FOLDER: LiteRT's answers are compared with torch's on images; give a few hundred")
+        raise OptionError(
+            ".images", "LiteRT's answers are compared with torch's on images; give a folder of some hundred"
+        )
     pixel_values = images(weights, COMPARED)
     calibration = spread(pixel_values, CALIBRATION) if bits == 8 else None
     found = to_litert(load_classifier(weights), out, pixel_values, calibration, python)
@@ -211,18 +213,20 @@ def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]
     model = read_model(file) if file.is_file() else None
     if is_image_model(source) and (model is None or not keeps_rules(model)):
         if model is not None and is_quantized(model):
-            reason = next(tensorrt_rules.violations(model))
-            lines.append(f"quantized anew, symmetrically, from its torch weights, since {reason}")
+            broken = next(tensorrt_rules.violations(model))
+            lines.append(f"quantized anew, symmetrically, from its torch weights, since {broken}")
         model = requantized(source, model, out, images)
     elif model is None:
-        raise UserError(f"{source} has no int8 graph; run its recipe with --qat.target tensorrt and export that run")
+        reason = "{source} has no int8 graph; run its recipe with {qat.target} tensorrt and export that run"
+        raise UserError(Reason(reason, source=source))
     else:
         tensorrt_onnx.dequantize_embeddings_whole(model)
         if is_quantized(model) and not tensorrt_rules.is_symmetric(model):
-            raise UserError(
-                f"{source.name}: its activations are uint8 with zero points, and TensorRT takes int8 around 0 alone; "
-                "run the recipe with --qat.target tensorrt"
+            reason = (
+                "{source}: its activations are uint8 with zero points, and TensorRT takes int8 around 0 alone; "
+                "run the recipe with {qat.target} tensorrt"
             )
+            raise UserError(Reason(reason, source=source.name))
     tensorrt_rules.require(model, f"{source.name}/model.onnx")
     onnx.save(model, str(out / "model.onnx"))
     command = tensorrt_rules.trtexec(model, "model.onnx", shapes_of(source, model))
@@ -235,7 +239,7 @@ def requantized(source: Path, model: Any, out: Path, images: Images | None) -> A
     from hfcompress.formats.tensorrt import quantize_for_tensorrt
 
     if images is None:
-        raise UserError("--images FOLDER: the ranges of int8 activations are found on images; give a few dozen")
+        raise OptionError(".images", "the ranges of int8 activations are found on images; give a folder of some dozen")
     weights = source
     if model is None or is_quantized(model):
         weights = torch_model(source)
@@ -304,12 +308,12 @@ def read_images(place: Path) -> Images:
 
         rows = stored_images(place)
         if not rows:
-            raise UserError(f"--images {place}: there are no images; give a folder of them, or a parquet file")
+            raise OptionError(".images", "there are no images; give a folder of them, or a parquet file", place)
         try:
             chosen = (decode(rows[i]) for i in evenly(len(rows), most))
             return np.asarray(pixel_values(load_image_processor(model), chosen))
         except ValueError as error:
-            raise UserError(f"--images {place}: an image cannot be decoded ({error})") from None
+            raise OptionError(".images", "an image cannot be decoded ({why})", place, why=str(error)) from None
 
     return read
 
@@ -321,9 +325,9 @@ def stored_images(place: Path) -> list[dict[str, Any]]:
     if place.is_dir():
         return [{"bytes": None, "path": str(file)} for file in walked(place) if is_image(file)]
     if place.suffix != ".parquet" or not place.is_file():
-        raise UserError(f"--images {place}: give a folder of images, or a parquet file with a column image")
+        raise OptionError(".images", "give a folder of images, or a parquet file with a column image", place)
     import pyarrow.parquet as parquet
 
     if "image" not in parquet.read_schema(place).names:
-        raise UserError(f"--images {place}: it has no column image")
+        raise OptionError(".images", "it has no column image", place)
     return list(parquet.read_table(place, columns=["image"]).column("image").to_pylist())

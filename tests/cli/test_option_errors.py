@@ -25,6 +25,8 @@ REFUSED = {
     "CompressEmbeddings": ("ctr_embeddings", "--compress.ratio 0.5", "must be at least 1"),
     "Distill": ("legal_bert", "--distill.num-hidden-layers 9", "from 1 to 6 (the model it is cut from has no more)"),
     "ExportGenai": ("summarize_7b", "--genai.accuracy-level 3", "choose from 0 1 4"),
+    "ExportLiteRT": ("iot_camera", "--litert.calibration-images 0", "must be at least 1"),
+    "ExportTensorRT": ("iot_camera", "--tensorrt.calibration-images 0", "must be at least 1"),
     "Factorize": ("legal_bert_structured", "--low-rank.temperature 0", "must be above 0"),
     "FactorizeEmbeddings": ("multilingual", "--factorize.embedding-size 999", "from 2 to the hidden size, 384"),
     "Finetune": ("legal_bert", "--finetune.warmup-ratio 1.5", "from 0 to below 1"),
@@ -79,6 +81,14 @@ def test_plan_refuses_an_option_in_the_words_of_run(stage: str, tmp_path: Path) 
     assert planned.startswith(words.partition(" ")[0])
     assert reason in planned
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*-*"))
+
+
+def test_what_an_engine_has_not_is_refused_with_the_options_as_typed() -> None:
+    asked = "--weight-only.engine auto-round --weight-only.algorithm gptq"
+    assert refusal("plan", "summarize_7b", asked) == (
+        "--weight-only.engine auto-round: it has autoround here, not gptq; give one of them with "
+        "--weight-only.algorithm, or --weight-only.engine neural-compressor or --weight-only.engine own"
+    )
 
 
 def test_a_field_is_named_as_a_python_caller_knows_it_and_as_it_is_typed() -> None:

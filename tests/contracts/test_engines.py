@@ -18,7 +18,7 @@ from hfcompress.compress.quantize.engine_layers import require_engine, writers
 from hfcompress.compress.quantize.weight_only import CALIBRATED, WeightOnly
 from hfcompress.engines import ENGINES
 from hfcompress.engines.engine import Engine, Layer, Rounded, Tuning, checked
-from hfcompress.errors import EXTRAS, CheckFailed, UserError, has
+from hfcompress.errors import EXTRAS, CheckFailed, OptionError, Reason, UserError, has
 from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.ops.grid import Grid
 from hfcompress.ops.rtn import rtn
@@ -233,17 +233,17 @@ def test_a_missing_package_is_one_line_with_its_extra(name: str, monkeypatch: py
     [
         (
             {"engine": "neural-compressor", "algorithm": "autoround"},
-            r"--weight-only\.engine neural-compressor: it has rtn, hqq, gptq, awq here, not autoround; give one of "
-            r"them with --weight-only\.algorithm, or --weight-only\.engine auto-round or --weight-only\.engine own",
+            r"engine neural-compressor: it has rtn, hqq, gptq, awq here, not autoround; give one of "
+            r"them with algorithm, or engine auto-round or engine own",
         ),
         (
             {"engine": "auto-round", "algorithm": "gptq"},
-            r"--weight-only\.engine auto-round: it has autoround here, not gptq; .*neural-compressor or .*own",
+            r"engine auto-round: it has autoround here, not gptq; .*neural-compressor or .*own",
         ),
     ],
 )
 def test_what_an_engine_has_not_is_refused_in_a_line(options: dict[str, Any], line: str) -> None:
-    with pytest.raises(UserError, match=rf"^{line}$"):
+    with pytest.raises(OptionError, match=rf"^{line}$"):
         WeightOnly(**options)
 
 
@@ -252,10 +252,10 @@ def test_a_grid_that_an_algorithm_cannot_fill_is_refused_by_plan_and_run_alike(m
     from hfcompress.architectures.decoder_spec import LanguageShape
 
     stage = WeightOnly("hqq", engine="neural-compressor")
-    line = r"^--weight-only\.engine neural-compressor: its HQQ fits a zero point .*: give --weight-only\.no-symmetric"
-    with pytest.raises(UserError, match=line):
+    line = r"^engine neural-compressor: its HQQ fits a zero point .*: give symmetric False or allot\.symmetric False$"
+    with pytest.raises(OptionError, match=line):
         stage.predict(LanguageShape.read(model), task=task)
-    with pytest.raises(UserError, match=line):
+    with pytest.raises(OptionError, match=line):
         stage(model / "out", model=model, task=task)
 
 
@@ -263,7 +263,7 @@ def test_a_norm_that_multiplies_by_one_more_is_refused() -> None:
     skip_without("neural-compressor")
     kind = kind_of({"model_type": "gemma", "hidden_size": 64, "num_hidden_layers": 1})
     require_engine("neural-compressor", "gptq", [Grid()], kind)
-    with pytest.raises(UserError, match=r"norms multiply by 1 \+ weight; give --weight-only\.engine own$"):
+    with pytest.raises(OptionError, match=r"norms multiply by 1 \+ weight; give engine own$"):
         require_engine("neural-compressor", "awq", [Grid()], kind)
 
 
@@ -275,7 +275,7 @@ class Broken:
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
-    def refusal(self, algorithm: str, grid: Grid) -> str | None:
+    def refusal(self, algorithm: str, grid: Grid) -> Reason | None:
         return None
 
     def memory(self, algorithm: str, layer_bytes: float, moment_bytes: float, state_bytes: float) -> float:

@@ -53,7 +53,7 @@ def test_int8_by_optimum_that_quantizes_nothing_is_refused(
 
     monkeypatch.setattr(ORTQuantizer, "quantize", copies)
     (tmp_path / "work").mkdir()
-    with pytest.raises(CheckFailed, match=r"only 0\.0% of the weights are stored in 8 bits .*; give another --base"):
+    with pytest.raises(CheckFailed, match=r"only 0\.0% of the weights are stored in 8 bits .*; give another base"):
         stage(tmp_path, model=exported, task=tiny_task)
     monkeypatch.undo()
     shutil.rmtree(tmp_path)

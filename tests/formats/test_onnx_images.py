@@ -163,9 +163,9 @@ def test_calibration_sees_every_class_in_turn_and_refuses_to_see_one_alone() -> 
     assert Counter(labels[row] for row in rows) == {0: 5, 1: 4, 2: 3}
     assert calibration_rows(labels, 12, seed=1) != rows
     assert len(calibration_rows(labels, 500, seed=0)) == 100
-    with pytest.raises(UserError, match=r"--static.calibration-images 1: .* one class only.* 3 or more"):
+    with pytest.raises(UserError, match=r"^calibration_images 1: .* one class only.* 3 or more"):
         calibration_rows(labels, 1, seed=0)
     with pytest.raises(UserError, match="one class only"):
         calibration_rows([4] * 50, 30, seed=0)
-    with pytest.raises(UserError, match=r"--static.calibration-images 0"):
+    with pytest.raises(UserError, match=r"^calibration_images 0: must be at least 1$"):
         StaticInt8Images(calibration_images=0)

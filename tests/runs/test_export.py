@@ -185,7 +185,7 @@ def test_what_cannot_be_exported(camera: Path, quantized: dict[str, Path], tmp_p
     before = sorted(camera.rglob("*"))
     assert "the folder of a model" in refused(camera, "--to", "onnx", "--out", camera / "within" / "it")
     assert sorted(camera.rglob("*")) == before
-    assert "--images FOLDER" in refused(camera, "--to", "tensorrt-onnx", "--out", out)
+    assert "--images: the ranges of int8 activations" in refused(camera, "--to", "tensorrt-onnx", "--out", out)
     assert "there are no images" in refused(camera, "--to", "tensorrt-onnx", "--out", out, "--images", empty)
     (empty / "broken.png").write_bytes(b"no image")
     assert "cannot be decoded" in refused(camera, "--to", "tensorrt-onnx", "--out", out, "--images", empty)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.engines import ENGINES
 from hfcompress.engines.engine import Layer, Tuning, checked
-from hfcompress.errors import UserError, needs
+from hfcompress.errors import OptionError, Reason, needs
 from hfcompress.ops.grid import Grid
 
 if TYPE_CHECKING:
@@ -23,23 +23,26 @@ def require_engine(name: str, algorithm: str, grids: Iterable[Grid] = (), kind: 
     """Refuse an engine that has not the algorithm, or not on these grids, or not for such a decoder.
 
     Raises:
-        UserError: saying what to give instead, or which extra to install.
+        OptionError: saying what to give instead.
+        UserError: saying which extra to install.
     """
     engine = ENGINES[name]
     if algorithm not in engine.algorithms:
-        have = [f"--weight-only.engine {other}" for other, found in ENGINES.items() if algorithm in found.algorithms]
-        raise UserError(
-            f"--weight-only.engine {name}: it has {', '.join(engine.algorithms)} here, not {algorithm}; give one of "
-            f"them with --weight-only.algorithm, or {' or '.join([*have, '--weight-only.engine own'])}"
+        have = [*(other for other, found in ENGINES.items() if algorithm in found.algorithms), "own"]
+        raise OptionError(
+            "engine",
+            "it has {known} here, not {wanted}; give one of them with {algorithm}, or {others}",
+            name,
+            known=", ".join(engine.algorithms),
+            wanted=algorithm,
+            others=Reason(" or ".join("{engine} " + other for other in have)),
         )
     for grid in sorted(set(grids), key=str):
         if reason := engine.refusal(algorithm, grid):
-            raise UserError(f"--weight-only.engine {name}: {reason}")
+            raise OptionError("engine", reason, name)
     if kind is not None and algorithm == "awq" and kind.norm_offset:
-        raise UserError(
-            f"--weight-only.engine {name}: its AWQ divides a norm's weight, and this model's norms multiply by 1 + "
-            "weight; give --weight-only.engine own"
-        )
+        why = "its AWQ divides a norm's weight, and this model's norms multiply by 1 + weight; give {engine} own"
+        raise OptionError("engine", why, name)
     needs(engine.package)
 
 

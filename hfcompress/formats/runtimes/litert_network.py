@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, UserError
 
 Array = np.ndarray[Any, Any]
 PIECE = 1 << 16  # bytes: what a pipe takes in one write
@@ -39,11 +39,13 @@ def find_python(given: Path | None = None, package: str = "litert_torch") -> Pat
         if (python == made and not python.exists()) or not has(python, package, given):
             continue
         return python
-    asked = f"--litert-python {given}: it" if given else f"{VARIABLE}={named}: it" if named else "this Python"
-    raise UserError(
-        f"{asked} has no {package.replace('_', '-')}. It wants an older typing-extensions than this environment has: "
-        f"make an environment of its own ({INSTALL}) and name its Python with --litert-python or {VARIABLE}"
+    why = (
+        f"has no {package.replace('_', '-')}. It wants an older typing-extensions than this environment has: "
+        f"make an environment of its own ({INSTALL}) and name its Python"
     )
+    if given:
+        raise OptionError(".litert_python", "it {why}", given, why=why)
+    raise UserError(f"{f'{VARIABLE}={named}: it' if named else 'this Python'} {why} in {VARIABLE}")
 
 
 def has(python: Path, package: str, given: Path | None) -> bool:
@@ -57,8 +59,9 @@ def has(python: Path, package: str, given: Path | None) -> bool:
         try:
             done = subprocess.run([python, "-P", "-c", code], capture_output=True)
         except OSError as error:
-            option = f"--litert-python {python}" if given else f"{VARIABLE}={python}"
-            raise UserError(f"{option}: cannot be run ({error.strerror})") from None
+            if given:
+                raise OptionError(".litert_python", "cannot be run ({why})", given, why=error.strerror) from None
+            raise UserError(f"{VARIABLE}={python}: cannot be run ({error.strerror})") from None
         FOUND[python, package] = done.returncode == 0
     return FOUND[python, package]
 
