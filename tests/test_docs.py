@@ -221,7 +221,7 @@ def test_the_recipe_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.Monke
     words = ["--base", "base", "--task.dataset", "data", "--task.max-length", "32", "--measure.sequence-length", "32"]
     assert dispatch(["run", "./mine.py", *words]) in (0, 1)
     report = json.loads((tmp_path / "runs/mine-default/report.json").read_text())
-    assert [model["name"] for model in report["models"]] == ["teacher", "int8"]
+    assert [model["name"] for model in report["models"]] == ["teacher", "int8", "tfidf-svm"]
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_the_recipe_of_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest
     space: dict[str, Any] = {"__name__": "guide"}
     block = block.replace('{"dataset": "./my-data"}', '{"dataset": "./my-data", "max_length": 32}')
     exec(compile(block.replace("Measure()", "Measure(sequence_length=32, runs=3)"), "python.md", "exec"), space)
-    assert [row["name"] for row in space["result"].models] == ["model", "onnx"]
+    assert [row["name"] for row in space["result"].models] == ["model", "onnx", "tfidf-svm"]
     assert space["result"].report["recipe"] == "exported"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.encoder import EMBEDDINGS, Encoder
 from hfcompress.architectures.factors import LowRankLinear
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError, UserError
 from hfcompress.ops.importance import l1_norm
 from hfcompress.ops.slicing import cut_embedding, cut_layer_norm, cut_linear, head_rows
 
@@ -52,21 +52,22 @@ def encoder_of(network: Any) -> Encoder:
     return found
 
 
-def require_native(network: "PreTrainedModel", option: str) -> Encoder:
+def require_native(network: "PreTrainedModel", field: str = "", value: object = None) -> Encoder:
     """Return the architecture, and refuse a model that is no native class any more, where a native one is to be cut.
 
     Args:
-        option: the stage's name as it is typed.
+        field: the option that wants a native class, with its `value`; "" where the whole stage does.
 
     Raises:
         UserError: see `encoder_of`, or the model was cut or factored before.
     """
     found = encoder_of(network)
     if getattr(network, "edits", None):
-        raise UserError(
-            f"--{option}: the model was cut or factored before (it has a surgery.json), and this needs a class of "
-            "transformers; do this first, and factorize or prune single layers after it"
+        reason = (
+            "the model was cut or factored before (it has a surgery.json), and this needs a class of transformers; do "
+            "this first, and factorize or prune single layers after it"
         )
+        raise OptionError(field, reason, value) if field else UserError(reason)
     return found
 
 
@@ -149,10 +150,8 @@ def start_as_mean(network: Any) -> None:
     """
     encoder, layer = encoder_of(network), layers(network)[-1]
     if not encoder.starts_as_mean:
-        raise UserError(
-            f"--finetune.pooling mean: the head of {type(network).__name__} cuts off negative numbers; give "
-            "--finetune.pooling cls"
-        )
+        reason = "the head of {kind} cuts off negative numbers; give {pooling} cls"
+        raise OptionError("pooling", reason, "mean", kind=type(network).__name__)
     query, value, output, last = (
         layer.get_submodule(path)
         for path in (encoder.query, encoder.value, encoder.context_output, encoder.neurons_output)

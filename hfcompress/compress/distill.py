@@ -133,7 +133,7 @@ class Distill(TrainTexts):
         """
         from hfcompress.architectures import encoders
 
-        encoders.require_native(teacher, "distill")
+        encoders.require_native(teacher)
         shape = self.predict(Shape.from_config(teacher.config.to_dict(), teacher.config.num_labels))
         head_scores, neuron_scores, dimension_scores = encoders.weight_scores(teacher)
         chosen = evenly_spread(teacher.config.num_hidden_layers, shape.num_hidden_layers)

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.engines import optimum_call
-from hfcompress.errors import UserError, has, needs
+from hfcompress.errors import OptionError, Reason, UserError, command_line_option, has, needs
 from hfcompress.stage import library_version
 
-OPTION, VARIABLE = "--optimum-python", "HFCOMPRESS_OPTIMUM_PYTHON"
+VARIABLE = "HFCOMPRESS_OPTIMUM_PYTHON"
 ENVIRONMENT = Path(".venv-optimum/bin/python")
 DISTRIBUTIONS = ("optimum-onnx", "onnxruntime")
-GET = (
+GET = Reason(
     'python -m venv .venv-optimum && .venv-optimum/bin/pip install "optimum[onnxruntime]==2.1.0", and run the same '
-    f"command again here, or name that Python with {OPTION}"
+    "command again here, or name that Python with {.optimum_python}"
 )
 ASK = """
 import json, sys
@@ -61,7 +61,8 @@ class Optimum:
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | offline)
         if done.returncode:
             cause = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-            raise UserError(f"{OPTION} {self.python}: Optimum's {action} failed there: {cause}")
+            reason = "Optimum's {action} failed there: {cause}"
+            raise OptionError(".optimum_python", reason, self.python, action=action, cause=cause)
 
 
 def find(given: Path | None = None) -> Optimum | None:
@@ -72,11 +73,11 @@ def find(given: Path | None = None) -> Optimum | None:
     """
     named = str(given or os.environ.get(VARIABLE) or "")
     if named:
-        return asked(Path(named).expanduser().absolute(), OPTION if given else VARIABLE)
+        return asked(Path(named).expanduser().absolute(), by_option=given is not None)
     if has("optimum.onnxruntime") and takes(library_version("transformers")):
         return Optimum(None, tuple((name, library_version(name) or "") for name in DISTRIBUTIONS))
     if ENVIRONMENT.is_file():
-        return asked(ENVIRONMENT.absolute(), OPTION)
+        return asked(ENVIRONMENT.absolute(), by_option=True)
     return None
 
 
@@ -87,11 +88,11 @@ def takes(transformers: str | None) -> bool:
 
 
 @cache
-def asked(python: Path, name: str) -> Optimum:
+def asked(python: Path, by_option: bool) -> Optimum:
     """Return the Optimum of another Python.
 
     Args:
-        name: how it was named, for the message.
+        by_option: the message names the option, else the variable.
 
     Raises:
         UserError: see `find`.
@@ -100,14 +101,22 @@ def asked(python: Path, name: str) -> Optimum:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
-        raise UserError(f"{name} {python}: cannot be run ({error.strerror})") from None
+        raise refused(python, by_option, Reason("cannot be run ({why})", why=error.strerror)) from None
     if done.returncode:
         cause = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise UserError(f"{name} {python}: it has no Optimum ({cause}): {GET}")
+        raise refused(python, by_option, Reason("it has no Optimum ({cause}): {get}", cause=cause, get=GET))
     found = json.loads(done.stdout.splitlines()[-1])
     if not takes(version := found.pop("transformers")):
-        raise UserError(f"{name} {python}: Optimum does not import beside its transformers {version}: {GET}")
+        reason = "Optimum does not import beside its transformers {version}: {get}"
+        raise refused(python, by_option, Reason(reason, version=version, get=GET))
     return Optimum(python, tuple((key, value.partition("+")[0]) for key, value in found.items()))
+
+
+def refused(python: Path, by_option: bool, why: Reason) -> UserError:
+    """Return the error for another Python, which names it as it was named."""
+    if by_option:
+        return OptionError(".optimum_python", why, python)
+    return UserError(Reason("{variable} {python}: {why}", variable=VARIABLE, python=python, why=why))
 
 
 def require(given: Path | None = None) -> Optimum:
@@ -118,13 +127,13 @@ def require(given: Path | None = None) -> Optimum:
     """
     found = find(given)
     if found is None:
-        raise UserError(f"{absent()}: {GET}")
+        raise UserError(Reason("{absent}: {get}", absent=absent(), get=GET))
     return found
 
 
 def left_out(rows: str) -> str:
     """Return the note of a report whose rows by Optimum are not there."""
-    return f"Without {rows}: {absent()}. To have them: {GET}."
+    return f"Without {rows}: {absent()}. To have them: {GET.text(command_line_option)}."
 
 
 def absent() -> str:

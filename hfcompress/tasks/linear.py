@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from hfcompress.errors import UserError
+from hfcompress.errors import OptionError
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -77,7 +77,7 @@ def unseen_probabilities(texts: list[str], labels: list[int], groups: list[str],
     these same held-out values (temperature scaling, Guo et al. 2017, section 4.2).
 
     Raises:
-        UserError: all texts are of one group.
+        OptionError: all texts are of one group, or too few groups have two classes.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax, softmax
@@ -85,11 +85,11 @@ def unseen_probabilities(texts: list[str], labels: list[int], groups: list[str],
 
     folds = min(FOLDS, len(set(groups)))
     if folds < 2:
-        raise UserError("--distill.linear-weight: needs training texts of at least two groups; leave it at 0")
+        raise OptionError("linear_weight", "needs training texts of at least two groups; leave it at 0")
     decision, truth = np.empty((len(texts), classes), dtype=np.float32), np.array(labels)
     for seen, unseen in GroupKFold(folds).split(texts, truth, groups):
         if len(set(truth[seen])) < 2:
-            raise UserError("--distill.linear-weight: too few groups for a fold with two classes; leave it at 0")
+            raise OptionError("linear_weight", "too few groups for a fold with two classes; leave it at 0")
         pipeline = fit([texts[i] for i in seen], truth[seen].tolist())
         decision[unseen] = scores(pipeline, [texts[i] for i in unseen], classes)
 

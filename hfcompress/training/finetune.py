@@ -54,7 +54,7 @@ class Finetune(TrainTexts):
         tokenizer = load_tokenizer(model)
         network = load_classifier(model, data.labels, replace_head=True)
         if self.pooling == "mean":
-            encoders.require_native(network, "finetune.pooling mean")
+            encoders.require_native(network, "pooling", self.pooling)
             encoders.start_as_mean(network)
         progress = train(
             network,

@@ -100,12 +100,12 @@ def test_a_python_without_optimum_is_refused_in_a_line(
     lines: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = python_that(tmp_path, *lines)
-    with pytest.raises(UserError, match=rf"^--optimum-python \S+/python: {said}"):
+    with pytest.raises(UserError, match=rf"^optimum_python \S+/python: {said}"):
         optimum.find(python)
     monkeypatch.setenv(optimum.VARIABLE, str(python))
     with pytest.raises(UserError, match=rf"^HFCOMPRESS_OPTIMUM_PYTHON \S+/python: {said}"):
         optimum.find()
-    with pytest.raises(UserError, match=r"^--optimum-python /no/such: cannot be run"):
+    with pytest.raises(UserError, match=r"^optimum_python /no/such: cannot be run"):
         optimum.find(Path("/no/such"))
 
 
@@ -130,7 +130,7 @@ def test_what_fails_in_the_other_python_is_one_line(
     versions = {"optimum-onnx": "0.1.0", "onnxruntime": "1.32.0", "transformers": "4.57.6"}
     asked = f"""case "$2" in -c) echo '{json.dumps(versions)}';; *) echo 'ValueError: broken' >&2; exit 1;; esac"""
     stage = DynamicInt8(python=python_that(tmp_path, asked))
-    with pytest.raises(UserError, match=r"^--optimum-python \S+: Optimum's dynamic failed there: ValueError: broken$"):
+    with pytest.raises(UserError, match=r"^optimum_python \S+: Optimum's dynamic failed there: ValueError: broken$"):
         made(stage, tmp_path / "out", model=exported, task=tiny_task)
 
 

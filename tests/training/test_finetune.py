@@ -44,7 +44,7 @@ def test_a_base_for_mean_pooling_has_a_head_that_passes_a_mean_on(
     config = DistilBertConfig(vocab_size=200, dim=32, hidden_dim=32, n_layers=1, n_heads=2)
     DistilBertModel(config).save_pretrained(folder)
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match=r"^--finetune\.pooling mean: the head of DistilBertForSequenceClassification"):
+    with pytest.raises(UserError, match=r"^pooling mean: the head of DistilBertForSequenceClassification"):
         Finetune(pooling="mean")(tmp_path / "out", model=folder, task=tiny_task)
 
 

@@ -81,7 +81,7 @@ class MovementPrune(TrainTexts):
         require_same_task(model, teacher)
         set_seed(self.seed)
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
-        encoders.require_native(network, "prune")
+        encoders.require_native(network)
         self.predict(Shape.from_config(network.config.to_dict(), network.config.num_labels))
         pruner = Pruner(
             network, self.num_attention_heads, self.intermediate_size, self.importance, self.warm_up, self.cool_down
