@@ -307,7 +307,7 @@ def test_the_command_refuses_in_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A text.", encoding="utf-8")
     assert "is binary" in refused("summarize", folder, "-", stdin=b"a\0b")
     assert "--lookup -1: must be at least 0" in refused("summarize", folder, tmp_path / "a.txt", "--lookup", "-1")
-    with pytest.raises(UserError, match="^threads 100000: must be at most 1024$"):
+    with pytest.raises(UserError, match=r"^threads 100000: must be at most 1024$"):
         summarize_verb(str(folder), tmp_path / "a.txt", threads=100_000)
     for model, file, words in (
         (folder, tmp_path / "nowhere.txt", "No such file or directory; give a text file"),
