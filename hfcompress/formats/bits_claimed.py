@@ -63,7 +63,5 @@ def require_stored(folder: Path, bits: int, advice: str) -> float:
     if share >= LEAST_SHARE:
         return share
     largest = "{1} has {0:,} in {2}".format(*max(wide)) if wide else "it holds none"
-    found_few = f"{folder}: only {share:.1%} of the weights are stored in {bits} bits ({largest})"
-    raise CheckFailed(
-        Reason("{few}; that is no {bits_}-bit model: {advice}", few=found_few, bits_=bits, advice=Reason(advice))
-    )
+    few = f"{folder}: only {share:.1%} of the weights are stored in {bits} bits ({largest})"
+    raise CheckFailed(Reason("{why}: {advice}", why=f"{few}; that is no {bits}-bit model", advice=Reason(advice)))
