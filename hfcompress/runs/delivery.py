@@ -55,7 +55,9 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
         raise OptionError(".out", "is there already and not empty; give another folder", out)
     source = delivered_model(name)
     if inside_of := holding(out, source):
-        raise OptionError(".out", "lies in {place}, the folder of a model; give one outside of it", out, place=inside_of)
+        raise OptionError(
+            ".out", "lies in {place}, the folder of a model; give one outside of it", out, place=inside_of
+        )
     if images is not None and not is_image_model(source):
         raise OptionError(".images", "{name} reads texts; leave it out", name=source.name)
     if (found := format_of(source)).word not in ("onnx", "transformers", "surgery"):
