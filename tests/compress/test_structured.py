@@ -89,7 +89,7 @@ def test_widths_are_rounded_up_to_whole_multiples(two: tuple[list[Group], Costs]
 
 def test_a_share_that_would_empty_layers_is_refused_in_one_line(two: tuple[list[Group], Costs]) -> None:
     groups, costs = two
-    with pytest.raises(UserError, match=r"keep_parameters 0\.5 would empty layers.* 0\.113 of what") as error:
+    with pytest.raises(UserError, match=r"keep_parameters 0\.5: would empty layers.* 0\.113 of what") as error:
         choose(PLAN, groups, SCORES, costs, 8.9)  # 4 + 1 + 4 = 9 are the least
     assert "\n" not in str(error.value)
 

@@ -269,5 +269,5 @@ def test_options_that_cannot_be_are_refused_by_the_plan_already(options: dict[st
 
 
 def test_a_share_that_empties_layers_is_refused_before_any_training(tmp_path: Path, resnet: Path) -> None:
-    with pytest.raises(UserError, match=r"keep_flops 0\.001 would empty layers"):
+    with pytest.raises(UserError, match=r"keep_flops 0\.001: would empty layers"):
         made(tmp_path, replace(STAGE, keep_flops=0.001, iterations=1), resnet, IMAGES)

@@ -53,16 +53,16 @@ def test_a_tokenizer_without_a_mask_is_refused(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_train_epochs": -1.0}, "num-train-epochs -1: must be at least 0"),
-        ({"num_train_epochs": float("nan")}, "num-train-epochs nan: must be a finite number"),
-        ({"learning_rate": float("inf")}, "learning-rate inf: must be a finite number"),
-        ({"group_balance": -0.5}, "group-balance -0.5: must be at least 0"),
-        ({"per_device_train_batch_size": 0}, "per-device-train-batch-size 0: must be at least 1"),
+        ({"num_train_epochs": -1.0}, "num_train_epochs -1: must be at least 0"),
+        ({"num_train_epochs": float("nan")}, "num_train_epochs nan: must be a finite number"),
+        ({"learning_rate": float("inf")}, "learning_rate inf: must be a finite number"),
+        ({"group_balance": -0.5}, "group_balance -0.5: must be at least 0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size 0: must be at least 1"),
         ({"seed": -1234567}, "seed -1234567: must be at least 0"),
-        ({"per_device_train_batch_size": -(10**400)}, "batch-size -10+: must be at least 0"),
-        ({"saves_per_epoch": 0}, "saves-per-epoch 0: must be at least 1"),
-        ({"max_steps": 0}, "max-steps 0: at least 1, or -1"),
-        ({"warmup_ratio": 1.0}, "warmup-ratio 1: from 0 to below 1"),
+        ({"per_device_train_batch_size": -(10**400)}, "batch_size -10+: must be at least 0"),
+        ({"saves_per_epoch": 0}, "saves_per_epoch 0: must be at least 1"),
+        ({"max_steps": 0}, "max_steps 0: at least 1, or -1"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio 1: from 0 to below 1"),
         ({"seed": 2**32}, "seed 4294967296: below 4294967296"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_training_shorter_than_a_step_of_the_log_that_comes_to_no_number_is_re
     tmp_path: Path, tiny_model: Path, tiny_task: TextClassification
 ) -> None:
     (tmp_path / "work").mkdir()
-    with pytest.raises(UserError, match="lower --"):
+    with pytest.raises(UserError, match="lower learning_rate"):
         Finetune(max_steps=3, learning_rate=1e30)(tmp_path, model=tiny_model, task=tiny_task)
 
 
@@ -92,7 +92,7 @@ def test_a_last_step_that_no_log_shows_and_that_comes_to_no_number_is_refused(
         return found * (float("nan") if len(seen) == 11 else 1.0)
 
     options = Finetune(max_steps=11, per_device_train_batch_size=2, bf16="no")
-    with pytest.raises(UserError, match="the loss is nan at step 11; lower --"):
+    with pytest.raises(UserError, match="the loss is nan at step 11; lower learning_rate"):
         train(network, tokenizer, tmp_path, options, data, loss=loss)
 
 
