@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypedDict, runtime_checkable
 
 from hfcompress.errors import Reason
 from hfcompress.folders.files import FOREIGN
@@ -53,6 +54,29 @@ class Stage(Protocol):
     def __call__(self, *args: Any, **inputs: Any) -> dict[str, Any]: ...
 
     def predict(self, *args: Any, **inputs: Any) -> Any: ...
+
+
+class Shown(TypedDict, total=False):
+    """What `Run.compare` takes for its report and the Hub alone: nothing of it is planned or measured."""
+
+    deliver: tuple[Any, ...]
+    """The Artifacts that `push` uploads [the candidate]."""
+    base: str | None
+    """The name of the model that all began with, for the card [the reference's]."""
+    notes: tuple[str, ...]
+    """Sentences that a reader must see first."""
+    sections: Mapping[str, Any]
+    """Name -> the Artifact of a stage that wrote NAME.json, or None: shown by report/sections.py."""
+
+
+def require_shown(shown: Shown) -> None:
+    """Refuse what `Run.compare` does not take, also where a recipe is only planned.
+
+    Raises:
+        TypeError: with its name; it is a mistake in the recipe.
+    """
+    if unknown := shown.keys() - Shown.__annotations__.keys():
+        raise TypeError(f"compare() got an unexpected keyword argument '{min(unknown)}'")
 
 
 def added(default: Any) -> Any:

@@ -75,7 +75,7 @@ def recipe(
         task=task,
         measure=measure,
         notes=(GENERATED_NOTE,) if task.dataset == GENERATED else (),
-        rollout=tried,
+        sections={"rollout": tried},
     )
 
 

@@ -121,8 +121,7 @@ def recipe(
         base=base,
         notes=(SMALL_NOTE,) if base == PRETRAIN else (),
         deliver=(*others, onnx),
-        allotment=allotment,
-        summaries=said,
+        sections={"allotment": allotment, "summaries": said},
     )
 
 

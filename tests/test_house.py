@@ -49,7 +49,7 @@ BACKWARDS = {
     ("architectures/click_model.py", "tasks"),
 }
 FORBIDDEN_EVERYWHERE = {"recipes", "tests", "benchmarks"}
-LONG = {"training/trainer.py", "planning/plan.py"}  # to be split
+LONG = {"training/trainer.py"}  # to be split
 
 
 @functools.cache

@@ -3,10 +3,13 @@
 `plan` tells it from a shape; `expected` counts the bytes of a decoder that was written.
 """
 
+import dataclasses
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfcompress.architectures.decoder_spec import LanguageShape
+from hfcompress.budget import predicted_verdicts
 from hfcompress.formats.matmul_nbits import BLOCK_BITS, FILE_SCALE_BITS, PAGE
 from hfcompress.planning.devices.memory import (
     HERE,
@@ -14,14 +17,32 @@ from hfcompress.planning.devices.memory import (
     PLAIN_BYTES,
     Device,
     decode_ms,
+    device,
     first_token_ms,
     fits,
     resident_bytes,
 )
 
+if TYPE_CHECKING:
+    from hfcompress.planning.plan import Compared, Plan
+
 # Bytes of a decoder's ONNX folder that are no tensors, measured on written ones: nodes and names, and config files.
 GRAPH_BYTES, LAYER_BYTES, CONFIG_BYTES, PIECE_BYTES = 3_000, 6_500, 4_000, 70
 UNITS = {"memory_bandwidth": "GB/s", "usable_memory": "GB", "sustained": "of the bandwidth", "compute": "GFLOP/s"}
+
+
+def compare_decoders(plan: "Plan", asked: "Compared") -> None:
+    """Fill a plan's rows, verdicts, memory and advice: bytes from the shape, time from the device's bandwidth."""
+    on, context, name = device(plan.on, asked.measure.threads), asked.measure.context, asked.candidate.name
+    plan.rows = [
+        {"name": model.name, "stage": model.stage, "format": "language"}
+        | prediction(model.shape, on, context)
+        | {"shape": dataclasses.asdict(replace(model.shape, config=None, folder=None))}
+        for model in asked.models
+    ]
+    plan.verdicts = predicted_verdicts(asked.budget, name, plan.predictions[name])
+    plan.memory = memory(asked.candidate.shape, on, context)
+    plan.advice = lines(name, plan.memory)
 
 
 def bytes_on(shape: LanguageShape, on: Device, context: int) -> dict[str, float]:

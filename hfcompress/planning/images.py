@@ -4,37 +4,27 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.architectures import IMAGE_MODELS
-from hfcompress.budget import Budget, ImageBudget, predicted_verdicts
+from hfcompress.budget import ImageBudget, predicted_verdicts
 from hfcompress.planning.image_spec import ImageShape
 
 if TYPE_CHECKING:
     from hfcompress.evaluation.measure import Measuring
-    from hfcompress.planning.plan import Plan, Planned
+    from hfcompress.planning.plan import Compared, Plan, Planned
 
 ON_CHIP = ("sram_kb", "flash_kb")
 FLASH_CHANNEL_BYTES = 8  # int32 bias and float32 scale
 KB = 1024
 
 
-def compare_images(
-    plan: "Plan",
-    models: "tuple[Planned, ...]",
-    candidate: "Planned",
-    reference: "Planned",
-    budget: Budget,
-    measure: "Measuring",
-) -> dict[str, Any]:
-    """Fill a plan's rows, verdicts and advice.
-
-    Args:
-        reference: what `latency_ratio` is counted from.
-    """
-    times = milliseconds(models, measure)
+def compare_images(plan: "Plan", asked: "Compared") -> None:
+    """Fill a plan's rows, verdicts and advice."""
+    candidate, budget = asked.candidate, asked.budget
+    times = milliseconds(asked.models, asked.measure)
     plan.rows = [
         {"name": model.name, "stage": model.stage, "format": model.shape.format}
-        | model.shape.predicted(times.get(model.name), times.get(reference.name))
+        | model.shape.predicted(times.get(model.name), times.get(asked.latency_reference.name))
         | {"shape": dataclasses.asdict(model.shape.with_(edits=()))}
-        for model in models
+        for model in asked.models
     ]
     shape: ImageShape = candidate.shape
     row = next(row for row in plan.rows if row["name"] == candidate.name)
@@ -47,7 +37,6 @@ def compare_images(
             verdict["exact"] = False  # whole channels go: a run is not refused for it
     elif shape.is_pruned:
         left_open(plan.verdicts, shape)
-    return {"ok": plan.ok}
 
 
 def milliseconds(models: "tuple[Planned, ...]", measure: "Measuring") -> dict[str, float]:

@@ -6,7 +6,9 @@ from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
-from hfcompress.report.html import ends, template
+from hfcompress.report.html import ends, page
+from hfcompress.report.sections import cards_of
+from hfcompress.report.templates import template
 from hfcompress.tasks import measured_task
 
 CARD = """---
@@ -30,11 +32,7 @@ A request of {batch} items is timed, {threads}, {cpu}.{noise}
 
 {verdicts}
 
-{costs}## The A/B test
-
-{ab}
-
-## Use
+{costs}{sections}## Use
 
 ```python
 import numpy as np
@@ -65,20 +63,13 @@ def clicks_html(report: dict[str, Any], details: dict[str, Any], records: list[d
     """
     candidate, reference = ends(report, details)
     every = {row["name"]: row["accuracy"]["all"]["calibration"] for row in (reference, candidate)}
-    rollout = details.get("rollout")
-    return template("clicks.html.j2").render(
-        report=report,
-        details=details,
-        records=records,
-        candidate=candidate,
-        reference=reference,
-        points=curve_points(report, reference),
+    return page(
+        "clicks.html.j2",
+        report,
+        details,
+        records,
         curve=curve(report, candidate, reference),
         reliability=plots.reliability(every),
-        rollout=rollout,
-        ab=plots.confidence_sequence(rollout["ab"]["looks"], rollout["ab"]["decided"], "ctr")
-        if rollout and rollout["ab"]["looks"]
-        else None,
     )
 
 
@@ -143,7 +134,7 @@ def clicks_card(
 
     candidate, reference = ends(report, details)
     task = measured_task(details)
-    rollout, threads = details.get("rollout"), candidate["latency_ms"]["threads"]
+    threads = candidate["latency_ms"]["threads"]
     file = next((place for place in places or {} if place.endswith(".onnx")), "")
     return CARD.format(
         metadata=metadata(
@@ -176,9 +167,7 @@ def clicks_card(
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         costs=costs(report, details, candidate, reference),
         cold=cold(details, candidate, reference),
-        ab=markdown(f"Tolerance {rollout['tolerance']}: {rollout['ab']['text']}.".replace("\n", "; "))
-        if rollout
-        else "None.",
+        sections=cards_of(details, repository),
         hub="from huggingface_hub import hf_hub_download\n" if repository else "",
         path=f'hf_hub_download("{repository}", "{file}")' if repository else '"model.onnx"',
         evidence=EVIDENCE.format(repository=repository) if repository else "",

@@ -1,20 +1,45 @@
 """report.html: one self-contained page, made from records."""
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import jinja2
-from markupsafe import Markup
 
 from hfcompress.evaluation.metrics import metric_named, metrics_of
 from hfcompress.evaluation.metrics.metric import Metric
-from hfcompress.folders.escaping import terminal
 from hfcompress.report import console, plots
+from hfcompress.report.sections import pages_of
+from hfcompress.report.templates import template
 from hfcompress.tasks import measured_task
 
 if TYPE_CHECKING:
     from hfcompress.tasks.task import Task
 
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of stages."""
+
+    title: str
+    cell: Callable[[dict[str, Any]], str]
+    """A stage's record -> what is shown."""
+    text: bool = False
+    """Whether it is words, which stand on the left."""
+
+
+def agreement(record: dict[str, Any]) -> str:
+    """Return the share of labels that a stage left as they were."""
+    return console.number((record["measured"].get("difference_from_parent") or {}).get("label_agreement"), ".3f")
+
+
+def integer_kernels(record: dict[str, Any]) -> int | None:
+    """Return how many of a stage's layers compute with integers, where it counted them."""
+    counted: int | None = record["measured"].get("integer_linears", record["measured"].get("integer_kernels"))
+    return counted
+
+
+SPEED = Column("samples/s", lambda record: console.number(record["measured"].get("samples_per_second"), ".1f"))
+INTEGER_KERNELS = Column("integer kernels", lambda record: console.number(integer_kernels(record), "d"))
+AGREEMENT = Column("label agreement with parent", agreement)
 RARE = 30  # texts of a class below which its figures are flagged
 
 
@@ -27,12 +52,12 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
     candidate, reference = ends(report, details)
     chain = chain_of(records, report, candidate["name"], reference["name"])
     before, after = (model["accuracy"]["all"].get("per_class") for model in (reference, candidate))
-    return template("report.html.j2").render(
-        report=report,
-        details=details,
-        records=records,
-        candidate=candidate,
-        reference=reference,
+    return page(
+        "report.html.j2",
+        report,
+        details,
+        records,
+        columns=(SPEED, INTEGER_KERNELS, AGREEMENT),
         rare=RARE,
         scatter=plots.size_latency_accuracy(report["models"], candidate["name"], reference["name"]),
         waterfalls=waterfalls(chain),
@@ -47,6 +72,26 @@ def render_html(report: dict[str, Any], details: dict[str, Any], records: list[d
     )
 
 
+def page(
+    name: str,
+    report: dict[str, Any],
+    details: dict[str, Any],
+    records: list[dict[str, Any]],
+    columns: "tuple[Column, ...]" = (),
+    **more: Any,
+) -> str:
+    """Return a page of page.html.j2's frame.
+
+    Args:
+        name: the template that fills its body; see `render_html` for report, details and records.
+        columns: of the table of stages, beside seconds, memory and bytes.
+        more: what the template shows.
+    """
+    candidate, reference = ends(report, details)
+    shared = {"report": report, "details": details, "records": records, "candidate": candidate, "reference": reference}
+    return template(name).render(**shared, columns=columns, sections=pages_of(details), **more)
+
+
 def loading(task: "type[Task]") -> dict[str, str]:
     """Return what the lines that load a model name: the classes of transformers and Optimum, and the pipeline."""
     auto = str(task.auto_class)
@@ -56,21 +101,6 @@ def loading(task: "type[Task]") -> dict[str, str]:
 def more_metrics(details: dict[str, Any], first: str) -> list[Metric]:
     """Return the metrics that a page shows beside the first one."""
     return [m for said, m in metrics_of(measured_task(details).metrics).items() if said != first and m.shown]
-
-
-def template(name: str) -> jinja2.Template:
-    """A page beside this file; a name that it is not given is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else terminal(value),
-    )
-    environment.filters["number"] = console.number
-    environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}
-    return environment.get_template(name)
 
 
 def ends(report: dict[str, Any], details: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

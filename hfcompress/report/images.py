@@ -7,7 +7,7 @@ from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.formats import format_called
 from hfcompress.report import console, plots
 from hfcompress.report.console import threads_in_words
-from hfcompress.report.html import RARE, chain_of, ends, prediction_errors, template, waterfalls
+from hfcompress.report.html import AGREEMENT, RARE, SPEED, Column, chain_of, ends, page, prediction_errors, waterfalls
 from hfcompress.tasks import measured_task
 
 SHOWN_CLASSES = 30  # of a data set with more, those that lost most
@@ -72,12 +72,16 @@ def images_html(report: dict[str, Any], details: dict[str, Any], records: list[d
     labels = worst_first(before, after)
     shown = labels[:SHOWN_CLASSES]
     rows = model_rows(report, details, records)
-    return template("images.html.j2").render(
-        report=report,
-        details=details,
-        records=records,
-        candidate=candidate,
-        reference=reference,
+    return page(
+        "images.html.j2",
+        report,
+        details,
+        records,
+        columns=(
+            SPEED,
+            Column("kernels", lambda record: kernels(record) or "–", text=True),
+            AGREEMENT,
+        ),
         rows=rows,
         has_flops=any(row["flops_left"] is not None for row in rows),
         rare=RARE,
@@ -91,7 +95,6 @@ def images_html(report: dict[str, Any], details: dict[str, Any], records: list[d
         shown_classes=SHOWN_CLASSES,
         differences=details["differences"].get(candidate["name"], {}),
         flips=details["flips"].get(candidate["name"]),
-        kernels=kernels,
         predictions=prediction_errors(report),
         use=use(candidate, candidate["path"]),
     )

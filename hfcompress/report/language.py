@@ -4,9 +4,10 @@ from typing import Any
 
 from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
-from hfcompress.report import console, plots
+from hfcompress.report import console
 from hfcompress.report.console import threads_in_words
-from hfcompress.report.html import chain_of, ends, template
+from hfcompress.report.html import chain_of, ends, page
+from hfcompress.report.sections import cards_of
 from hfcompress.tasks import measured_task
 
 CARD = """---
@@ -29,8 +30,8 @@ CARD = """---
 ## The budget
 
 {verdicts}
-{bits_plot}
-{costs}## Use
+
+{sections}{costs}## Use
 
 {use}{evidence}
 ## Intended use and limits
@@ -76,31 +77,7 @@ def language_html(report: dict[str, Any], details: dict[str, Any], records: list
     Args:
         report: report.json; details: measurements.json of the measure stage and more; records: of all stages.
     """
-    candidate, reference = ends(report, details)
-    allotment = details.get("allotment")
-    return template("language.html.j2").render(
-        report=report,
-        details=details,
-        records=records,
-        candidate=candidate,
-        reference=reference,
-        picture=plots.allotment(allotment["grids"]) if allotment else None,
-        allotment=allotment,
-        kinds=by_kind(allotment) if allotment else [],
-        runtimes=details["runtimes"],
-    )
-
-
-def by_kind(allotment: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a kind of matrix (q_proj, embed_tokens, ...): count, bytes, bits a weight, predicted KL."""
-    kinds: dict[str, dict[str, Any]] = {}
-    for name, module in allotment["modules"].items():
-        kind = name.rpartition(".")[2]
-        row = kinds.setdefault(kind, {"kind": kind, "count": 0, "bytes": 0.0, "weights": 0, "kl": 0.0})
-        row["count"] += 1
-        for part in ("bytes", "weights", "kl"):
-            row[part] += module[part]
-    return [row | {"bits": 8 * row["bytes"] / row["weights"]} for row in kinds.values()]
+    return page("language.html.j2", report, details, records, runtimes=details["runtimes"])
 
 
 def language_card(
@@ -148,7 +125,7 @@ def language_card(
         noise=noise(details),
         verdicts="\n".join(map(verdict_line, report["verdicts"])),
         plot="![size, latency and perplexity of every model](plot.svg)\n\n" if repository else "",
-        bits_plot="\n![bits of every matrix, by layer](bits.svg)\n" if repository and "allotment" in details else "",
+        sections=cards_of(details, repository),
         costs=costs(chain_of(details.get("records", []), report, candidate["name"], reference["name"])),
         use=use(report, candidate, repository, places or {}),
         evidence=EVIDENCE.format(repository=repository) if repository else "",

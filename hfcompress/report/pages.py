@@ -14,6 +14,7 @@ from hfcompress.report.console import click_rows, labelled_rows, language_rows
 from hfcompress.report.html import ends, render_html
 from hfcompress.report.images import images_card, images_html
 from hfcompress.report.language import language_card, language_html
+from hfcompress.report.sections import section_pictures
 from hfcompress.tasks import measured_task
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def pictures_of(report: Report, details: Report) -> dict[str, str]:
     own = shown_by(details).plot
     plot = own(report, candidate, reference) if own is not None else None
     found = {"plot.svg": plot or plots.size_latency_accuracy(report["models"], candidate["name"], reference["name"])}
-    if "allotment" in details:
-        found["bits.svg"] = plots.allotment(details["allotment"]["grids"])
+    found |= section_pictures(details)
     return {name: plots.standalone(element) for name, element in found.items()}
 
 

@@ -5,7 +5,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hfcompress.budget import Budget, ImageBudget
 from hfcompress.errors import UserError
@@ -15,7 +15,7 @@ from hfcompress.folders.record import cpu_name, environment, read_json, sha256, 
 from hfcompress.runs.artifact_folder import MADE_AGAIN, as_folders, begin, finish, finish_killed
 from hfcompress.runs.comparison import Comparison
 from hfcompress.runs.lock import LOCK, lock, plain
-from hfcompress.stage import Artifact, Stage, content_key, parameter_of, snake_case
+from hfcompress.stage import Artifact, Shown, Stage, content_key, parameter_of, require_shown, snake_case
 
 if TYPE_CHECKING:
     from hfcompress.architectures.decoder_spec import LanguageShape
@@ -147,29 +147,20 @@ class Run:
         task: "Task",
         measure: Stage,
         latency_reference: Artifact | None = None,
-        deliver: tuple[Artifact, ...] = (),
-        base: str | None = None,
-        notes: tuple[str, ...] = (),
-        allotment: Artifact | None = None,
-        summaries: Artifact | None = None,
-        rollout: Artifact | None = None,
+        **shown: Unpack[Shown],
     ) -> dict[str, Any]:
         """Measure all models in one go, hold the candidate against the budget, write report.json and report.html.
 
         Args:
             reference: what a drop is counted from; candidate: what the verdicts are about.
             latency_reference: what `latency_ratio` is counted from (default: the reference).
-            deliver: what `push` uploads (default: the candidate).
-            base: the name of the model that all began with, for the card.
-            notes: sentences that a reader must see first.
-            allotment: where the bits of each matrix were chosen, for the report's picture.
-            summaries: what the models made of a data set's documents.
-            rollout: what replay, shadow and A/B test said of reference and candidate, for the report.
+            shown: `deliver`, `base`, `notes`, `sections`; see `stage.Shown`.
 
         Returns: report.json's object.
         """
         import json
 
+        require_shown(shown)
         measured = self(
             measure,
             name="measure",
@@ -185,7 +176,11 @@ class Run:
             scale=self.scale,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=environment(),
-            notes=[*notes, *getattr(task.data, "notes", ()), *latency_notes(budget)],  # and what was done to the data
+            notes=[
+                *shown.get("notes", ()),
+                *getattr(task.data, "notes", ()),
+                *latency_notes(budget),
+            ],  # and what was done to the data
             budget_kind=type(budget).__name__,
             budget=plain(budget),
             candidate=candidate.name,
@@ -204,12 +199,14 @@ class Run:
                 "max_length": task.max_length,
                 "data": task.identity.partition("@")[0],
                 "datasets": [task.dataset.partition("@")[0]] if task.on_hub else [],
-                "base": fetch.origin(base or reference.name),
-                "deliver": [model.name for model in deliver or (candidate,)],
+                "base": fetch.origin(shown.get("base") or reference.name),
+                "deliver": [model.name for model in shown.get("deliver") or (candidate,)],
                 "measured": measured.path.name,
-                **({"allotment": read_json(allotment.path / "allotment.json")} if allotment else {}),
-                **({"summaries": read_json(summaries.path / "summaries.json")} if summaries else {}),
-                **({"rollout": read_json(rollout.path / "rollout.json")} if rollout else {}),
+                "sections": {
+                    name: read_json(artifact.path / f"{name}.json")
+                    for name, artifact in shown.get("sections", {}).items()
+                    if artifact is not None
+                },
                 "records": [dataclasses.asdict(artifact.record) for artifact in self.made if artifact is not measured],
             }
             comparison.write(self.folder)

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from hfcompress.architectures.encoder_spec import parameters
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.architectures.patches import apply, write_edits
 from hfcompress.errors import UserError
 from hfcompress.formats.size import sizes
-from hfcompress.planning.plan import Plan, disk_bytes, parameters
+from hfcompress.planning.encoders import disk_bytes
+from hfcompress.planning.plan import Plan
 
 LAYER = "bert.encoder.layer"
 FIRST = f"{LAYER}.0.attention"

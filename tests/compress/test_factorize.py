@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hfcompress
 from hfcompress.architectures import encoders
-from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.encoder_spec import Shape, parameters
 from hfcompress.architectures.factors import CPConv, LowRankConv, LowRankLinear, TTEmbedding, Tucker2Conv
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.architectures.patches import SURGERY, apply, read_edits
@@ -24,7 +24,8 @@ from hfcompress.errors import UserError
 from hfcompress.formats.onnx import DynamicInt8, ExportOnnx
 from hfcompress.formats.runtimes.predictor import Predictor
 from hfcompress.formats.size import integer_bytes, sizes
-from hfcompress.planning.plan import disk_bytes, parameters, read_shape
+from hfcompress.planning.encoders import disk_bytes
+from hfcompress.planning.plan import read_shape
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.finetune import Finetune

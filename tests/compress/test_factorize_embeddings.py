@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hfcompress.architectures import albert
-from hfcompress.architectures.encoder_spec import Shape, embedding_parameters
+from hfcompress.architectures.encoder_spec import Shape, embedding_parameters, parameters
 from hfcompress.architectures.encoder_spec import embedding_bytes as predicted_bytes
 from hfcompress.architectures.models import load_classifier, load_tokenizer, save
 from hfcompress.budget import EmbeddingBudget, verdicts
@@ -20,7 +20,7 @@ from hfcompress.errors import UnknownShape, UserError
 from hfcompress.evaluation.difference import difference
 from hfcompress.formats.size import embedding_bytes
 from hfcompress.ops import norm_factors
-from hfcompress.planning.plan import Plan, parameters
+from hfcompress.planning.plan import Plan
 from hfcompress.recipes import multilingual
 from hfcompress.tasks.text_classification import TextClassification
 

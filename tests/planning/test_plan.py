@@ -16,25 +16,14 @@ from transformers import (
     DistilBertForSequenceClassification,
 )
 
-from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.encoder_spec import Shape, parameters
 from hfcompress.budget import Budget
 from hfcompress.compress.embeddings.trim_vocabulary import TrimVocabulary
 from hfcompress.errors import UserError
 from hfcompress.evaluation.measure import Measure
+from hfcompress.planning.encoders import Serving, disk_bytes, keeps, latency_ms, prediction, ram_mb, student_shapes
 from hfcompress.planning.machine import Machine
-from hfcompress.planning.plan import (
-    Plan,
-    Serving,
-    disk_bytes,
-    keeps,
-    latency_ms,
-    parameters,
-    prediction,
-    ram_mb,
-    read_shape,
-    render,
-    student_shapes,
-)
+from hfcompress.planning.plan import Plan, read_shape, render
 from hfcompress.recipes import legal_bert, tiny
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.text_classification import TextClassification
@@ -84,7 +73,7 @@ def serving() -> Serving:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans that time nothing."""
-    monkeypatch.setattr("hfcompress.planning.plan.Machine", lambda threads: CountingMachine())
+    monkeypatch.setattr("hfcompress.planning.encoders.Machine", lambda threads: CountingMachine())
 
 
 def network(shape: Shape) -> BertForSequenceClassification:

@@ -17,7 +17,7 @@ from tests.planning.test_plan import CountingMachine
 def test_the_plan_of_the_full_scale_shows_a_smaller_model_by_every_road(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hfcompress.planning.plan.Machine", lambda threads: CountingMachine())
+    monkeypatch.setattr("hfcompress.planning.encoders.Machine", lambda threads: CountingMachine())
     plan: Any = Plan()
     legal_bert_structured.recipe(plan, **legal_bert_structured.arguments("full", tmp_path))
     models = plan.predictions
