@@ -96,6 +96,7 @@ def run(
     found, options = chosen(recipe, data, options)
     scale = scale or found.default_scale
     folder = prepare.run_folder(run_dir, found.name, scale)
+    prepare.refuse_other_recipe(folder, found.name)  # before anything is written there
     with prepare.scale_of(found, scale, folder) as (of_scale, held):
         resolved = prepare.resolved(found, of_scale, options)
         return Result(folder, prepare.executed(found, resolved, scale, folder, held))

@@ -135,8 +135,10 @@ def from_lock(file: Path, arguments: list[str]) -> int:
 
 
 def folder_of(arguments: list[str], recipe_name: str, scale: str) -> Path:
-    """Return where a run lies; see `run_folder`."""
-    return run_folder(option_value(arguments, "--run-dir"), recipe_name, scale)
+    """Return where a run lies, before anything is written there; see `run_folder`."""
+    folder = run_folder(option_value(arguments, "--run-dir"), recipe_name, scale)
+    refuse_other_recipe(folder, recipe_name)
+    return folder
 
 
 def parse(source: FoundRecipe, own: type, defaults: dict[str, Any], arguments: list[str], prog: str) -> dict[str, Any]:
@@ -201,7 +203,6 @@ def run_recipe(
         require_token()
         for package in PUSHING:
             needs(package)
-    refuse_other_recipe(folder, source.name)  # before the libraries are loaded
     quiet()
     report = executed(source, options, scale, folder, held)
     if is_main_process():

@@ -12,6 +12,7 @@ from typing import Any
 from hfcompress.budget import Budget
 from hfcompress.errors import OptionError, UnknownShape, UserError
 from hfcompress.folders.files import FolderLock, scratch_below
+from hfcompress.folders.record import Record
 from hfcompress.planning.plan import Plan
 from hfcompress.runs.calibration import within_windows
 from hfcompress.runs.effects import refuse_empty, refuse_without_effect
@@ -100,6 +101,7 @@ def run_folder(given: str | Path | None, name: str, scale: str) -> Path:
         raise OptionError(".run_dir", reason, repr(str(folder)))
     if folder.exists() and not folder.is_dir():
         raise OptionError(".run_dir", "this is a file; give a folder", folder)
+    refuse_finished_stage(folder)
     return folder
 
 
@@ -217,6 +219,29 @@ def refuse_other_recipe(folder: Path, name: str) -> None:
         if other != name:
             reason = "it holds a run of {other}; give {name} a folder of its own"
             raise OptionError(".run_dir", reason, folder, other=other, name=name)
+
+
+def refuse_finished_stage(folder: Path) -> None:
+    """Stop before a run is written into what a stage has finished: that stage would be damaged for its own run.
+
+    Raises:
+        OptionError: the folder is a stage's, or lies in one.
+    """
+    place = folder.resolve()
+    for above in (place, *place.parents):
+        if (above / "record.json").is_file() and is_record(above):
+            where = "it is" if above == place else f"it lies in {above.name},"
+            reason = "{where} a finished stage of another run; give a folder of its own"
+            raise OptionError(".run_dir", reason, folder, where=where)
+
+
+def is_record(folder: Path) -> bool:
+    """Whether a folder's record.json is that of a stage."""
+    try:
+        Record.read(folder)
+    except UserError:
+        return False
+    return True
 
 
 def refuse_impossible(verdicts: list[dict[str, Any]], advice: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hfcompress.compress.quantize.bit_allocation import Allot
 from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
+from hfcompress.folders.record import Record
 from hfcompress.runs.effects import refuse_without_effect, walked
 from hfcompress.runs.prepare import defaults_of
 from hfcompress.runs.recipes import found_recipes, load_recipe
@@ -299,6 +301,24 @@ def test_a_limit_in_another_unit_takes_the_defaults_place(tmp_path: Path) -> Non
     assert (budget("--budget.ram-gb", "None").ram_mb, budget("--budget.ram-gb", "2").ram_mb) == (None, 2000)
     both = refusal("summarize_7b", "--budget.ram-mb", "60", "--budget.ram-gb", "1", folder=tmp_path)
     assert both == "--budget.ram-mb 60: --budget.ram-gb 1 limits the same memory; give one of them"
+
+
+def test_nothing_is_written_into_a_run_of_another_recipe_or_into_a_finished_stage(tmp_path: Path) -> None:
+    other, stage = tmp_path / "other", tmp_path / "run" / "lm-0"
+    other.mkdir()
+    (other / "recipe.lock.json").write_text(json.dumps({"recipe": "summarize_7b", "scale": "smoke", "options": {}}))
+    stage.mkdir(parents=True)
+    Record("lm", "Adopt", "0" * 16, {}, {}, 0.0, 0.0, "transformers", 0, 0, {}, {}).write(stage)
+    for place, what in (
+        (other, "it holds a run of summarize_7b"),
+        (stage, "it is a finished stage"),
+        (stage / "runs" / "a", "it lies in lm-0, a finished stage"),
+    ):
+        with pytest.raises(UserError, match=f"--run-dir {place}: {what}"):
+            dispatch(["run", "legal_bert", "--smoke", "--run-dir", str(place)])
+    assert [file.name for file in other.iterdir()] == ["recipe.lock.json"]
+    assert [file.name for file in stage.iterdir()] == ["record.json"]
+    assert folder_of(spelled(["--run-dir", str(stage.parent)]), "legal_bert", "small") == stage.parent
 
 
 @pytest.mark.parametrize("spelling", ["--run-dir", "--run_dir"])
