@@ -1,10 +1,11 @@
+import gc
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are imported: two cores are shared
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -15,17 +16,21 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 import pytest
 from filelock import FileLock
 
-from hfcompress.formats import language_memory, memory
-from hfcompress.recipes import tiny
-from hfcompress.tasks.image_classification import ImageClassification
-from hfcompress.tasks.text_classification import TextClassification
 from tests.fork_server import WITHOUT_HUB, ForkServer, is_graph
-from tests.image_models import write_mobilenet
+
+if TYPE_CHECKING:  # pytest-xdist's controller imports this file and runs no test
+    from hfcompress.tasks.image_classification import ImageClassification
+    from hfcompress.tasks.text_classification import TextClassification
 
 DATA = Path(os.environ.get("HFCOMPRESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 Made = Callable[[str, Callable[[Path], object]], Path]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what the libraries made when they were imported: a million objects."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +70,8 @@ def memory_in_forks(fork_server: ForkServer) -> Iterator[None]:
     A graph's process starts quickly, and a fork would count what its parent holds. Tests of the process itself import
     `fresh_process` before this is set up.
     """
+    from hfcompress.formats import language_memory, memory
+
     real = memory.fresh_process
 
     def fresh_process(module: str, folder: Path, length: int, threads: int) -> dict[str, float]:
@@ -91,8 +98,11 @@ def hub_fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkSe
 
 
 @pytest.fixture(scope="session")
-def tiny_task(made_once: Made) -> TextClassification:
+def tiny_task(made_once: Made) -> "TextClassification":
     """Three classes of short texts that a tiny model can learn, in groups of three."""
+    from hfcompress.recipes import tiny
+    from hfcompress.tasks.text_classification import TextClassification
+
     folder = made_once("data", tiny.write_dataset)
     return TextClassification(dataset=str(folder), group_column="group", max_length=32)
 
@@ -100,11 +110,13 @@ def tiny_task(made_once: Made) -> TextClassification:
 @pytest.fixture(scope="session")
 def tiny_model(made_once: Made) -> Path:
     """Four layers, hidden size 64, four heads, intermediate size 128; random weights."""
+    from hfcompress.recipes import tiny
+
     return made_once("model", tiny.write_model)
 
 
 @pytest.fixture(scope="session")
-def tiny_teacher(made_once: Made, tiny_model: Path, tiny_task: TextClassification) -> Path:
+def tiny_teacher(made_once: Made, tiny_model: Path, tiny_task: "TextClassification") -> Path:
     """`tiny_model`, fine-tuned until it classifies well."""
     from hfcompress.training.finetune import Finetune
 
@@ -116,7 +128,7 @@ def tiny_teacher(made_once: Made, tiny_model: Path, tiny_task: TextClassificatio
 
 
 @pytest.fixture(scope="session")
-def exported(made_once: Made, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+def exported(made_once: Made, tiny_teacher: Path, tiny_task: "TextClassification") -> Path:
     """`tiny_teacher` as ONNX in fp32."""
     from hfcompress.formats.onnx import ExportOnnx
 
@@ -128,20 +140,24 @@ def exported(made_once: Made, tiny_teacher: Path, tiny_task: TextClassification)
 
 
 @pytest.fixture(scope="session")
-def image_task() -> ImageClassification:
+def image_task() -> "ImageClassification":
     """Four hundred digits for training."""
+    from hfcompress.tasks.image_classification import ImageClassification
+
     return ImageClassification(max_train_examples=400)
 
 
 @pytest.fixture(scope="session")
-def image_base(made_once: Made, image_task: ImageClassification) -> Path:
+def image_base(made_once: Made, image_task: "ImageClassification") -> Path:
     """A narrow MobileNetV2 of random weights, for 16 pixels."""
+    from tests.image_models import write_mobilenet
+
     return made_once("image-base", lambda out: write_mobilenet(out, image_task.data.labels, side=16))
 
 
 @pytest.fixture(scope="session")
 def image_classifier(
-    made_once: Made, image_base: Path, image_task: ImageClassification
+    made_once: Made, image_base: Path, image_task: "ImageClassification"
 ) -> tuple[Path, dict[str, Any]]:
     """`image_base`, trained until it reads some digits; and what its training returned."""
     from hfcompress.training.finetune_images import FinetuneImages
@@ -160,12 +176,12 @@ def image_classifier(
 
 
 @pytest.fixture(scope="session")
-def finished(made_once: Made, tiny_teacher: Path, tiny_task: TextClassification) -> Path:
+def finished(made_once: Made, tiny_teacher: Path, tiny_task: "TextClassification") -> Path:
     """A short run to its report: a teacher, its fp32 ONNX, its int8 ONNX."""
     return made_once("run", lambda folder: finish(folder, tiny_teacher, tiny_task))
 
 
-def finish(folder: Path, tiny_teacher: Path, tiny_task: TextClassification) -> None:
+def finish(folder: Path, tiny_teacher: Path, tiny_task: "TextClassification") -> None:
     """Write the run of `finished`."""
     from hfcompress.budget import Budget
     from hfcompress.evaluation.measure import Measure

@@ -1,5 +1,6 @@
 """The pages beside this file as jinja templates: whatever a report names is escaped."""
 
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -10,7 +11,13 @@ from hfcompress.report import console
 
 
 def template(name: str) -> jinja2.Template:
-    """A page beside this file; a name that it is not given is an error."""
+    """Return a page beside this file; a name that it is not given is an error."""
+    return pages().get_template(name)
+
+
+@cache
+def pages() -> jinja2.Environment:
+    """Return what compiles the pages, each once: it takes longer than to fill one."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -21,4 +28,4 @@ def template(name: str) -> jinja2.Template:
     )
     environment.filters["number"] = console.number
     environment.globals |= {"sentence": console.sentence, "outcome": console.outcome}
-    return environment.get_template(name)
+    return environment

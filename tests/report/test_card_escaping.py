@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
 
 from hfcompress import cli
 from hfcompress.errors import UserError
@@ -130,8 +132,8 @@ KINDS = ["legal_bert-small", "summarize_7b-small", "iot_camera-small", "ctr_embe
 
 
 @functools.cache
-def calm_card_and_page(card: str) -> tuple[str, str]:
-    """The card and the page of a shipped card whose names are harmless."""
+def calm_card_and_page(card: str, drawn: bool) -> tuple[str, str]:
+    """The card and the page of a shipped card whose names are harmless, with or without pictures."""
     report, details = poisoned(card, "calm")
     return card_of(report, details, "org/small", {}), page_of(report, details)
 
@@ -139,8 +141,11 @@ def calm_card_and_page(card: str) -> tuple[str, str]:
 @pytest.mark.parametrize("card", KINDS)
 @pytest.mark.parametrize("evil", [EVIL[0], EVIL[2], EVIL[3], EVIL[4], EVIL[7], EVIL[20], EVIL[21], EVIL[23], EVIL[26]],
                          ids=range(9))  # fmt: skip
-def test_cards_and_pages_show_what_things_are_called(card: str, evil: str) -> None:
-    plain, plain_page = calm_card_and_page(card)
+def test_cards_and_pages_show_what_things_are_called(card: str, evil: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages of one name with their pictures, which take most of the time and have tests of their own below."""
+    if not (drawn := evil == EVIL[2]):
+        monkeypatch.setattr(plots, "has", lambda _: False)
+    plain, plain_page = calm_card_and_page(card, drawn)
     report, details = poisoned(card, evil)
     text = card_of(report, details, "org/small", {})
     assert len(re.findall("`", text)) == len(re.findall("`", plain)), "no code span is left"
@@ -153,6 +158,7 @@ def test_cards_and_pages_show_what_things_are_called(card: str, evil: str) -> No
     data = ModelCard(text.encode("utf-8").decode()).data
     assert data.pipeline_tag == ModelCard(plain).data.pipeline_tag
     html = page_of(report, details)
+    assert ("<svg" in html) is drawn
     assert html.encode("utf-8")
     tags, expected = Page(html), Page(plain_page)
     assert {*tags.tags} == {*expected.tags}
@@ -160,20 +166,41 @@ def test_cards_and_pages_show_what_things_are_called(card: str, evil: str) -> No
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", html)
 
 
+def row_of(name: str) -> dict[str, Any]:
+    return {"name": name, "format": "onnx", "bytes": 10**6, "latency_ms": {"p50": 1.0},
+            "accuracy": {"metric": "accuracy", "value": 0.5, "ci95": [0.4, 0.6]}}  # fmt: skip
+
+
+ENTRIES = {evil: {"f1": 0.5, "n": 10 + i} for i, evil in enumerate(EVIL)}
+POINTS = [{"kind": evil, "ratio": ratio, "auc": 0.7, "low": 0.6, "high": 0.8} for evil in EVIL for ratio in (2.0, 4.0)]
+PICTURES: dict[str, Callable[[], str]] = {
+    "bars": lambda: plots.class_bars(ENTRIES, ENTRIES, (EVIL[2], EVIL[17]), 30),
+    "dots": lambda: plots.size_latency_accuracy([row_of(evil) for evil in EVIL], EVIL[2], EVIL[17]),
+    "steps": lambda: plots.waterfall([(evil, 1.0) for evil in EVIL], EVIL[2], 1),
+    "curve": lambda: plots.compression_curve(POINTS, 0.7, {"ratio": 3.0, "auc": 0.7}, 0.01),
+}
+"""What draws names that are all evil."""
+
+
+def require_text(picture: str) -> None:
+    """A whole picture of nothing but lines and text."""
+    tree = ElementTree.fromstring(plots.standalone(picture).encode("utf-8"))
+    tags = {element.tag.rpartition("}")[2] for element in tree.iter()}
+    assert tags <= {"svg", "g", "path", "text", "tspan", "defs", "style", "use", "clipPath", "rect", "title"}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_whole_and_hold_text(name: str) -> None:
+    require_text(PICTURES[name]())
+
+
 @pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))
-def test_pictures_are_whole_and_hold_text(evil: str) -> None:
-    entries = {f"{evil} {i}": {"f1": 0.5, "n": 10 + i} for i in range(3)}
-    row = {"name": evil, "format": "onnx", "bytes": 10**6, "latency_ms": {"p50": 1.0},
-           "accuracy": {"metric": "accuracy", "value": 0.5, "ci95": [0.4, 0.6]}}  # fmt: skip
-    pictures = [
-        plots.class_bars(entries, entries, (evil, f"{evil} small"), 30),
-        plots.size_latency_accuracy([row], evil, evil),
-        plots.waterfall([(evil, 1.0), (evil, 2.0)], evil, 1),
-    ]
-    for picture in pictures:
-        tree = ElementTree.fromstring(plots.standalone(picture).encode("utf-8"))
-        tags = {element.tag.rpartition("}")[2] for element in tree.iter()}
-        assert tags <= {"svg", "g", "path", "text", "tspan", "defs", "style", "use", "clipPath", "rect", "title"}
+def test_what_a_picture_writes_and_is_described_by_is_text(evil: str) -> None:
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(2, 1), dpi=plots.POINTS)
+        figure.suptitle(evil)
+        picture = plots.svg(figure, evil)
+    require_text(picture)
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, verb: Callable[[list[str]], int]) -> tuple[str, str]:
