@@ -2,6 +2,7 @@ import gc
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -216,3 +217,16 @@ def real_data() -> Path:
             pytest.fail(f"CI needs the real data, and {DATA} is not there (set HFCOMPRESS_DATA)")
         pytest.skip(f"no real data in {DATA} (set HFCOMPRESS_DATA)")
     return DATA
+
+
+LLAMA_PATH = "HFCOMPRESS_LLAMA_CPP"
+
+
+@pytest.fixture(scope="session")
+def llama_cpp() -> None:
+    """llama-cpp-python, installed or in the folder that HFCOMPRESS_LLAMA_CPP names (pip install --target)."""
+    if LLAMA_PATH in os.environ:
+        sys.path.append(os.environ[LLAMA_PATH])
+    pytest.importorskip(
+        "llama_cpp", reason=f"llama-cpp-python is not installed, nor does {LLAMA_PATH} name its folder"
+    )

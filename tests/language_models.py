@@ -54,6 +54,25 @@ def write_llama(folder: Path, *, tied: bool = True, kind: str = "Llama", seed: i
     return folder
 
 
+def write_decoder(folder: Path, model_type: str, **changes: Any) -> Path:
+    """A random model of any class, with large weights, and with norms and biases of its own."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, initializer_range=0.12, **ids | changes))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight += torch.linspace(-0.3, 0.5, len(weight))
+            if name.endswith(".bias"):
+                weight.normal_(std=0.3)
+    model.save_pretrained(folder)
+    byte_pair_tokenizer(texts(60, 0), model.config.vocab_size).save_pretrained(folder)
+    return folder
+
+
 def pack_model(model: Path, out: Path, grid: Grid) -> Path:
     """Every matrix rounded to nearest, as a packed folder."""
     from hfcompress.compress.quantize.weight_only import WeightOnly

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hfcompress.architectures.decoders import BIASES, GEMMAS, MODEL_TYPES, head_size, kv_heads, layer_windows
+from hfcompress.architectures import DECODERS
+from hfcompress.architectures.decoder import Decoder
+from hfcompress.architectures.decoders import head_size, kv_heads
 from hfcompress.errors import UnknownShape, UserError
 from hfcompress.folders.guard import check_type, read_config
 
@@ -55,13 +57,13 @@ class LanguageShape:
             UserError: a field is missing.
         """
         kind = config.get("model_type")
-        if kind not in MODEL_TYPES:
-            raise UnknownShape(f"a {kind} is no model whose shape is known; known are {', '.join(MODEL_TYPES)}")
+        if (decoder := DECODERS.get(str(kind))) is None:
+            raise UnknownShape(f"a {kind} is no model whose shape is known; known are {', '.join(DECODERS)}")
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
             groups, head_dim = kv_heads(config), head_size(config)
             intermediate = int(config["intermediate_size"])
-            windows = set(layer_windows(config))
+            windows = set(decoder.windows(config))
             return cls(
                 layers=int(config["num_hidden_layers"]),
                 hidden=hidden,
@@ -70,11 +72,11 @@ class LanguageShape:
                 kv_heads=groups,
                 head_dim=head_dim,
                 vocab=int(config["vocab_size"]),
-                tied=bool(config.get("tie_word_embeddings", kind in GEMMAS)),
+                tied=bool(decoder.value(config, "tie_word_embeddings")),
                 context=int(config["max_position_embeddings"]),
-                layer_plain=layer_plain(config, hidden, heads * head_dim, groups * head_dim, intermediate, head_dim),
+                layer_plain=layer_plain(decoder, config, heads * head_dim, groups * head_dim),
                 sliding_window=windows.pop() if len(windows) == 1 else None,
-                fused=kind == "phi3",
+                fused=decoder.fused,
                 weight_bits=32 if str(config.get("dtype") or config.get("torch_dtype")).endswith("float32") else 16,
                 config=config,
             )
@@ -153,17 +155,14 @@ class LanguageShape:
         return self.embedding_parameters + self.layer_parameters + self.head_parameters + self.plain_parameters
 
 
-def layer_plain(config: dict[str, Any], hidden: int, queries: int, keys: int, intermediate: int, head_dim: int) -> int:
-    """Norms and biases of a layer, as transformers builds each model type."""
-    found = 2 * hidden
-    if config["model_type"] in ("gemma2", "gemma3_text"):
-        found += 2 * hidden
-    if config["model_type"] == "qwen2":
+def layer_plain(decoder: Decoder, config: dict[str, Any], queries: int, keys: int) -> int:
+    """Return how many numbers the norms and biases of a layer have, as transformers builds it."""
+    hidden, intermediate = int(config["hidden_size"]), int(config["intermediate_size"])
+    found = (4 if decoder.norms_after else 2) * hidden
+    if decoder.query_biases:
         found += queries + 2 * keys
-    elif config["model_type"] in BIASES and config.get("attention_bias"):
+    elif decoder.value(config, "attention_bias"):
         found += queries + 2 * keys + hidden
-    if config["model_type"] == "llama" and config.get("mlp_bias"):
+    if decoder.value(config, "mlp_bias"):
         found += 2 * intermediate + hidden
-    if config["model_type"] in ("qwen3", "gemma3_text"):
-        found += 2 * head_dim
-    return found
+    return found + (2 * head_size(config) if decoder.head_norms else 0)

@@ -31,7 +31,7 @@ class DecoderStack:
     checkpoint: of a stock model, or what a packed one stands for (architectures/quantized_model.py, Dequantized).
 
     Raises:
-        UserError: an architecture that is not one of ARCHITECTURES, or see `Checkpoint`.
+        UserError: an architecture that is none of the table's, or see `Checkpoint`.
     """
 
     def __init__(self, checkpoint: "Checkpoint | Dequantized") -> None:
@@ -123,7 +123,7 @@ class DecoderStack:
 
     def capped(self, logits: "Tensor") -> "Tensor":
         """What the model makes of lm_head's products."""
-        cap = self.kind.logit_softcap
+        cap, logits = self.kind.logit_softcap, logits / self.kind.logit_divisor
         return cap * (logits / cap).tanh() if cap else logits
 
 

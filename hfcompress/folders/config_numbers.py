@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hfcompress.architectures import DECODERS
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import objects
 
@@ -41,7 +42,9 @@ RANGES = {
     "norm_eps": (0.0, 1.0),
     "depth_multiplier": (1e-3, 64.0),
     "query_pre_attn_scalar": (1e-6, 1e9),
-}
+    **dict.fromkeys(("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"),
+                    (1e-9, 1e9)),
+}  # fmt: skip
 ROPE_FIELDS = {
     "linear": ("factor",), "dynamic": ("factor",), "yarn": ("factor",), "longrope": ("short_factor", "long_factor"),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -49,7 +52,6 @@ ROPE_FIELDS = {
 FLOATS = {"float16", "bfloat16", "float32", "float64", "half", "float", "double", "auto", "float8_e4m3fn",
           "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"}  # fmt: skip
 PIXELS = ("size", "crop_size", "height", "width", "shortest_edge", "pad_size")
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "electra")
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
           "max_position_embeddings")  # fmt: skip

@@ -111,14 +111,14 @@ def genai_config(packed: "PackedModel", context: int, ends: list[int]) -> dict[s
         ends: the tokens that end an answer, as onnxruntime-genai's own builder takes them from generation_config.json
             too: its runtime stops at these alone.
     """
-    from hfcompress.architectures.decoders import head_size, kv_heads
+    from hfcompress.architectures.decoders import decoder_of, head_size, kv_heads
 
-    config = packed.config
+    config, decoder = packed.config, decoder_of(packed.config)
     begin = ids_of(config.get("bos_token_id"))
     pads = [*ids_of(config.get("pad_token_id")), *ends, 0]  # the first Llamas have -1, which its runtime refuses
     return {
         "model": {
-            "type": str(config["model_type"]),
+            "type": decoder.genai or decoder.model_type,
             **({"bos_token_id": begin[0]} if begin else {}),  # the runtime takes no null
             "eos_token_id": ends[0] if len(ends) == 1 else ends,
             "pad_token_id": next(number for number in pads if number < config["vocab_size"]),

@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.architectures import DECODERS
+from hfcompress.architectures.decoder import LlamaCpp
 from hfcompress.architectures.decoders import (
-    BIASES,
+    DecoderKind,
     architecture,
+    decoder_of,
     head_size,
     kind_of,
     kv_heads,
@@ -42,20 +45,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-# llama.cpp's graph of each architecture.
-ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "Phi3ForCausalLM": "phi3",
-    "GemmaForCausalLM": "gemma",
-    "Gemma2ForCausalLM": "gemma2",
-}
-# How rotary frequencies may be scaled: not by the text's length; and only the graph "llama" reads such scales.
-ROPE_TYPES = {"llama": ("default", "linear", "llama3")}
 ROPE_FACTORS = "rope_freqs.weight"
-GEMMA2_27B = 46  # layers, by which llama.cpp knows it
 NO_CAP = 1e6  # llama.cpp divides by a cap: of so large a one c * tanh(x / c) is x to a float's last bit
 BLOCK = 32
 HALF_STEP = 2.0**-11  # float16's rounding, of the value
@@ -97,7 +87,7 @@ def write(packed: PackedModel, file: Path) -> list[Entry]:
     require_supported(packed.folder, packed.config)
     found = entries(packed)
     with whole_path(file) as part:
-        writer = gguf.GGUFWriter(part, graph(packed.config))
+        writer = gguf.GGUFWriter(part, graph(packed.config).graph)
         describe(writer, packed.config, found)
         add_tokenizer(writer, packed.folder, int(packed.config["vocab_size"]))
         for entry in found:
@@ -123,60 +113,61 @@ def require_supported(model: Path | str, config: dict[str, Any]) -> None:
     Raises:
         UserError: naming what.
     """
-    named = architecture(config)
-    if named not in ARCHITECTURES:
-        raise UserError(f"{model} is a {named}; GGUF export knows {', '.join(ARCHITECTURES)}")
-    kind, known = kind_of(config), ROPE_TYPES.get(graph(config), ("default",))
+    named, decoder = architecture(config), DECODERS.get(str(config.get("model_type")))
+    known = [each.class_name for each in DECODERS.values() if each.llama_cpp]
+    if named not in known or decoder is None:
+        raise UserError(f"{model} is a {named}; GGUF export knows {', '.join(known)}")
+    kind, found = kind_of(config), graph(config)
     if kind.activation != kind.usual_activation:
         raise UserError(f"{model} has hidden_act {kind.activation}; llama.cpp computes {kind.usual_activation}")
-    if (turned := rope_type(config)) not in known:
-        raise UserError(f"{model} has rope_type {turned}; GGUF export of a {named} knows {', '.join(known)}")
-    if kind.attention_scale not in (None, (size := attention_divisor(config)) ** -0.5):
+    if (turned := rope_type(config)) not in found.rope_types:
         raise UserError(
-            f"{model} has query_pre_attn_scalar {config['query_pre_attn_scalar']}; llama.cpp divides by the root of "
-            f"{size}"
+            f"{model} has rope_type {turned}; GGUF export of a {named} knows {', '.join(found.rope_types)}"
         )
-    if reason := not_in_graph(config):
+    scalar = decoder.value(config, "query_pre_attn_scalar")
+    if scalar is not None and float(scalar) != (size := attention_divisor(config)):
+        raise UserError(f"{model} has query_pre_attn_scalar {scalar}; llama.cpp divides by the root of {size}")
+    if reason := not_in_graph(config, kind):
         raise UserError(f"{model} has {reason}; leave gguf out of --formats")
 
 
 def attention_divisor(config: dict[str, Any]) -> int:
-    """Return the number by whose root llama.cpp's Gemma 2 divides attention: with 46 layers not the head's size."""
-    if int(config["num_hidden_layers"]) == GEMMA2_27B:
+    """Return the number by whose root llama.cpp divides attention: with some layers not the head's size."""
+    if int(config["num_hidden_layers"]) == graph(config).scalar_of_even_heads_at:
         return int(config["hidden_size"]) // int(config["num_attention_heads"])
     return head_size(config)
 
 
-def not_in_graph(config: dict[str, Any]) -> str | None:
-    """Return what llama.cpp's graph of the architecture has no tensor for, as words; None where it has all."""
-    name, even = graph(config), int(config["hidden_size"]) // int(config["num_attention_heads"])
-    if name in ("gemma", "gemma2") and not config.get("tie_word_embeddings", True):
+def not_in_graph(config: dict[str, Any], kind: DecoderKind) -> str | None:
+    """Return what llama.cpp's graph of the architecture does not compute, as words; None where it computes all."""
+    found, decoder = graph(config), decoder_of(config)
+    name, even = found.graph, int(config["hidden_size"]) // int(config["num_attention_heads"])
+    if not found.own_head and not decoder.value(config, "tie_word_embeddings"):
         return f"a head of its own (tie_word_embeddings false), where llama.cpp's {name} reads the embedding"
-    if name != "llama" and config["model_type"] in BIASES and config.get("attention_bias"):
+    if not found.output_bias and decoder.value(config, "attention_bias"):
         return f"attention_bias true, and llama.cpp's {name} adds no bias to attention's output"
-    if name in ("qwen2", "phi3") and head_size(config) != even:
+    if not found.mlp_bias and decoder.value(config, "mlp_bias"):
+        return f"mlp_bias true, and llama.cpp's {name} adds no bias to the MLP"
+    if found.even_heads and head_size(config) != even:
         return f"head_dim {head_size(config)}, where llama.cpp's {name} takes hidden_size / heads, {even}"
+    every = found.unrotated_every
+    if kind.rotated != tuple(not every or bool((i + 1) % every) for i in range(len(kind.rotated))):
+        computed = f"all layers but every {every}th" if every else "all layers"
+        return f"no_rope_layers of its own, where llama.cpp's {name} rotates {computed}"
     return None
 
 
-def graph(config: dict[str, Any]) -> str:
-    """llama.cpp's name of what computes this architecture."""
-    return ARCHITECTURES[architecture(config)]
+def graph(config: dict[str, Any]) -> LlamaCpp:
+    """Return what computes this architecture in llama.cpp, which has it (see `require_supported`)."""
+    found = decoder_of(config).llama_cpp
+    assert found is not None
+    return found
 
 
 def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
     """The model's shape, under GGUF's keys for its architecture."""
     gguf = require_gguf()
-    kind, context = kind_of(config), config["max_position_embeddings"]
-    computed: tuple[int | None, ...] = (None,) * len(kind.windows)  # by the graph: most know no window
-    if graph(config) == "gemma2":
-        window = kind.smallest_window or context
-        computed = tuple(None if i % 2 else window for i in range(len(kind.windows)))
-        writer.add_sliding_window(window)
-        writer.add_attn_logit_softcapping(kind.attention_softcap or NO_CAP)
-        writer.add_final_logit_softcapping(kind.logit_softcap or NO_CAP)
-    if kind.smallest_window and kind.windows != computed:  # beyond it the answers would be another model's
-        context = min(context, kind.smallest_window)
+    context = describe_graph(writer, graph(config), kind_of(config), config["max_position_embeddings"])
     head = head_size(config)
     writer.add_context_length(context)
     writer.add_block_count(config["num_hidden_layers"])
@@ -196,10 +187,33 @@ def describe(writer: Any, config: dict[str, Any], found: list[Entry]) -> None:
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if most == "F32" else f"MOSTLY_{most}"])
 
 
+def describe_graph(writer: Any, computes: LlamaCpp, kind: DecoderKind, context: int) -> int:
+    """Add the keys that some graphs alone read.
+
+    Returns: the tokens for which the graph computes the model: beyond a window that it does not know the answers
+    would be another model's.
+    """
+    windows: tuple[int | None, ...] = (None,) * len(kind.windows)
+    if every := computes.unwindowed_every:
+        window = kind.smallest_window or context
+        windows = tuple(window if (i + 1) % every else None for i in range(len(kind.windows)))
+        writer.add_sliding_window(window)
+    if computes.softcaps:
+        writer.add_attn_logit_softcapping(kind.attention_softcap or NO_CAP)
+        writer.add_final_logit_softcapping(kind.logit_softcap or NO_CAP)
+    if computes.multipliers:
+        writer.add_embedding_scale(kind.embedding_scale)
+        writer.add_residual_scale(kind.residual_scale)
+        writer.add_logit_scale(kind.logit_divisor)
+        if kind.attention_scale is not None:
+            writer.add_attention_scale(kind.attention_scale)
+    return min(context, kind.smallest_window) if kind.smallest_window and kind.windows != windows else context
+
+
 def entries(packed: PackedModel) -> list[Entry]:
     """Every tensor of the file: the matrices, in the order of the model's modules, and the rest."""
     gguf = require_gguf()
-    architecture = gguf.MODEL_ARCH[graph(packed.config).upper()]
+    architecture = gguf.MODEL_ARCH[graph(packed.config).graph.upper()]
     names = gguf.get_tensor_name_map(architecture, packed.config["num_hidden_layers"])
     found = []
     for source in (*packed.grids, *packed.plain_names()):
@@ -272,13 +286,13 @@ def nibbles(codes: Array) -> Array:
 def rope_order(source: str, config: dict[str, Any]) -> "torch.Tensor | None":
     """Which row of a q or k projection comes where.
 
-    transformers turns element i of a head together with element i + size / 2; llama.cpp's "llama" turns neighbours,
-    and its other graphs do as transformers does.
+    transformers turns element i of a head together with element i + size / 2; some graphs of llama.cpp turn
+    neighbors, and its other graphs do as transformers does.
     """
     import torch
 
     module = source.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
-    if module not in ("q_proj", "k_proj") or graph(config) != "llama":
+    if module not in ("q_proj", "k_proj") or not graph(config).rotates_neighbors:
         return None
     heads = config["num_attention_heads"]
     if module == "k_proj":

@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfcompress.architectures.decoders import (
-    GELU,
-    GELU_TANH,
-    SILU,
-    DecoderKind,
-    head_size,
-    kv_heads,
-    norm_epsilon,
-    require_graph,
-)
+from hfcompress.architectures.decoder import GELU, GELU_TANH, SILU
+from hfcompress.architectures.decoders import DecoderKind, head_size, kv_heads, norm_epsilon, require_graph
 from hfcompress.architectures.quantized_model import PackedModel, without_weights
 from hfcompress.formats.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
 from hfcompress.formats.onnx_writer import MICROSOFT, GraphWriter
@@ -67,12 +59,14 @@ def write_decoder(folder: Path, packed: PackedModel, *, context: int, accuracy_l
         hidden = attention(graph, packed, kind, prefix, normed, accuracy_level, widened)
         if kind.norms_after:
             hidden, _ = norm(graph, hidden, "", prefix + "post_attention_layernorm", norms, epsilon)
+        hidden = scaled(graph, hidden, kind.residual_scale, prefix + "attention_scaled")
         normed, residual = norm(graph, hidden, residual, prefix + kind.mlp_norm, norms, epsilon)
         hidden = gated(graph, packed, kind, prefix + "mlp.", normed, accuracy_level, widened)
         if kind.norms_after:
             hidden, _ = norm(graph, hidden, "", prefix + "post_feedforward_layernorm", norms, epsilon)
+        hidden = scaled(graph, hidden, kind.residual_scale, prefix + "mlp_scaled")
     normed, _ = norm(graph, hidden, residual, "model.norm", norms, epsilon)
-    head(graph, packed, normed, accuracy_level, widened, kind.logit_softcap)
+    head(graph, packed, kind, normed, accuracy_level, widened)
     graph.save(*signature(config))
     return widened
 
@@ -151,7 +145,9 @@ def attention(
         read += ["", ""]
     past = [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
     local = "local_" if kind.local_rotary[index] else ""
-    caches = ["seqlens_k", "total_sequence_length", f"{local}cos_cache", f"{local}sin_cache"]
+    caches = ["seqlens_k", "total_sequence_length"]
+    if kind.rotated[index]:
+        caches += [f"{local}cos_cache", f"{local}sin_cache"]
     scale = {} if kind.attention_scale is None else {"scale": kind.attention_scale}
     graph.node(
         "GroupQueryAttention",
@@ -160,7 +156,7 @@ def attention(
         MICROSOFT,
         num_heads=int(config["num_attention_heads"]),
         kv_num_heads=kv_heads(config),
-        do_rotary=1,
+        do_rotary=int(kind.rotated[index]),
         local_window_size=kind.windows[index] or -1,
         softcap=kind.attention_softcap,
         **scale,
@@ -313,15 +309,20 @@ def embedding(graph: GraphWriter, packed: PackedModel, scale: float, widened: li
         "GatherBlockQuantized", inputs, ["embedded"], MICROSOFT, bits=matrix.bits, block_size=block,
         gather_axis=0, quantize_axis=1,
     )  # fmt: skip
+    return scaled(graph, "embedded", scale, "scaled")
+
+
+def scaled(graph: GraphWriter, name: str, scale: float, result: str) -> str:
+    """Return `result`, a state multiplied by a number; the state's own `name` where that is 1."""
     if scale == 1.0:
-        return "embedded"
-    return graph.node("Mul", ["embedded", graph.small("embedding_scale", np.array(scale, np.float32))], ["scaled"])
+        return name
+    return graph.node("Mul", [name, graph.small(f"{result}.scale", np.array(scale, np.float32))], [result])
 
 
 def head(
-    graph: GraphWriter, packed: PackedModel, normed: str, accuracy_level: int, widened: list[str], softcap: float
+    graph: GraphWriter, packed: PackedModel, kind: DecoderKind, normed: str, accuracy_level: int, widened: list[str]
 ) -> None:
-    """Logits: lm_head, or the embedding's bytes once more; `softcap` c makes them c * tanh(x / c)."""
+    """Logits: lm_head, or the embedding's bytes once more, divided and capped (c * tanh(x / c)) as the model does."""
     if packed.tied:
         matrix = stored(packed, "model.embed_tokens", EMBEDDING_BITS, [])
         parts = ["codes", "scales"] + ([] if matrix.zeros is None else ["zeros"])
@@ -329,13 +330,13 @@ def head(
         products = matmul_node(graph, "lm_head", normed, names, matrix, accuracy_level)
     else:
         products = matmul(graph, packed, "lm_head", normed, accuracy_level, widened)
-    if not softcap:
-        graph.nodes[-1].output[0] = "logits"
-        return
-    cap = graph.small("logit_softcap", np.array(softcap, np.float32))
-    graph.node("Div", [products, cap], ["lm_head.small"])
-    graph.node("Tanh", ["lm_head.small"], ["lm_head.tanh"])
-    graph.node("Mul", ["lm_head.tanh", cap], ["logits"])
+    products = scaled(graph, products, 1 / kind.logit_divisor, "lm_head.divided")
+    if kind.logit_softcap:
+        cap = graph.small("logit_softcap", np.array(kind.logit_softcap, np.float32))
+        graph.node("Div", [products, cap], ["lm_head.small"])
+        graph.node("Tanh", ["lm_head.small"], ["lm_head.tanh"])
+        graph.node("Mul", ["lm_head.tanh", cap], ["lm_head.capped"])
+    graph.nodes[-1].output[0] = "logits"
 
 
 def signature(config: dict[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from hfcompress.architectures import DECODERS
 from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.architectures.encoder_spec import Shape
@@ -195,13 +196,11 @@ def require_length(base: Planned, task: Any) -> None:
 
 def is_bert(file: Path) -> bool:
     """Whether a config.json is of an encoder; a missing one is left to `read_shape`, which says so."""
-    from hfcompress.architectures.decoders import MODEL_TYPES
-
     if not file.is_file():
         return True
     found = read_config(file.parent)
     generates = any(name.endswith(("CausalLM", "LMHeadModel")) for name in found.get("architectures") or [])
-    return found.get("model_type") not in MODEL_TYPES and not generates
+    return found.get("model_type") not in DECODERS and not generates
 
 
 def read_shape(file: Path) -> Shape:

@@ -4,8 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from hfcompress.architectures import ENCODERS
-from hfcompress.architectures.decoders import MODEL_TYPES
+from hfcompress.architectures import DECODERS, ENCODERS
 from hfcompress.errors import OptionError, UserError
 from hfcompress.folders import fetch
 from hfcompress.folders.guard import read_config
@@ -38,7 +37,7 @@ def recipe_of_model(model: str) -> tuple[FoundRecipe, dict[str, Any]]:
         if kind not in IMAGES:
             raise UserError(f"{model}: a {kind} has no recipe; images are for {' and '.join(IMAGES)}")
         return load_recipe(IMAGES[kind]), {"base": model}
-    if kind in MODEL_TYPES:
+    if kind in DECODERS:
         return load_recipe("summarize_7b"), {"base": model}
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes):
         return load_recipe("any_causal_lm"), {"base": model}

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig
 
+from hfcompress.architectures import DECODERS
 from hfcompress.architectures.checkpoint import Checkpoint
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.architectures.decoder_stack import DecoderStack
-from hfcompress.architectures.decoders import layer_windows, require_graph, rope_type
+from hfcompress.architectures.decoders import require_graph, rope_type
 from hfcompress.architectures.quantized_model import load_simulated
 from hfcompress.errors import UserError
 from hfcompress.formats.genai import ExportGenai
@@ -25,6 +25,7 @@ from tests.cli.test_cli import refused
 from tests.language_models import pack_model, write_llama, write_task
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {"type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [4.0] * 8}
 KINDS: dict[str, dict[str, Any]] = {
     "yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
     "yarn-attention": {
@@ -33,9 +34,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "linear-old-key": {"rope_scaling": {"type": "linear", "factor": 4.0}},
     "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
     "llama3": {"rope_scaling": {"rope_type": "llama3", "factor": 8.0} | LLAMA3},
-    "mistral": {"kind": "Mistral", "sliding_window": 12},
+    "longrope": {
+        "kind": "Phi3", "tied": False, "rope_scaling": LONGROPE,
+        "max_position_embeddings": 512, "original_max_position_embeddings": 128,
+    },
     "qwen2-unused": {"kind": "Qwen2", "sliding_window": 8, "use_sliding_window": False, "max_window_layers": 1},
-    "qwen2": {"kind": "Qwen2", "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
 }  # fmt: skip
 IDS = [int(i) for i in np.random.default_rng(1).integers(3, 320, 100)]
 
@@ -101,13 +104,6 @@ def test_what_is_not_computed_is_refused_by_the_plan(changes: dict[str, Any], wo
     assert not (tmp_path / "run").exists()
 
 
-def test_a_part_of_a_head_that_onnxruntime_does_not_turn_is_refused(tmp_path: Path) -> None:
-    config = planned(write_llama(tmp_path / "model", kind="Phi3", partial_rotary_factor=0.5)).config
-    assert config is not None
-    with pytest.raises(UserError, match="the model turns 8 numbers of a head, and onnxruntime's attention takes"):
-        require_graph(config, 32)
-
-
 def test_one_table_of_angles_holds_up_to_the_positions_of_dynamic_ntk(tmp_path: Path, task: CausalLM) -> None:
     model = write_llama(tmp_path / "model", **KINDS["dynamic"])
     config = planned(model).config
@@ -115,6 +111,13 @@ def test_one_table_of_angles_holds_up_to_the_positions_of_dynamic_ntk(tmp_path: 
     require_graph(config, 128)
     with pytest.raises(UserError, match=r"context of 129: the model \(dynamic\) .*give --budget.context 128 or less"):
         require_graph(config, 129)
+
+
+def test_long_contexts_of_longrope_are_refused(tmp_path: Path) -> None:
+    config = planned(write_llama(tmp_path / "model", **KINDS["longrope"])).config
+    assert config is not None
+    with pytest.raises(UserError, match=r"context of 256: .*give --budget.context 128 or less"):
+        require_graph(config, 256)
 
 
 def test_gguf_of_a_scaling_that_llama_cpp_reads_otherwise_is_refused_by_the_plan(tmp_path: Path) -> None:
@@ -127,22 +130,10 @@ def test_gguf_of_a_scaling_that_llama_cpp_reads_otherwise_is_refused_by_the_plan
                 ExportGguf().predict(model=shape)
 
 
-def test_windows_are_those_of_the_class_also_where_a_config_leaves_them_out(tmp_path: Path) -> None:
-    layers = {"num_hidden_layers": 30}
-    for config in (
-        {"model_type": "qwen2", "sliding_window": 40},  # not used: the class wants to be told
-        {"model_type": "qwen3", "sliding_window": 40, "use_sliding_window": True},
-        {"model_type": "qwen3", "use_sliding_window": True},
-        {"model_type": "gemma2"},
-        {"model_type": "mistral", "sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"] * 15},
-    ):
-        (tmp_path / "config.json").write_text(json.dumps(config | layers), encoding="utf-8")
-        made = AutoConfig.from_pretrained(tmp_path)
-        wanted = tuple(made.sliding_window if kind == "sliding_attention" else None for kind in made.layer_types)
-        assert layer_windows(config | layers) == wanted, config
-    assert layer_windows({"model_type": "llama", "sliding_window": 8} | layers) == (None,) * 30
-    assert layer_windows({"model_type": "mistral"} | layers) == (4096,) * 30
-    assert layer_windows({"model_type": "phi3"} | layers) == (None,) * 30
+def test_a_mistral_with_layer_types_has_windows_where_they_say(tmp_path: Path) -> None:
+    """transformers makes a Ministral of it."""
+    config = {"sliding_window": 40, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    assert DECODERS["mistral"].windows(config) == (40, None) * 2
 
 
 def test_the_older_key_is_read(tmp_path: Path) -> None:
