@@ -289,18 +289,18 @@ SPELLED = {"bert": "BERT", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa", "
            "distilbert": "DistilBERT", "electra": "ELECTRA"}  # fmt: skip
 
 
-def unnamed_encoders(matrix: str, kinds: set[str]) -> set[str]:
-    """Return the encoders that a support matrix does not name among those that are made smaller."""
-    named = {
+def made_smaller(matrix: str) -> set[str]:
+    """Return the architectures that a support matrix names among those that are made smaller."""
+    return {
         name.strip() for row in matrix.splitlines() if "none yet" not in row for name in row.split("|")[1].split(",")
     }
-    return {kind for kind in kinds if SPELLED.get(kind) not in named}
 
 
-def test_the_support_matrix_names_every_encoder_of_the_table() -> None:
-    from hfcompress.architectures import ENCODERS
+def test_the_support_matrix_names_every_encoder_and_decoder_of_the_tables() -> None:
+    from hfcompress.architectures import DECODERS, ENCODERS
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    matrix = readme.partition("<!-- support matrix -->\n")[2].partition("<!-- /support matrix -->")[0]
-    assert unnamed_encoders(matrix, set(ENCODERS)) == set()
-    assert unnamed_encoders("| BERT | x |\n| RoBERTa | none yet |", {"bert", "roberta"}) == {"roberta"}
+    named = made_smaller(readme.partition("<!-- support matrix -->\n")[2].partition("<!-- /support matrix -->")[0])
+    assert {SPELLED.get(kind) for kind in ENCODERS} <= named
+    assert {decoder.name for decoder in DECODERS.values()} <= named
+    assert made_smaller("| BERT | x |\n| RoBERTa | none yet |") == {"BERT"}

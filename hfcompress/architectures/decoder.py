@@ -89,6 +89,8 @@ class Decoder:
     names, too.
     """
 
+    name: str
+    """As people write it, and the README's support matrix."""
     model_type: str
     """config.json's."""
     class_name: str

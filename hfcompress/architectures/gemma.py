@@ -3,6 +3,7 @@
 from hfcompress.architectures.decoder import GELU_TANH, Decoder, LlamaCpp
 
 GEMMA = Decoder(
+    "Gemma",
     "gemma",
     "GemmaForCausalLM",
     llama_cpp=LlamaCpp("gemma", own_head=False),

@@ -17,6 +17,7 @@ FIELDS = {
 }
 GEMMA2 = replace(
     GEMMA,
+    name="Gemma 2",
     model_type="gemma2",
     class_name="Gemma2ForCausalLM",
     # llama.cpp knows the 27B by its layers: it alone divides attention by another number than the head's size.

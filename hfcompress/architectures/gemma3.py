@@ -6,6 +6,7 @@ from hfcompress.architectures.gemma2 import FIELDS, GEMMA2
 
 GEMMA3 = replace(
     GEMMA2,
+    name="Gemma 3 (text)",
     model_type="gemma3_text",
     class_name="Gemma3ForCausalLM",
     llama_cpp=None,

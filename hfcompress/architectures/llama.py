@@ -10,5 +10,5 @@ LLAMA_GRAPH = LlamaCpp(
     mlp_bias=True,
 )
 LLAMA = Decoder(
-    "llama", "LlamaForCausalLM", llama_cpp=LLAMA_GRAPH, fields={"attention_bias": False, "mlp_bias": False}
+    "Llama", "llama", "LlamaForCausalLM", llama_cpp=LLAMA_GRAPH, fields={"attention_bias": False, "mlp_bias": False}
 )

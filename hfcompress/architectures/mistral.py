@@ -4,6 +4,7 @@ from hfcompress.architectures.decoder import Decoder
 from hfcompress.architectures.llama import LLAMA_GRAPH
 
 MISTRAL = Decoder(
+    "Mistral",
     "mistral",
     "MistralForCausalLM",
     llama_cpp=LLAMA_GRAPH,

@@ -3,6 +3,7 @@
 from hfcompress.architectures.decoder import Decoder, LlamaCpp
 
 PHI3 = Decoder(
+    "Phi-3",
     "phi3",
     "Phi3ForCausalLM",
     llama_cpp=LlamaCpp("phi3", even_heads=True),

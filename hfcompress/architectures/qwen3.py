@@ -4,6 +4,7 @@ from hfcompress.architectures.decoder import Decoder, LlamaCpp
 from hfcompress.architectures.qwen2 import WINDOWS
 
 QWEN3 = Decoder(
+    "Qwen3",
     "qwen3",
     "Qwen3ForCausalLM",
     llama_cpp=LlamaCpp("qwen3"),

@@ -17,7 +17,9 @@ def fold_awq(
     """Scale the columns that read large inputs up, and what writes those inputs down (AWQ, section 3.2).
 
     The norm before q, k, v and before gate, up takes their scales; up_proj's rows take down_proj's. What o_proj reads
-    is shared by the heads of a group, and is left alone. The moments follow. Returns the norms' new weights.
+    is shared by the heads of a group, and is left alone. The moments follow.
+
+    Returns: the norms' new weights, and up_proj's new bias where it has one.
     """
     from hfcompress.ops.awq import awq_scales
 
@@ -36,8 +38,11 @@ def fold_awq(
     down, moment = layer.get_submodule(out_of_mlp[0]), moments[out_of_mlp[0]]
     scales = awq_scales([down.weight], moment.hessian, moment.mean_abs, grids[out_of_mlp[0]])
     down.weight.mul_(scales)
-    up = layer.get_submodule(into_mlp[-1]).weight  # where it is one with the gate, its rows are the last ones
-    up[-len(scales) :].div_(scales.unsqueeze(1))
+    up = layer.get_submodule(into_mlp[-1])
+    up.weight[-len(scales) :].div_(scales.unsqueeze(1))  # where it is one with the gate, its rows are the last ones
+    if up.bias is not None:
+        up.bias[-len(scales) :].div_(scales)
+        folded[f"{into_mlp[-1]}.bias"] = up.bias
     rescale(moment, scales)
     return folded
 
