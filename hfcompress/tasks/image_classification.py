@@ -220,7 +220,7 @@ class ImageClassification(Labelled):
 
     def _keys(self, rows: "Dataset") -> Keys:
         """What of a split must not stand in another one: its groups and, where they are to be dropped, its images."""
-        images = list(hashes(rows)) if self.overlap == "drop" else [None] * len(rows)
+        images: list[str | None] = [*hashes(rows)] if self.overlap == "drop" else [None] * len(rows)
         return Keys(images, list(rows["group"]) if self.group_column else None, "images")
 
     def _numbered(self, splits: "dict[str, Dataset]", classes: Classes, skipped: dict[str, int]) -> ImageData:
