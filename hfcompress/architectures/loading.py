@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 # Batches that a batch norm has seen: a counter that older checkpoints do not have, and that no answer depends on.
 COUNTERS = ".num_batches_tracked"
 POOLER = "pooler."
+# What transformers and torch raise of wrong configs: an AssertionError of a padding token beyond the vocabulary.
+RAISED = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    ArithmeticError,
+    AssertionError,
+)
 
 
 @contextmanager
@@ -28,7 +40,7 @@ def says_what_does_not_fit(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except RAISED as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder}: its config.json and its weights are no model that transformers loads ({reason}); fetch or "

@@ -84,6 +84,8 @@ def check_numbers(config: dict[str, Any], file: Path) -> None:
                 _check_dtype(file, place, value)
             elif key in ("id2label", "label2id") and not isinstance(value, dict | None):
                 raise UserError(f"{file}: {place} is {str(value)[:40]}; it must be an object")
+            elif key == "model_type" and not isinstance(value, str | None):
+                raise UserError(f"{file}: {place} is {str(value)[:40]}; it must be the name of an architecture")
         if "rope_scaling" in part:
             _check_rope(file, f"{path}.rope_scaling" if path else "rope_scaling", part["rope_scaling"])
     kind = config.get("model_type")
@@ -91,6 +93,8 @@ def check_numbers(config: dict[str, Any], file: Path) -> None:
         for key in NEEDED:
             if config.get(key) is None:
                 raise UserError(f"{file} has no {key}: a {kind} has one; fetch or make the model again")
+        if config["num_hidden_layers"] == 0:  # then no layer's weights would be missed
+            raise UserError(f"{file}: num_hidden_layers is 0; it must be at least 1")
         for key in SIZES.keys() & config.keys():  # other kinds have a list, a size per stage
             if isinstance(config[key], list | dict):
                 raise UserError(f"{file}: {key} is {str(config[key])[:40]}; it must be a whole number")

@@ -169,6 +169,7 @@ def classifier(tmp_path: Path) -> Path:
     [
         ({"id2label": ["x", "y"]}, "id2label"),
         ({"hidden_size": 48}, "no model that transformers loads"),
+        ({"pad_token_id": 99999}, "no model that transformers loads"),
         ({"hidden_size": "large"}, "hidden_size is 'large'; it must be a whole number"),
         ({"architectures": ["LlamaForCausalLM"]}, "is a LlamaForCausalLM, which labels no texts"),
     ],
