@@ -66,7 +66,8 @@ class TorchNetwork:
 
         self._module, self._threads = load_classifier(folder), threads
         self.inputs = dict.fromkeys(sorted(inputs_of(self._module) & TEXT_INPUTS), np.int64)
-        self.alone = self._module.config.pad_token_id is None  # decoders then refuse more than one text
+        padding = getattr(self._module.config, "pad_token_id", None)  # transformers 5 gives images' configs none
+        self.alone = padding is None  # decoders then refuse more than one text
 
     def run(self, feed: dict[str, Array]) -> Array:
         import torch
