@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.architectures.decoders import kind_of, require_supported
+from hfcompress.architectures.pretrained import stock_config
 from hfcompress.architectures.quantized_model import without_weights
 from hfcompress.architectures.text_inputs import require_rows
 from hfcompress.errors import UserError
@@ -37,8 +38,6 @@ class DecoderStack:
     def __init__(self, checkpoint: "Checkpoint | Dequantized") -> None:
         import torch
         from transformers import AutoModelForCausalLM
-
-        from hfcompress.architectures.pretrained import stock_config
 
         self.checkpoint = checkpoint
         require_supported(checkpoint.folder, checkpoint.config)

@@ -8,6 +8,7 @@ from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.heads import put_in_order, row_of_each, side_by_side
 from hfcompress.architectures.heads import some as some_labels
 from hfcompress.architectures.loading import empty_model, load_whole, says_what_does_not_fit
+from hfcompress.architectures.patches import edits_of, write_edits
 from hfcompress.architectures.pretrained import require_room, stock_config, stock_image_processor, stock_tokenizer
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
@@ -243,8 +244,6 @@ def save(model: "PreTrainedModel", processor: "PreTrainedTokenizerBase | BaseIma
     run that goes on after a kill may not do again.
     """
     from accelerate import PartialState
-
-    from hfcompress.architectures.patches import edits_of, write_edits
 
     if not PartialState().is_main_process:
         return

@@ -8,6 +8,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures.patches import SURGERY, apply
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, leaves, objects, read_object
 from hfcompress.folders.guard import check_foreign, check_type, read_config
@@ -127,8 +128,6 @@ def require_room(auto: Any, folder: Path, config: Any, edits: list[dict[str, Any
         empty = auto.from_config(config) if hasattr(auto, "from_config") else auto._from_config(config)
     refuse_more_than_stored(empty, folder, folder / "config.json")
     if edits:
-        from hfcompress.architectures.patches import SURGERY, apply
-
         for edit in edits:  # on the meta device no memory is taken; what a later edit makes small again counts, too
             apply(empty, [edit])
             refuse_more_than_stored(empty, folder, folder / SURGERY)

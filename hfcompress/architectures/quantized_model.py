@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.architectures.checkpoint import Checkpoint
 from hfcompress.architectures.decoders import attention_softcap, head_size
+from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import read_object
 from hfcompress.folders.guard import read_config
@@ -117,8 +118,6 @@ def load_simulated(folder: Path) -> "PreTrainedModel":
     """The stock model in float32 with the weights that the packed integers stand for: a simulation for comparison."""
     import torch
     from transformers import AutoModelForCausalLM
-
-    from hfcompress.architectures.pretrained import stock_config
 
     packed = PackedModel(folder)
     config = stock_config(folder, **attention_option(folder))

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.architectures.loading import says_what_does_not_fit
+from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import read_object
 from hfcompress.folders.guard import read_config
@@ -127,8 +129,6 @@ def full_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or of no kind of model that transformers knows.
     """
-    from hfcompress.architectures.loading import says_what_does_not_fit
-    from hfcompress.architectures.pretrained import stock_config
 
     with says_what_does_not_fit(folder):
         found: dict[str, Any] = stock_config(folder).to_dict()

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.subnetworks import narrowed
+from hfcompress.compress.embeddings.trim_vocabulary import read_texts
 from hfcompress.errors import OptionError, Reason
 from hfcompress.stage import TRAINING
+from hfcompress.tasks.linear import unseen_probabilities
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
+from hfcompress.training.trainer import TrainTexts, require_teaching, train, unused_by_teaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +76,6 @@ class Distill(TrainTexts):
         from hfcompress.architectures import encoders
         from hfcompress.architectures.models import load_classifier, load_tokenizer, save
         from hfcompress.training.teacher_outputs import teacher_outputs
-        from hfcompress.training.trainer import train
 
         set_seed(self.seed)
         tokenizer = load_tokenizer(model)
@@ -152,7 +153,6 @@ class Distill(TrainTexts):
         data = task.data.encode(tokenizer, task.max_length, "train")
         if self.extra_text is None:
             return data
-        from hfcompress.compress.embeddings.trim_vocabulary import read_texts
 
         extra = task.data.encode_unlabelled(tokenizer, task.max_length, read_texts(self.extra_text), first=len(data))
         return concatenate_datasets([data, extra.cast(data.features)])
@@ -169,8 +169,6 @@ class Distill(TrainTexts):
     def _linear(self, task: TextClassification) -> "torch.Tensor | None":
         """The second teacher's probabilities [training texts, classes]."""
         import torch
-
-        from hfcompress.tasks.linear import unseen_probabilities
 
         if not self.linear_weight:
             return None

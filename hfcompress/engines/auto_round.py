@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.engines.engine import Layer, Rounded, Tuning
 from hfcompress.errors import Reason, needs
-from hfcompress.ops.grid import Grid
+from hfcompress.ops.grid import Grid, Quantized, encode, representable
 
 if TYPE_CHECKING:
     from hfcompress.ops.grid import Quantized
@@ -90,8 +90,6 @@ def scheme(grid: Grid) -> dict[str, Any]:
 def integers(linear: Any, grid: Grid) -> "Quantized":
     """Return the codes of a Linear whose weight lies on the grid of its `scale` and `zp`."""
     import torch
-
-    from hfcompress.ops.grid import Quantized, encode, representable
 
     weight = linear.weight.detach().float()
     groups = weight.shape[0], grid.groups(weight.shape[1])

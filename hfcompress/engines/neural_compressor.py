@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.engines.engine import Layer, Rounded, Tuning
 from hfcompress.errors import Reason, needs
-from hfcompress.ops.grid import Grid
+from hfcompress.ops.grid import Grid, Quantized, encode, grouped, representable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,8 +130,6 @@ def integers(linear: Any, grid: Grid) -> "Quantized":
     """Return the codes, scales and zero points of an INCWeightOnlyLinear."""
     import torch
 
-    from hfcompress.ops.grid import Quantized, representable
-
     parts = linear.unpack()
     codes, zeros = (parts[name].to(torch.uint8).contiguous() for name in ("int_weight", "zp"))
     return Quantized(codes, representable(parts["scales"]).contiguous(), zeros, grid)
@@ -155,8 +153,6 @@ def hqq(layer: Layer, name: str, grid: Grid) -> "Quantized":
     needs("neural_compressor")
     import torch
     from neural_compressor.torch.quantization import HQQConfig, convert, prepare
-
-    from hfcompress.ops.grid import encode, grouped, representable
 
     weight = layer.module.get_submodule(name).weight.detach().float()
     rows, groups = weight.shape[0], grid.groups(weight.shape[1])

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.errors import UserError, require, require_numbers, require_threads
+from hfcompress.evaluation import latency
 from hfcompress.evaluation.again import Again
+from hfcompress.evaluation.latency import interleaved, percentiles
+from hfcompress.folders.record import write_json
 from hfcompress.formats import format_of
+from hfcompress.formats.runtimes.predictor import open_predictor
+from hfcompress.formats.size import embedding_bytes
 from hfcompress.stage import GRAPHS
 
 if TYPE_CHECKING:
@@ -58,7 +63,6 @@ class Measuring:
         import numpy as np
 
         from hfcompress.evaluation import classification
-        from hfcompress.folders.record import write_json
         from hfcompress.formats.memory import fresh_process
 
         data = task.data
@@ -112,9 +116,6 @@ class Measuring:
         """Milliseconds a request, models interleaved; and the machine before and after."""
         from functools import partial
 
-        from hfcompress.evaluation import latency
-        from hfcompress.formats.runtimes.predictor import open_predictor
-
         predictors = {name: open_predictor(folder, self.threads) for name, folder in models.items()}
         requests: dict[str, Any] = {
             n: partial(p.run, p.request(self.tokens, self.batch)) for n, p in predictors.items()
@@ -133,7 +134,6 @@ class Measuring:
 
     def _logits(self, name: str, folder: Path, task: "Labelled") -> "Array":
         """Logits on the test split, with all cores: nothing is timed here."""
-        from hfcompress.formats.runtimes.predictor import open_predictor
 
         print(f"  test split: {name}", file=sys.stderr, flush=True)
         logits: Array = open_predictor(folder).logits(task.data.inputs("test"), task.max_length)
@@ -141,7 +141,6 @@ class Measuring:
 
     def _beside(self, linear: "Baseline", inputs: Any) -> "tuple[dict[str, Any], Array, dict[str, Any]]":
         """The baseline's row, answers and time, on the same examples, whole ones."""
-        from hfcompress.evaluation import latency
 
         parameters, size = linear.size()
         times = latency.interleaved({linear.name: lambda: linear.outputs(inputs[:1])}, self.runs)[linear.name]
@@ -172,8 +171,6 @@ class Measuring:
         from functools import partial
 
         from hfcompress.evaluation.intervals import scored
-        from hfcompress.evaluation.latency import interleaved, percentiles
-        from hfcompress.formats.runtimes.predictor import open_predictor
 
         predictor, data, claimed = open_predictor(model), task.data, row["latency_ms"]
         if list(predictor.labels) != data.labels:
@@ -212,7 +209,6 @@ class Measure(Measuring):
 
 def model_row(name: str, folder: Path, memory: dict[str, float]) -> dict[str, Any]:
     """The part of a report's model that its files and a process of its own (`memory.fresh_process`) tell."""
-    from hfcompress.formats.size import embedding_bytes
 
     form = format_of(folder)
     found = form.size(folder)

@@ -5,10 +5,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.click_inputs import inputs_of
 from hfcompress.errors import UserError, require, require_numbers, require_threads
+from hfcompress.evaluation import latency
 from hfcompress.evaluation.again import Again
+from hfcompress.evaluation.latency import interleaved, percentiles
+from hfcompress.evaluation.measure import model_row
+from hfcompress.evaluation.metrics.auc import placements
+from hfcompress.folders.record import write_json
+from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 from hfcompress.stage import GRAPHS
-from hfcompress.tasks.tabular_classification import Clicks
+from hfcompress.tasks.tabular_classification import GENERATED, Clicks
 
 if TYPE_CHECKING:
     from hfcompress.architectures.click_spec import ClickShape
@@ -41,10 +48,7 @@ class MeasureClicks:
     ) -> dict[str, Any]:
         """Write measurements.json into `out`."""
         from hfcompress.evaluation import clicks
-        from hfcompress.evaluation.measure import model_row
-        from hfcompress.folders.record import write_json
         from hfcompress.formats.memory import fresh_process
-        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
         log = task.data.logs["test"]
         if not 0 < int(log.click.sum()) < len(log):
@@ -91,10 +95,7 @@ class MeasureClicks:
         """Measure one model once more, in its runtime; intervals need no draws. See `Measuring.again`."""
         from functools import partial
 
-        from hfcompress.architectures.click_inputs import inputs_of
         from hfcompress.evaluation.clicks import summary
-        from hfcompress.evaluation.latency import interleaved, percentiles
-        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
         log, claimed = task.data.logs["test"], row["latency_ms"]
         every = summary(judged_of(ClickPredictor(model).judge(log), log))
@@ -110,9 +111,6 @@ class MeasureClicks:
     def _latency(self, predictors: dict[str, Any], log: "ClickLog", task: Clicks) -> tuple[dict[str, Any], Any]:
         """Milliseconds a slate, models interleaved."""
         from functools import partial
-
-        from hfcompress.architectures.click_inputs import inputs_of
-        from hfcompress.evaluation import latency
 
         slate = inputs_of(log.rows(slice(0, len_of_slate(log))))
         times, probes = latency.side_by_side({n: partial(p.run, slate) for n, p in predictors.items()}, self.runs)
@@ -147,7 +145,6 @@ def accuracy(summary: dict[str, Any], n: int) -> dict[str, Any]:
 def truth(task: Clicks, log: "ClickLog") -> dict[str, float] | None:
     """What a model that knew the generated log's truth would reach; None of a log from elsewhere."""
     from hfcompress.evaluation import clicks
-    from hfcompress.tasks.tabular_classification import GENERATED
 
     if task.dataset != GENERATED:
         return None
@@ -158,7 +155,6 @@ def truth(task: Clicks, log: "ClickLog") -> dict[str, float] | None:
 
 def cold(judged: "dict[str, Judged]", log: "ClickLog", task: Clicks) -> dict[str, Any]:
     """AUC of the rows whose item or user training never saw."""
-    from hfcompress.evaluation.metrics.auc import placements
 
     data = task.data
     unseen = (log.item >= data.rows["item"]) | (log.user >= data.rows["user"])
@@ -174,7 +170,6 @@ def baseline_of(task: Clicks, log: "ClickLog") -> "tuple[dict[str, Any], Judged]
     """One number an item: how often it was clicked."""
     import numpy as np
 
-    from hfcompress.evaluation import latency
     from hfcompress.evaluation.item_rates import item_rates, rate_scores
 
     train, rows = task.data.logs["train"], task.data.rows["item"]

@@ -7,10 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.models import language_tokenizer, load_tokenizer
 from hfcompress.errors import require, require_numbers, require_threads
+from hfcompress.evaluation import latency
 from hfcompress.evaluation.again import Again
+from hfcompress.folders.files import whole_file
 from hfcompress.folders.guard import read_config
+from hfcompress.folders.record import Record, write_json
 from hfcompress.formats import FORMATS, format_of
+from hfcompress.formats.runtimes.decoder import open_decoder
+from hfcompress.planning.decoders import expected
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_generation import CausalLM
 
@@ -50,9 +56,7 @@ class MeasureLanguage:
         self, out: Path, *, models: dict[str, Path], task: CausalLM, reference: str, confidence: float
     ) -> dict[str, Any]:
         """Write measurements.json into `out`; what every model said of every test token lies in `out / work`."""
-        from hfcompress.architectures.models import load_tokenizer
         from hfcompress.evaluation import language
-        from hfcompress.folders.record import write_json
 
         windows = task.test_windows(load_tokenizer(models[reference]))
         said = {
@@ -105,9 +109,7 @@ class MeasureLanguage:
         """
         import time
 
-        from hfcompress.architectures.models import language_tokenizer
         from hfcompress.evaluation import language
-        from hfcompress.formats.runtimes.decoder import open_decoder
 
         claimed = row["latency_ms"]
         windows = task.test_windows(language_tokenizer(model))
@@ -129,9 +131,6 @@ class MeasureLanguage:
     def _latency(self, models: dict[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Time to the first token and ms a token at the full context, models interleaved."""
         import time
-
-        from hfcompress.evaluation import latency
-        from hfcompress.formats.runtimes.decoder import open_decoder
 
         decoders = {name: open_decoder(folder, self.threads) for name, folder in models.items()}
         before = latency.probe()
@@ -177,7 +176,6 @@ class MeasureLanguage:
     def _row(self, name: str, folder: Path, timed: dict[str, Any]) -> dict[str, Any]:
         """The part of a report's model that its files and a process of its own tell."""
         from hfcompress.formats.language_memory import fresh_process
-        from hfcompress.planning.decoders import expected
 
         form = format_of(folder)
         found = form.size(folder)
@@ -205,8 +203,6 @@ class Said:
     def write(self) -> None:
         """Run the model over all windows, unless that was done before a kill."""
         from hfcompress.evaluation.language import log_probabilities
-        from hfcompress.folders.files import whole_file
-        from hfcompress.formats.runtimes.decoder import open_decoder
 
         if self.file.is_file():
             return
@@ -240,7 +236,6 @@ def accuracy(summary: dict[str, Any]) -> dict[str, Any]:
 
 def simulation_of(folder: Path, simulations: dict[str, Path]) -> str | None:
     """The packed model of this run that a delivered one was written from, by its record; None where there is none."""
-    from hfcompress.folders.record import Record
 
     if not (folder / "record.json").is_file() or (folder / "surgery.json").is_file():
         return None

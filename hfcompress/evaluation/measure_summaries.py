@@ -6,7 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.models import language_tokenizer
 from hfcompress.errors import require, require_numbers, require_threads
+from hfcompress.folders.end_tokens import end_tokens
+from hfcompress.folders.files import write_whole
+from hfcompress.folders.record import write_json
+from hfcompress.formats.runtimes.decoder import open_decoder
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.summarization import Summarization
 
@@ -50,7 +55,6 @@ class MeasureSummaries:
     def __call__(self, out: Path, *, models: dict[str, Path], task: Summarization, reference: str) -> dict[str, Any]:
         """Write summaries.json; a summary that was made before a kill lies in `out / work` and is kept."""
         from hfcompress.evaluation import summaries
-        from hfcompress.folders.record import write_json
 
         rows = task.data.splits["test"]
         said = {name: self._said(out / "work" / f"{name}.jsonl", folder, rows) for name, folder in models.items()}
@@ -100,7 +104,6 @@ class MeasureSummaries:
         Raises:
             UserError: see `Summarization.data`, and `Frame.of`.
         """
-        from hfcompress.architectures.models import language_tokenizer
         from hfcompress.evaluation.long_documents import Frame
 
         if not task.on_hub:
@@ -112,11 +115,7 @@ class MeasureSummaries:
 
     def _said(self, file: Path, folder: Path, rows: "Summaries") -> list[str]:
         """A model's summary of every document, a line each."""
-        from hfcompress.architectures.models import language_tokenizer
         from hfcompress.evaluation.long_documents import summarize
-        from hfcompress.folders.end_tokens import end_tokens
-        from hfcompress.folders.files import write_whole
-        from hfcompress.formats.runtimes.decoder import open_decoder
 
         written = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
         done = [json.loads(line) for line in written if line.endswith("\n")]

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from hfcompress.architectures.models import is_vision
+from hfcompress.folders.guard import read_config
 from hfcompress.formats.format import Format, Kind
 from hfcompress.formats.known.compressed_tensors import COMPRESSED_TENSORS
 from hfcompress.formats.known.genai import GENAI
@@ -50,7 +52,6 @@ def kind_of(folder: Path) -> Kind:
     Raises:
         UserError: see `guard.read_config`.
     """
-    from hfcompress.folders.guard import read_config
 
     config = read_config(folder) if (folder / "config.json").is_file() else {}
     if config.get("model_type") == "clicks":
@@ -61,6 +62,5 @@ def kind_of(folder: Path) -> Kind:
         return "images"
     if not config or "vocab_size" in config:  # before transformers is imported
         return "text"
-    from hfcompress.architectures.models import is_vision
 
     return "images" if is_vision(config.get("model_type")) else "text"

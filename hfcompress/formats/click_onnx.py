@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.architectures.click_inputs import write_config
 from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.errors import CheckFailed
+from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.tabular_classification import Clicks
 
@@ -30,11 +32,9 @@ class ExportClicks:
         """
         import numpy as np
 
-        from hfcompress.architectures.click_inputs import write_config
         from hfcompress.architectures.click_model import load_click_model, logits_of
         from hfcompress.formats.click_weights import export_clicks
         from hfcompress.formats.onnx_export import integer_kernels
-        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
         from hfcompress.formats.saturation import require_exact
 
         network = load_click_model(model)

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.decoder_spec import EMBEDDING, LanguageShape
 from hfcompress.architectures.decoders import kind_of
+from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import CheckFailed, needs
 from hfcompress.folders.end_tokens import copy_beside
+from hfcompress.folders.record import write_json
+from hfcompress.formats.simulation import check, small_enough
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.text_generation import CausalLM
 
@@ -43,10 +46,7 @@ class ExportTransformers:
             UserError: the folder is no packed model.
         """
         from hfcompress.architectures.checkpoint import INDEX, write_shard
-        from hfcompress.architectures.models import load_tokenizer
         from hfcompress.architectures.quantized_model import PackedModel
-        from hfcompress.folders.record import write_json
-        from hfcompress.formats.simulation import check, small_enough
 
         packed = PackedModel(model)
         parts = shards(packed)

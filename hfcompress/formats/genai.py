@@ -5,9 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.architectures.decoders import decoder_of, head_size, kv_heads, require_graph
+from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import CheckFailed, OptionError, Reason
 from hfcompress.folders.end_tokens import copy_beside, end_tokens, ids_of
+from hfcompress.folders.record import write_json
 from hfcompress.formats.matmul_nbits import require_sizes, resident_bits
+from hfcompress.formats.onnx_writer import DATA, MODEL
+from hfcompress.formats.simulation import check, small_enough
+from hfcompress.ops.precision import use_bf16
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.text_generation import CausalLM
 
@@ -52,14 +58,9 @@ class ExportGenai:
         Raises:
             UserError: an architecture or a grid that the format cannot express.
         """
-        from hfcompress.architectures.models import load_tokenizer
         from hfcompress.architectures.quantized_model import PackedModel
-        from hfcompress.folders.record import write_json
         from hfcompress.formats.int8_cache import cache_scales, to_int8
         from hfcompress.formats.onnx_decoders import write_decoder
-        from hfcompress.formats.onnx_writer import DATA, MODEL
-        from hfcompress.formats.simulation import check, small_enough
-        from hfcompress.ops.precision import use_bf16
 
         packed = PackedModel(model)
         context = min(self.context, int(packed.config["max_position_embeddings"]))
@@ -98,8 +99,6 @@ class ExportGenai:
         """
         require_sizes(model)
         if model.config is not None:
-            from hfcompress.architectures.decoders import require_graph
-
             require_graph(model.config, min(self.context, model.context))
         return replace(model, kv_bits=self.kv_bits, resident_bits=resident_bits(model.weight_bits))
 
@@ -111,7 +110,6 @@ def genai_config(packed: "PackedModel", context: int, ends: list[int]) -> dict[s
         ends: the tokens that end an answer, as onnxruntime-genai's own builder takes them from generation_config.json
             too: its runtime stops at these alone.
     """
-    from hfcompress.architectures.decoders import decoder_of, head_size, kv_heads
 
     config, decoder = packed.config, decoder_of(packed.config)
     begin = ids_of(config.get("bos_token_id"))

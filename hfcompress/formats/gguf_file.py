@@ -35,9 +35,11 @@ from hfcompress.architectures.decoders import (
     rope_type,
     rotary_share,
 )
+from hfcompress.architectures.pretrained import stock_config
 from hfcompress.architectures.quantized_model import PackedModel
 from hfcompress.errors import UserError, needs
 from hfcompress.folders.files import whole_path
+from hfcompress.formats.gguf_tokenizer import add_tokenizer
 from hfcompress.ops.grid import Grid, Quantized
 
 if TYPE_CHECKING:
@@ -82,7 +84,6 @@ def write(packed: PackedModel, file: Path) -> list[Entry]:
         UserError: the model or its tokenizer is not one that llama.cpp computes.
     """
     gguf = require_gguf()
-    from hfcompress.formats.gguf_tokenizer import add_tokenizer
 
     require_supported(packed.folder, packed.config)
     found = entries(packed)
@@ -315,8 +316,6 @@ def rope_factors(packed: PackedModel) -> Array | None:
     if rope_type(packed.config) == "default":
         return None
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-    from hfcompress.architectures.pretrained import stock_config
 
     size = head_size(packed.config)
     plain = rope_base(packed.config) ** -(np.arange(0, size, 2, dtype=np.float64) / size)

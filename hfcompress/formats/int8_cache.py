@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.architectures.decoder_stack import DecoderStack
 from hfcompress.architectures.quantized_model import Dequantized, PackedModel
 from hfcompress.formats.onnx_decoders import K_SCALE, V_SCALE
 from hfcompress.formats.onnx_writer import MICROSOFT, MODEL
@@ -41,8 +42,6 @@ def cache_scales(packed: PackedModel, windows: Array, bf16: bool = False) -> dic
         windows: token ids [windows, tokens]; bf16: whether products are computed in it.
     """
     import torch
-
-    from hfcompress.architectures.decoder_stack import DecoderStack
 
     stack = DecoderStack(Dequantized(packed))
     states = [stack.embed(window[None]) for window in windows]

@@ -13,6 +13,7 @@ from typing import Any
 
 from hfcompress.folders.guard import read_config
 from hfcompress.formats import format_of
+from hfcompress.formats.memory import rss_mb
 
 ANSWER = 16  # tokens of the context that are generated
 
@@ -33,7 +34,6 @@ def fresh_process(folder: Path, context: int, threads: int) -> dict[str, float]:
 
 def serve(folder: Path, context: int, threads: int) -> dict[str, Any]:
     """Load, fill the context, generate its last tokens."""
-    from hfcompress.formats.memory import rss_mb
     from hfcompress.formats.runtimes.decoder import open_decoder
 
     format_of(folder).import_runtime("language", threads)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from hfcompress.errors import OptionError, Reason, UserError, require, require_numbers
+from hfcompress.formats.onnx import copy_companions
 from hfcompress.formats.onnx_image_stages import batches, calibration_rows
 from hfcompress.formats.runtimes.litert_network import LiteRTNetwork, find_python
 from hfcompress.stage import TENSORS
@@ -54,7 +55,6 @@ class ExportLiteRT:
             UserError: litert-torch is not there, cannot convert the model, or its float32 file answers otherwise.
         """
         from hfcompress.architectures.models import load_classifier, load_image_processor
-        from hfcompress.formats.onnx import copy_companions
         from hfcompress.tasks.image_data import pixel_values
 
         processor = load_image_processor(model)

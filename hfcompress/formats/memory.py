@@ -12,6 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hfcompress.architectures import models
+from hfcompress.architectures.loading import load_whole
+from hfcompress.architectures.pretrained import stock_tokenizer
+from hfcompress.errors import UserError
+from hfcompress.folders.foreign_files import read_object
+from hfcompress.folders.guard import read_config
+from hfcompress.formats import format_of, kind_of
+from hfcompress.tasks.image_input import channels_of
+
 TEXT = "Redistribution and use in source and binary forms are permitted under the terms of this agreement. "
 
 
@@ -68,9 +77,6 @@ def serve_transformers(folder: Path, sequence_length: int, threads: int) -> dict
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from hfcompress.architectures import models
-    from hfcompress.architectures.loading import load_whole
-    from hfcompress.architectures.pretrained import stock_tokenizer
     from hfcompress.architectures.text_inputs import inputs_of
 
     torch.set_num_threads(threads)
@@ -96,8 +102,6 @@ def serve_clicks(folder: Path, rows: int, threads: int) -> dict[str, float]:
     """Load and run a click model on a slate of so many rows: with onnxruntime alone where the folder holds a graph."""
     import numpy as np
 
-    from hfcompress.formats import format_of
-
     format_of(folder).import_runtime("clicks", threads)
     from hfcompress.formats.runtimes.click_predictor import ClickPredictor
 
@@ -114,10 +118,6 @@ def serve_clicks(folder: Path, rows: int, threads: int) -> dict[str, float]:
 def serve_images(folder: Path, batch: int, threads: int) -> dict[str, float]:
     """Load and run an image classifier: with onnxruntime alone where the folder holds a graph."""
     import numpy as np
-
-    from hfcompress.folders.guard import read_config
-    from hfcompress.formats import format_of
-    from hfcompress.tasks.image_input import channels_of
 
     found = format_of(folder)
     found.import_runtime("images", threads)
@@ -139,8 +139,6 @@ def image_size(folder: Path) -> tuple[int, int]:
     Raises:
         UserError: it is damaged, or does not say them.
     """
-    from hfcompress.errors import UserError
-    from hfcompress.folders.foreign_files import read_object
 
     file = folder / "preprocessor_config.json"
     try:
@@ -158,7 +156,6 @@ def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
     Raises:
         UserError: neither says them.
     """
-    from hfcompress.errors import UserError
 
     if (folder / "preprocessor_config.json").is_file():
         return image_size(folder)
@@ -170,7 +167,6 @@ def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
 
 def serve(folder: Path, length: int, threads: int) -> dict[str, float]:
     """Load and run a classifier by its format; see `fresh_process`."""
-    from hfcompress.formats import format_of, kind_of
 
     kind = kind_of(folder)
     return format_of(folder).serve(folder, "text" if kind == "language" else kind, length, threads)

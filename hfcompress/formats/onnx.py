@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.text_inputs import complete
 from hfcompress.engines import optimum
 from hfcompress.errors import CheckFailed
 from hfcompress.formats.bits_claimed import require_stored
@@ -112,7 +113,6 @@ class StaticInt8(ByOptimum):
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
         from hfcompress.architectures.models import load_tokenizer
-        from hfcompress.architectures.text_inputs import complete
         from hfcompress.formats.runtimes.sessions import onnx_session
 
         data = task.data.encode(load_tokenizer(model), task.max_length, "train")

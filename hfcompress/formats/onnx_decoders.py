@@ -14,6 +14,7 @@ import numpy as np
 
 from hfcompress.architectures.decoder import GELU, GELU_TANH, SILU
 from hfcompress.architectures.decoders import DecoderKind, head_size, kv_heads, norm_epsilon, require_graph
+from hfcompress.architectures.pretrained import stock_config
 from hfcompress.architectures.quantized_model import PackedModel, without_weights
 from hfcompress.formats.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
 from hfcompress.formats.onnx_writer import MICROSOFT, GraphWriter
@@ -83,8 +84,6 @@ def rotary_tables(packed: PackedModel, context: int) -> dict[str, Array]:
     Gemma 3's layers with a window have tables of their own.
     """
     import torch
-
-    from hfcompress.architectures.pretrained import stock_config
 
     made = without_weights(stock_config(packed.folder))
     found = {}

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.errors import CheckFailed, OptionError, Reason, require, require_numbers
 from hfcompress.formats.bits_claimed import require_stored
+from hfcompress.formats.onnx import copy_companions
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.tasks.image_data import pixel_values
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -31,9 +33,7 @@ class ExportImages:
         import onnx
 
         from hfcompress.architectures.models import load_classifier, load_image_processor
-        from hfcompress.formats.onnx import copy_companions
         from hfcompress.formats.onnx_images import export_images, require_parity
-        from hfcompress.tasks.image_data import pixel_values
 
         network, processor = load_classifier(model), load_image_processor(model)
         pixels = pixel_values(processor, task.data.inputs("validation", PARITY_IMAGES))
@@ -74,7 +74,6 @@ class StaticInt8Images:
         import onnx
 
         from hfcompress.architectures.models import load_image_processor
-        from hfcompress.formats.onnx import copy_companions
         from hfcompress.formats.onnx_images import require_integer_kernels
         from hfcompress.formats.saturation import require_exact
         from hfcompress.formats.tensorrt import static_qdq
@@ -128,7 +127,6 @@ def calibration_rows(labels: list[int], count: int, seed: int) -> list[int]:
 
 def batches(task: ImageClassification, processor: Any, rows: list[int]) -> "Iterator[Array]":
     """Training images as the model sees them, float32 [batch, 3, height, width]."""
-    from hfcompress.tasks.image_data import pixel_values
 
     images = task.data.images("train")
     for start in range(0, len(rows), CALIBRATION_BATCH):

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.architectures.models import load_image_processor
 from hfcompress.errors import require, require_numbers
+from hfcompress.folders.record import write_json
+from hfcompress.formats.bits_claimed import require_stored
+from hfcompress.formats.memory import image_size
+from hfcompress.formats.onnx import copy_companions
 from hfcompress.formats.onnx_image_stages import batches, calibration_rows
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.image_classification import ImageClassification
@@ -42,11 +47,6 @@ class ExportTensorRT:
         """
         import onnx
 
-        from hfcompress.architectures.models import load_image_processor
-        from hfcompress.folders.record import write_json
-        from hfcompress.formats.bits_claimed import require_stored
-        from hfcompress.formats.memory import image_size
-        from hfcompress.formats.onnx import copy_companions
         from hfcompress.formats.tensorrt import quantize_for_tensorrt
         from hfcompress.formats.tensorrt_rules import RULES, require, trtexec
 

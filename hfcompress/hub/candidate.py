@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hfcompress.architectures.models import check_config
+from hfcompress.architectures.text_inputs import text_limit
 from hfcompress.folders import fetch
 from hfcompress.folders.guard import read_config
 from hfcompress.folders.inside import inside
@@ -22,7 +24,6 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
     Args:
         name: a run or a repository that was pushed, whose compressed model is meant, or the folder of one model.
     """
-    from hfcompress.architectures.models import check_config
 
     folder = fetch.fetch(name)
     if not (folder / "report.json").is_file() and (folder / "config.json").is_file():
@@ -46,7 +47,6 @@ def tokens_read(folder: Path) -> int:
 
     Clicks and images have no tokens.
     """
-    from hfcompress.architectures.text_inputs import text_limit
 
     details = folder.parent / "details.json"
     if details.is_file():

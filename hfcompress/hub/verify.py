@@ -8,10 +8,12 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError
+from hfcompress.evaluation.accuracy import evaluate_logits
 from hfcompress.evaluation.again import Again
 from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.inside import component, inside
 from hfcompress.folders.record import environment, read_json, sha256
+from hfcompress.formats.size import quantization_parameters
 from hfcompress.hub.release import PREDICTIONS, file_of, form_of, placed, weights_of
 from hfcompress.report.console import candidate_row
 from hfcompress.runs.comparison import inconsistency
@@ -107,7 +109,6 @@ def processor_claims(model: Path) -> list[Claim]:
     import onnx
 
     from hfcompress.formats.saturation import saturating_layers
-    from hfcompress.formats.size import quantization_parameters
 
     file = model / "model.onnx"
     if not file.is_file():
@@ -161,8 +162,6 @@ def same_answers(kept: Path, row: dict[str, Any], logits: Any, task: Any) -> lis
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
-
-    from hfcompress.evaluation.accuracy import evaluate_logits
 
     claimed = {name: row["accuracy"]["all"][name] for name in row["accuracy"]["all"]["ci95"]}
     try:

@@ -15,6 +15,7 @@ import numpy as np
 from hfcompress.architectures.image import Activation, Block, Conv, MaxPool
 from hfcompress.architectures.image_layers import Layers
 from hfcompress.architectures.layers import Layer
+from hfcompress.evaluation.latency import interleaved
 from hfcompress.planning.machine import Graph
 
 RUNS, FEWEST_RUNS = 40, 5
@@ -30,7 +31,6 @@ def images_ms(
     Args:
         networks: name -> layers, and whether they are in int8; size: height and width of an image.
     """
-    from hfcompress.evaluation.latency import interleaved
     from hfcompress.formats.runtimes.sessions import onnx_session
 
     calls: dict[str, Any] = {}

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.architectures.image_layers import Layers, layers_of_config, narrowed, resized, with_defaults
-from hfcompress.architectures.layers import Layer
-from hfcompress.architectures.patches import SURGERY, Edit, read_edits
+from hfcompress.architectures.layers import Layer, layers_of
+from hfcompress.architectures.models import is_vision
+from hfcompress.architectures.patches import SURGERY, Edit, apply, read_edits
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
+from hfcompress.formats.memory import image_size
 from hfcompress.tasks.image_input import channels_of
 
 BLOCK = 4  # channels
@@ -118,7 +120,6 @@ class ImageShape:
             UserError: config.json, preprocessor_config.json or surgery.json is missing or damaged, or the folder is
                 of an exported model.
         """
-        from hfcompress.formats.memory import image_size
 
         if any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors")):
             raise UserError(
@@ -302,7 +303,6 @@ def is_image_model(file: Path) -> bool:
         return False
     if config.get("model_type") in IMAGE_MODELS:
         return True
-    from hfcompress.architectures.models import is_vision
 
     return is_vision(config.get("model_type"))
 
@@ -343,9 +343,6 @@ def network_of(config_text: str, edits_text: str, size: tuple[int, int]) -> Netw
 def traced(config: dict[str, Any], edits: list[Edit], size: tuple[int, int]) -> Network:
     """Any network of transformers: built on torch's meta device, edited, and shown an image without pixels."""
     import torch
-
-    from hfcompress.architectures.layers import layers_of
-    from hfcompress.architectures.patches import apply
 
     network = on_meta(config)
     apply(network, edits)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.budget import ImageBudget, predicted_verdicts
+from hfcompress.planning.image_graph import images_ms
 from hfcompress.planning.image_spec import ImageShape
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def compare_images(plan: "Plan", asked: "Compared") -> None:
 
 def milliseconds(models: "tuple[Planned, ...]", measure: "Measuring") -> dict[str, float]:
     """What a request takes by model, those of the same layers timed once; nothing of what is not in ONNX."""
-    from hfcompress.planning.image_graph import images_ms
 
     wanted = {model.name: (model.shape.timed, model.shape.weight_bits < 32) for model in models}
     kinds: dict[str, str] = {}  # a model -> the one that is timed for it

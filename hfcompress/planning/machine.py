@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.evaluation.latency import default_threads
+
 Array = np.ndarray[Any, Any]
 
 WARM_UP = 2
@@ -30,8 +32,6 @@ class Machine:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        from hfcompress.evaluation.latency import default_threads
-
         self.threads = threads or default_threads()
         self._known: dict[tuple[Any, ...], float] = {}
 

@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfcompress.architectures import ENCODERS
+from hfcompress.architectures.loading import load_whole, says_what_does_not_fit
+from hfcompress.architectures.models import check_config, check_folder, load
+from hfcompress.architectures.patches import read_edits
+from hfcompress.architectures.pretrained import stock_class, stock_config
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
 from hfcompress.formats import format_of
+from hfcompress.formats.memory import pixels_read
+from hfcompress.formats.size import named_initializers, safetensors_parts, shipped_files
 from hfcompress.report.console import threads_in_words
 
 if TYPE_CHECKING:
@@ -77,7 +83,6 @@ def profile(folder: Path, *, batch: int, length: int, threads: int, runs: int, t
     Raises:
         UserError: the folder holds no model that is known here, or it cannot be run on such a request.
     """
-    from hfcompress.architectures.models import check_config
 
     found = format_of(folder)
     check_config(folder)
@@ -139,7 +144,6 @@ def group_of(name: str) -> str:
 
 def stored_parts(folder: Path) -> list[tuple[str, int, int]]:
     """(tensor, parameters, bytes) of everything in the folder; a file that is no weights counts by its name."""
-    from hfcompress.formats.size import safetensors_parts, shipped_files
 
     found: list[tuple[str, int, int]] = []
     for file in shipped_files(folder):
@@ -160,8 +164,6 @@ def onnx_parts(file: Path) -> list[tuple[str, int, int]]:
     """Initializers, by their own name where it says a module, else by the node that reads them."""
     import onnx
     from google.protobuf.message import DecodeError
-
-    from hfcompress.formats.size import named_initializers
 
     try:
         model = onnx.load(str(file), load_external_data=False)
@@ -259,11 +261,6 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     """The network in fp32 and a request for it: tokens, an image, or rows of a click log."""
     import torch
 
-    from hfcompress.architectures.loading import load_whole, says_what_does_not_fit
-    from hfcompress.architectures.models import check_folder, load
-    from hfcompress.architectures.patches import read_edits
-    from hfcompress.architectures.pretrained import stock_class, stock_config
-
     kind = read_config(folder).get("model_type")
     random = torch.Generator().manual_seed(0)
     if kind == "clicks":
@@ -278,8 +275,6 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     made = stock_class(config)
     network = load(folder) if edited else load_whole(made, folder, new_head=made.__name__ == "AutoModel").eval()
     if network.main_input_name == "pixel_values":
-        from hfcompress.formats.memory import pixels_read
-
         size = pixels_read(folder, config)
         return network, {"pixel_values": torch.zeros(batch, getattr(config, "num_channels", 3), *size)}
     return network, token_request(network, batch, length, random)

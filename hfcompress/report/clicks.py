@@ -5,6 +5,17 @@ from typing import Any
 from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.report import console, plots
+from hfcompress.report.card import (
+    EVIDENCE,
+    against,
+    change,
+    costs_section,
+    format_tags,
+    hub_names,
+    metadata,
+    noise,
+    verdict_line,
+)
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import ends, page
 from hfcompress.report.sections import cards_of
@@ -130,7 +141,6 @@ def clicks_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import EVIDENCE, against, format_tags, hub_names, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     task = measured_task(details)
@@ -180,8 +190,6 @@ def costs(
 ) -> str:
     """One line a stage: the ONNX of what it made beside the ONNX of what it began with."""
     from itertools import pairwise
-
-    from hfcompress.report.card import change, costs_section
 
     records = {f"{record['name']}-{record['key']}": record for record in details.get("records", [])}
     rows = {model["name"]: model for model in report["models"]}

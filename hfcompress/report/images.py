@@ -6,6 +6,18 @@ from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.formats import format_called
 from hfcompress.report import console, plots
+from hfcompress.report.card import (
+    EVIDENCE,
+    against,
+    class_rows,
+    costs,
+    format_tags,
+    hub_names,
+    metadata,
+    noise,
+    processors,
+    verdict_line,
+)
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import AGREEMENT, RARE, SPEED, Column, chain_of, ends, page, prediction_errors, waterfalls
 from hfcompress.tasks import measured_task
@@ -196,18 +208,6 @@ def images_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-    from hfcompress.report.card import (
-        EVIDENCE,
-        against,
-        class_rows,
-        costs,
-        format_tags,
-        hub_names,
-        metadata,
-        noise,
-        processors,
-        verdict_line,
-    )
 
     candidate, reference = ends(report, details)
     task = measured_task(details)

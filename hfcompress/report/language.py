@@ -5,6 +5,7 @@ from typing import Any
 from hfcompress.evaluation.metrics import metrics_of
 from hfcompress.folders.escaping import code_span, markdown
 from hfcompress.report import console
+from hfcompress.report.card import EVIDENCE, against, costs, hub_names, metadata, noise, verdict_line
 from hfcompress.report.console import threads_in_words
 from hfcompress.report.html import chain_of, ends, page
 from hfcompress.report.sections import cards_of
@@ -91,7 +92,6 @@ def language_card(
     Args:
         repository: org/name, when the card is for the Hub; places: what lies there, with the name of its model.
     """
-    from hfcompress.report.card import EVIDENCE, against, costs, hub_names, metadata, noise, verdict_line
 
     candidate, reference = ends(report, details)
     task = measured_task(details)

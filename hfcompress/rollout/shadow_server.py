@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import UserError, needs
-from hfcompress.rollout.http_limits import LARGEST_BODY
+from hfcompress.rollout.http_limits import (
+    IDLE_SECONDS,
+    LARGEST_BODY,
+    LimitedProtocol,
+    Refused,
+    body_of,
+    require_own_origin,
+)
 from hfcompress.rollout.serving import ShadowTest, page, request_of
 
 if TYPE_CHECKING:
@@ -47,8 +54,6 @@ class Endpoints:
         from starlette.requests import ClientDisconnect
         from starlette.responses import JSONResponse, Response
 
-        from hfcompress.rollout.http_limits import Refused, body_of, require_own_origin
-
         try:
             require_own_origin(request)
             asked, wrong = asked_for(await body_of(request))
@@ -72,8 +77,6 @@ class Endpoints:
         """
         from starlette.concurrency import run_in_threadpool
         from starlette.requests import ClientDisconnect
-
-        from hfcompress.rollout.http_limits import Refused
 
         if self.waiting >= MOST_WAITING:
             raise Refused(503, f"{MOST_WAITING} requests wait already; ask again later")
@@ -189,8 +192,6 @@ def serve(test: ShadowTest, port: int) -> None:
 def configured(test: ShadowTest, port: int) -> Any:
     """uvicorn's settings: the loopback, and no client that can hold the server."""
     import uvicorn
-
-    from hfcompress.rollout.http_limits import IDLE_SECONDS, LimitedProtocol
 
     return uvicorn.Config(
         application(test),

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.errors import Reason, UserError
-from hfcompress.rollout.traffic import Event
+from hfcompress.evaluation.metrics.ctr import chosen_rows
+from hfcompress.folders.record import write_json
+from hfcompress.formats.runtimes.click_predictor import ClickPredictor
+from hfcompress.rollout import sequential, serving
+from hfcompress.rollout.sequential import Tolerance
+from hfcompress.rollout.traffic import Event, Writer, assigned
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.tabular_classification import Clicks
 
@@ -38,15 +43,12 @@ class Rollout:
     libraries: ClassVar[tuple[str, ...]] = (*GRAPHS, "scikit-learn", "scipy")
 
     def __post_init__(self) -> None:
-        from hfcompress.rollout.sequential import Tolerance
-
         Tolerance.parse(self.tolerance)
         if not 0.5 < self.confidence < 1 or self.shadowed < 1:
             raise UserError(Reason("{confidence} lies between 0.5 and 1, {shadowed} is at least 1"))
 
     def __call__(self, out: Path, *, old: Path, new: Path, task: Clicks) -> dict[str, Any]:
         """Write rollout.json, the A/B test's traffic (ab.jsonl) and the shadow test's (shadow.jsonl) into `out`."""
-        from hfcompress.folders.record import write_json
 
         log = task.data.logs.get("live", task.data.logs["test"])
         shadow = self._shadow(out / "shadow.jsonl", old, new, log)
@@ -68,9 +70,6 @@ class Rollout:
 
     def _shadow(self, file: Path, old: Path, new: Path, log: "ClickLog") -> dict[str, Any]:
         """Some rows as requests, answered by the old model, the new one beside it."""
-        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
-        from hfcompress.rollout import serving
-        from hfcompress.rollout.traffic import Writer
 
         file.unlink(missing_ok=True)  # of a run that was killed here
         state, writer, other = serving.Shadowed(), Writer(file), serving.Shadow(new, 1)
@@ -85,7 +84,6 @@ class Rollout:
 
     def _replay(self, file: Path, old: Path, new: Path) -> dict[str, Any]:
         """Both models on what the shadow test recorded."""
-        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
         from hfcompress.rollout import replay, traffic
 
         events = [event for event in traffic.read(file).events if event.arm == "old"]
@@ -99,9 +97,6 @@ class Rollout:
 
     def _ab(self, file: Path, old: Path, new: Path, log: "ClickLog") -> dict[str, Any]:
         """The sequential test, and its traffic for `hfcompress ab`."""
-        from hfcompress.formats.runtimes.click_predictor import ClickPredictor
-        from hfcompress.rollout import sequential
-        from hfcompress.rollout.traffic import Writer
 
         judged = {arm: ClickPredictor(folder).judge(log) for arm, folder in (("old", old), ("new", new))}
         events = ab_events(log, judged, self.salt)
@@ -140,9 +135,6 @@ def ab_events(log: "ClickLog", logits: dict[str, Any], salt: str) -> list[Event]
         logits: [rows, 2] by arm, "old" and "new".
     """
     import numpy as np
-
-    from hfcompress.evaluation.metrics.ctr import chosen_rows
-    from hfcompress.rollout.traffic import assigned
 
     users, place = np.unique(log.user, return_inverse=True)
     is_new = np.array([assigned(str(user), salt, 0.5) == "new" for user in users.tolist()])[place]

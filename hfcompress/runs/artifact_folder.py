@@ -11,6 +11,7 @@ from typing import Any
 
 from hfcompress.errors import UserError
 from hfcompress.folders.files import PART, clear, flush, flush_folder, is_left_over, sweep
+from hfcompress.folders.guard import read_config
 from hfcompress.folders.permissions import as_umask_says
 from hfcompress.folders.record import Record, environment, peak_rss_mb, sha256
 from hfcompress.formats import format_of
@@ -97,7 +98,6 @@ def rename(part: Path) -> Path:
 def parent_difference(child: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """How far the outputs moved from the parent's on the same validation inputs; None without a comparable parent."""
     from hfcompress.evaluation.difference import difference
-    from hfcompress.folders.guard import read_config
 
     parent, task = inputs.get("model"), inputs.get("task")
     if not isinstance(parent, Path) or task is None:

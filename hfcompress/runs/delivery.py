@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from hfcompress.architectures import ENCODERS
+from hfcompress.architectures.models import is_vision, load_image_processor
 from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.folders import fetch
 from hfcompress.folders.files import PART, flush
@@ -17,9 +18,15 @@ from hfcompress.folders.guard import read_config
 from hfcompress.folders.inside import inside
 from hfcompress.folders.permissions import as_umask_says
 from hfcompress.folders.record import read_json, write_json
-from hfcompress.formats import format_of
+from hfcompress.formats import format_of, onnx_export, tensorrt_rules
+from hfcompress.formats.litert import to_litert
+from hfcompress.formats.memory import image_size
+from hfcompress.formats.onnx import require_parity
 from hfcompress.formats.onnx_export import Array, read_model
+from hfcompress.formats.tensorrt import quantize_for_tensorrt
+from hfcompress.formats.tensorrt_rules import violations
 from hfcompress.report.console import candidate_row
+from hfcompress.tasks.image_folders import is_image, walked
 from hfcompress.tasks.vocabulary import TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -134,8 +141,6 @@ def model_type(folder: Path) -> str | None:
 
 
 def is_image_model(folder: Path) -> bool:
-    from hfcompress.architectures.models import is_vision
-
     return is_vision(model_type(folder))
 
 
@@ -152,12 +157,9 @@ def export_onnx(source: Path, out: Path) -> list[str]:
 def export_fp32(source: Path, out: Path) -> float:
     """model.onnx of torch weights; the largest difference of logits to torch."""
     from hfcompress.architectures.models import load_classifier, load_tokenizer
-    from hfcompress.formats import onnx_export
-    from hfcompress.formats.onnx import require_parity
 
     network = load_classifier(source)
     if is_image_model(source):
-        from hfcompress.formats.memory import image_size
         from hfcompress.formats.onnx_images import export_images
 
         return export_images(network, out, image_size(source))
@@ -174,7 +176,6 @@ def export_fp32(source: Path, out: Path) -> float:
 def export_litert(source: Path, out: Path, bits: int, images: Images | None, python: Path | None) -> list[str]:
     """model.tflite from the torch weights behind a model, compared with torch."""
     from hfcompress.architectures.models import load_classifier
-    from hfcompress.formats.litert import to_litert
     from hfcompress.formats.runtimes.litert_network import find_python
 
     weights = torch_model(source)
@@ -204,7 +205,6 @@ def export_litert(source: Path, out: Path, bits: int, images: Images | None, pyt
 def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]:
     """model.onnx that keeps TensorRT's documented rules; image classifiers are quantized for it, others must be so."""
     from hfcompress.formats import tensorrt as tensorrt_onnx
-    from hfcompress.formats import tensorrt_rules
 
     if not is_image_model(source) and model_type(source) not in ENCODERS:
         raise UserError(
@@ -238,7 +238,6 @@ def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]
 
 def requantized(source: Path, model: Any, out: Path, images: Images | None) -> Any:
     """A symmetric int8 graph of an image classifier, from its fp32 ONNX or its torch weights."""
-    from hfcompress.formats.tensorrt import quantize_for_tensorrt
 
     if images is None:
         raise OptionError(".images", "the ranges of int8 activations are found on images; give a folder of some dozen")
@@ -255,8 +254,6 @@ def requantized(source: Path, model: Any, out: Path, images: Images | None) -> A
 
 
 def keeps_rules(model: Any) -> bool:
-    from hfcompress.formats.tensorrt_rules import violations
-
     return is_quantized(model) and next(violations(model), None) is None
 
 
@@ -267,8 +264,6 @@ def is_quantized(model: Any) -> bool:
 def shapes_of(source: Path, model: Any) -> dict[str, tuple[int, ...]]:
     """One request: an image, or a text of 128 tokens."""
     if is_image_model(source):
-        from hfcompress.formats.memory import image_size
-
         return {"pixel_values": (1, 3, *image_size(source))}
     return {entry.name: (1, 128) for entry in model.graph.input}
 
@@ -287,7 +282,6 @@ def task_images(task: "Task") -> Images:
     """Training images of a task that `has_images`, evenly over all."""
 
     def read(model: Path, most: int) -> Array:
-        from hfcompress.architectures.models import load_image_processor
         from hfcompress.tasks.image_data import pixel_values
 
         rows = task.data.images("train")
@@ -305,7 +299,6 @@ def read_images(place: Path) -> Images:
     """
 
     def read(model: Path, most: int) -> Array:
-        from hfcompress.architectures.models import load_image_processor
         from hfcompress.tasks.image_input import decode, pixel_values
 
         rows = stored_images(place)
@@ -322,7 +315,6 @@ def read_images(place: Path) -> Images:
 
 def stored_images(place: Path) -> list[dict[str, Any]]:
     """What `image_input.decode` takes: bytes or a path each."""
-    from hfcompress.tasks.image_folders import is_image, walked
 
     if place.is_dir():
         return [{"bytes": None, "path": str(file)} for file in walked(place) if is_image(file)]

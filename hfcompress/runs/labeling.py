@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import OptionError, UserError
+from hfcompress.formats.runtimes.scores import answer_of
 from hfcompress.planning.image_spec import is_image_model
+from hfcompress.rollout.traffic import whole
+from hfcompress.tasks.image_input import decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,8 +20,6 @@ TEXTS, CHARACTERS, IMAGES = 1024, 4_000_000, 32  # asked together: what is held 
 
 def labeled_texts(predictor: Any, lines: Iterator[str], max_length: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line and its answer, in order; so many are asked together."""
-    from hfcompress.formats.runtimes.scores import answer_of
-    from hfcompress.rollout.traffic import whole
 
     while chunk := together(lines):
         chunk = [whole(line) for line in chunk]
@@ -48,8 +49,6 @@ def labeled_images(
     Raises:
         UserError: a file is not there, or holds no whole image; those before it have been answered.
     """
-    from hfcompress.formats.runtimes.scores import answer_of
-    from hfcompress.rollout.traffic import whole
 
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, IMAGES)):
@@ -83,7 +82,6 @@ def read_image(path: str, named: str) -> "Image":
     Raises:
         UserError: the file is not there, or holds no whole image.
     """
-    from hfcompress.tasks.image_input import decode
 
     place = Path(path)
     if not path.strip():

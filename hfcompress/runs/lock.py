@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import UserError
+from hfcompress.folders.fetch import pinned
 from hfcompress.folders.record import environment, read_json, sha256
 
 LOCK = "recipe.lock.json"
@@ -56,8 +57,6 @@ def plain(value: Any, option: str = "") -> Any:
         place = Path(value).expanduser()
         return {"local": place.resolve().name, "sha256": place_hash(place)}
     if option in HUB_OPTIONS and isinstance(value, str) and value.count("/") == 1:
-        from hfcompress.folders.fetch import pinned
-
         return pinned(value, HUB_OPTIONS[option])
     return value
 

@@ -12,10 +12,11 @@ from typing import Any
 from hfcompress.budget import Budget
 from hfcompress.errors import OptionError, UnknownShape, UserError
 from hfcompress.folders.files import FolderLock, scratch_below
-from hfcompress.folders.record import Record
+from hfcompress.folders.record import Record, cpu_name, slow_integers
 from hfcompress.planning.plan import Plan
 from hfcompress.runs.calibration import within_windows
 from hfcompress.runs.effects import refuse_empty, refuse_without_effect
+from hfcompress.runs.lock import LOCK, read_lock
 from hfcompress.runs.positions import within_positions
 from hfcompress.runs.recipes import SMOKE, FoundRecipe
 from hfcompress.runs.run import Run, ranks
@@ -165,7 +166,6 @@ def planned(recipe: Callable[..., Any], options: Options, device: str) -> Plan:
     Raises:
         UserError: a stage refuses its options, or the size of a model is not known.
     """
-    from hfcompress.folders.record import cpu_name, slow_integers
 
     plan = Plan(device, options=options)
     recipe(plan, **options)
@@ -209,7 +209,6 @@ def refuse_other_recipe(folder: Path, name: str) -> None:
     Raises:
         UserError: the folder holds one.
     """
-    from hfcompress.runs.lock import LOCK, read_lock
 
     if (folder / LOCK).is_file():
         try:

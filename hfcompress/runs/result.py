@@ -8,6 +8,7 @@ from hfcompress.errors import UserError
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import read_json
 from hfcompress.report.console import candidate_row, table, verdict_lines
+from hfcompress.runs.comparison import disagreement, intact_models, proven
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ def checked(run: Path) -> Checked:
     Raises:
         UserError: it is no finished run, or a file of a model is not the one that was measured.
     """
-    from hfcompress.runs.comparison import disagreement, intact_models, proven
 
     claimed = read_json(inside(run, "report.json"), "models", "verdicts")
     found = proven(run)

@@ -16,6 +16,7 @@ from hfcompress.runs.artifact_folder import MADE_AGAIN, as_folders, begin, finis
 from hfcompress.runs.comparison import Comparison
 from hfcompress.runs.lock import LOCK, lock, plain
 from hfcompress.stage import Artifact, Shown, Stage, content_key, parameter_of, require_shown, snake_case
+from hfcompress.training.trainer import BARRIER
 
 if TYPE_CHECKING:
     from hfcompress.architectures.decoder_spec import LanguageShape
@@ -233,8 +234,6 @@ def ranks() -> Any:
     """The processes that run this recipe: one, or those that accelerate launched."""
     import torch
     from accelerate import PartialState
-
-    from hfcompress.training.trainer import BARRIER
 
     return PartialState(cpu=not torch.cuda.is_available(), timeout=BARRIER)
 

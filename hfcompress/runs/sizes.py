@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hfcompress.architectures import ENCODERS
 from hfcompress.errors import UserError
+from hfcompress.folders.guard import read_config
 
 GROUPS = ("distill", "prune")  # each makes a model out of the one before, at most as large
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
@@ -48,8 +50,6 @@ def folder_of(options: dict[str, Any], name: str) -> Path:
 
 def sizes_of(options: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, int], str]:
     """Return the sizes of the first of these models that is here, and its folder's name; none where none is."""
-    from hfcompress.architectures import ENCODERS
-    from hfcompress.folders.guard import read_config
 
     for name in names:
         folder = folder_of(options, name)

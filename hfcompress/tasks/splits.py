@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcompress.errors import UserError
+from hfcompress.tasks import licence_review
 from hfcompress.tasks.cells import texts
 from hfcompress.tasks.find_splits import (
     READ,
@@ -63,8 +64,6 @@ def read_splits(
     if data_files and not place.is_dir():
         raise UserError(f"{option}.data-files {data_files}: {dataset} is no folder; leave the option out")
     if dataset == EMBEDDED:
-        from hfcompress.tasks import licence_review
-
         return dict(licence_review.load())
     if place.is_dir():
         return _read_folder(dataset, place, config, data_files, option, needed)

@@ -13,6 +13,7 @@ from hfcompress.tasks.examples import Examples, Missing, check_cells, examples_o
 from hfcompress.tasks.find_splits import SPLITS
 from hfcompress.tasks.hold_out import require_classes, sample_of
 from hfcompress.tasks.labels import Classes, classes_of
+from hfcompress.tasks.linear import TfidfSvm, fit
 from hfcompress.tasks.overlap import Overlap
 from hfcompress.tasks.splits import EMBEDDED, read_splits
 from hfcompress.tasks.task import Labelled
@@ -144,8 +145,6 @@ class TextClassification(Labelled):
         return [text[:EXCERPT] for text in self.data.texts(split)]
 
     def baseline(self) -> "Baseline | None":
-        from hfcompress.tasks.linear import TfidfSvm, fit
-
         pipeline = fit(self.data.texts("train"), self.data.label_ids("train"))
         return TfidfSvm(pipeline, len(self.data.labels))
 

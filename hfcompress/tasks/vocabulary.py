@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import OptionError, UserError
 from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, read_object
 
@@ -75,8 +76,6 @@ def tokenizer_in_use(folder: Path) -> "Tokenizer":
         UserError: there is none that can be read, or it is no fast one.
     """
     from tokenizers import Tokenizer
-
-    from hfcompress.architectures.models import load_tokenizer
 
     if files_agree(folder):  # then torch need not be loaded
         return Tokenizer.from_file(str(folder / "tokenizer.json"))

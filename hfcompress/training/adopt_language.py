@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.checkpoint import Checkpoint, weight_files
+from hfcompress.architectures.decoder_spec import LanguageShape
+from hfcompress.architectures.decoders import require_supported
+from hfcompress.architectures.loading import some
+from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import OptionError
 from hfcompress.folders.end_tokens import copy_templates
+from hfcompress.folders.guard import read_config
+from hfcompress.folders.weights import unread_weights
 
 if TYPE_CHECKING:
     from hfcompress.architectures.decoder_spec import LanguageShape
@@ -34,12 +41,7 @@ class AdoptLanguage:
             UserError: an architecture that is not known, weights that cannot be read (see checkpoint.py), or a config
                 that does not say how many tokens the model holds.
         """
-        from hfcompress.architectures.checkpoint import Checkpoint, weight_files
-        from hfcompress.architectures.decoders import require_supported
-        from hfcompress.architectures.pretrained import stock_config
         from hfcompress.architectures.text_inputs import decoder_positions
-        from hfcompress.folders.guard import read_config
-        from hfcompress.folders.weights import unread_weights
 
         if not self.any_architecture and (model / "config.json").is_file():
             require_supported(model, read_config(model))
@@ -61,8 +63,6 @@ class AdoptLanguage:
         Raises:
             UserError: it is another kind of model's, or of an architecture that is not known.
         """
-        from hfcompress.architectures.decoder_spec import LanguageShape
-        from hfcompress.architectures.decoders import require_supported
 
         if not isinstance(model, LanguageShape):
             raise OptionError(".base", "it is no causal LM, and this recipe takes one")
@@ -73,7 +73,6 @@ class AdoptLanguage:
 
 def say_what_is_left(model: Path, files: set[Path], tensors: list[str]) -> None:
     """Print one line for files of weights that transformers does not read, and one for tensors that it leaves out."""
-    from hfcompress.architectures.loading import some
 
     if files:
         names = some(sorted(file.relative_to(model).as_posix() for file in files))

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures.click_inputs import inputs_of, new_config
 from hfcompress.errors import OptionError, Reason, UserError, require_numbers
 from hfcompress.tasks.click_log import ClickLog
 from hfcompress.tasks.tabular_classification import IDS
+from hfcompress.training.click_checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,9 +69,6 @@ def fit(
     import numpy as np
     import torch
     from tqdm import tqdm
-
-    from hfcompress.architectures.click_inputs import inputs_of
-    from hfcompress.training.click_checkpoint import load_checkpoint, save_checkpoint
 
     inputs = {name: torch.from_numpy(array) for name, array in inputs_of(log).items()}
     targets = targets_of(log, teacher, soft_share)
@@ -188,7 +187,6 @@ def new_click_model(rows: dict[str, int], dim: int, bottom: int, top: tuple[int,
     """A model with whole tables, its weights drawn by torch's generator."""
     import torch
 
-    from hfcompress.architectures.click_inputs import new_config
     from hfcompress.architectures.click_model import ClickModel
 
     network = ClickModel(new_config(rows, dim, bottom, top, unknown))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.errors import Reason
+from hfcompress.evaluation.accuracy import trainer_metrics
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.splits import EMBEDDED
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training.trainer import TrainTexts
+from hfcompress.training.trainer import TrainTexts, train
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,6 @@ class Finetune(TrainTexts):
 
         from hfcompress.architectures import encoders
         from hfcompress.architectures.models import load_classifier, load_tokenizer, save
-        from hfcompress.evaluation.accuracy import trainer_metrics
-        from hfcompress.training.trainer import train
 
         set_seed(self.seed)  # the new head
         data = task.data

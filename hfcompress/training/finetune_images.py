@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.evaluation.accuracy import trainer_metrics
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.image_data import Augment
-from hfcompress.training.trainer import Train
+from hfcompress.training.trainer import Train, train
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,6 @@ class FinetuneImages(TrainImages):
         from transformers import set_seed
 
         from hfcompress.architectures.models import load_classifier, load_image_processor, save
-        from hfcompress.evaluation.accuracy import trainer_metrics
-        from hfcompress.training.trainer import train
 
         set_seed(self.seed)  # the new head
         data, processor = task.data, load_image_processor(model)

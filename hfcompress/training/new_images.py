@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.architectures.models import save
 from hfcompress.architectures.pretrained import image_processor_class
 from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.planning.image_spec import ImageShape
@@ -49,8 +50,6 @@ class NewImages(ABC):
 
     def __call__(self, out: Path, *, task: ImageClassification) -> dict[str, Any]:
         import torch
-
-        from hfcompress.architectures.models import save
 
         torch.manual_seed(SEED)
         save(self.network(self.config(task.data.labels)), self.processor(), out)

@@ -4,11 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.decoder_spec import LanguageShape
+from hfcompress.architectures.models import save
 from hfcompress.errors import OptionError, require
 from hfcompress.folders.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_generation import CausalLM
-from hfcompress.training.trainer import TrainTexts
+from hfcompress.training.trainer import TrainTexts, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,9 +58,6 @@ class Pretrain(TrainTexts):
         from datasets import Dataset
         from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-        from hfcompress.architectures.models import save
-        from hfcompress.training.trainer import train
-
         set_seed(self.seed)
         tokenizer = byte_pair_tokenizer(task.data.texts["train"], self.vocab_size)
         network = LlamaForCausalLM(LlamaConfig.from_dict(self.config(task)))
@@ -91,7 +90,6 @@ class Pretrain(TrainTexts):
         Raises:
             UserError: this machine has not the memory to train it.
         """
-        from hfcompress.architectures.decoder_spec import LanguageShape
 
         shape = replace(LanguageShape.from_config(self.config(task)), weight_bits=32)
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")

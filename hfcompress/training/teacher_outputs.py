@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hfcompress.architectures import encoders
 from hfcompress.architectures.models import is_vision, load_classifier, load_image_processor, load_tokenizer
+from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import Reason, UserError, needs
 from hfcompress.folders.record import sha256, write_json
 from hfcompress.ops.precision import use_bf16
@@ -229,8 +230,6 @@ def teacher_outputs(
         return LiveTeacher(teacher, wanted, bf16)
     from accelerate import PartialState
 
-    from hfcompress.architectures.pretrained import stock_config
-
     config = stock_config(teacher)
     folder = work / "teacher"
     if wanted == Wanted():
@@ -282,7 +281,6 @@ def require_same_task(model: Path, teacher: Path) -> None:
     Raises:
         UserError: with what differs: the vocabulary (of images, the pixels), or the labels and their order.
     """
-    from hfcompress.architectures.pretrained import stock_config
 
     config = stock_config(model)
     if is_vision(config.model_type):

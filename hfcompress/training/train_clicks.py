@@ -10,7 +10,7 @@ from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.folders.memory import TRAINED_BYTES, require_machine_memory
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.tabular_classification import Clicks
-from hfcompress.training.clicks import ClickTrain
+from hfcompress.training.clicks import ClickTrain, fit, new_click_model
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class TrainClicks(ClickTrain):
         import torch
 
         from hfcompress.architectures.click_model import save_click_model
-        from hfcompress.training.clicks import fit, new_click_model
 
         torch.manual_seed(self.seed)
         network = new_click_model(task.data.rows, self.dim, self.bottom, self.top, self.unknown)

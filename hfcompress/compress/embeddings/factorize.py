@@ -8,7 +8,7 @@ from hfcompress.architectures.encoder_spec import Shape, embedding_parameters, e
 from hfcompress.errors import OptionError, Reason, UnknownShape, UserError
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
+from hfcompress.training.trainer import TrainTexts, require_teaching, train, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,6 @@ class FactorizeEmbeddings(TrainTexts):
         from hfcompress.ops import norm_factors
         from hfcompress.training.losses import label_loss
         from hfcompress.training.teacher_outputs import Wanted, teacher_outputs
-        from hfcompress.training.trainer import train
 
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
         require_bert(network)

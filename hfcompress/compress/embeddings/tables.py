@@ -11,7 +11,7 @@ from hfcompress.errors import OptionError, Reason, UnknownShape
 from hfcompress.ops.table_sizes import Array, describe_table
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.tabular_classification import Clicks
-from hfcompress.training.clicks import ClickTrain
+from hfcompress.training.clicks import ClickTrain, fit
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,6 @@ class CompressEmbeddings(ClickTrain):
         import torch
 
         from hfcompress.architectures.click_model import ClickModel, load_click_model, logits_of, save_click_model
-        from hfcompress.training.clicks import fit
 
         before = load_click_model(model)
         frequencies = frequencies_of(task)

@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.loading import load_whole
+from hfcompress.architectures.models import check_unquantized, load_tokenizer, save
+from hfcompress.architectures.patches import read_edits
+from hfcompress.architectures.pretrained import stock_class, stock_config
+from hfcompress.architectures.text_inputs import AFTER_PADDING
 from hfcompress.errors import CheckFailed, Reason, UserError
 from hfcompress.folders.lines import read_lines
 from hfcompress.stage import TENSORS
+from hfcompress.tasks import vocabulary
 from hfcompress.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -35,9 +41,6 @@ class TrimVocabulary:
     libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     def __call__(self, out: Path, *, model: Path, task: TextClassification) -> dict[str, Any]:
-        from hfcompress.architectures.models import load_tokenizer, save
-        from hfcompress.tasks import vocabulary
-
         corpus = self._corpus(task)
         tokenizer = vocabulary.read_tokenizer(model)
         pieces = vocabulary.kept_pieces(tokenizer, vocabulary.count_pieces(model, corpus), self.vocabulary_size)
@@ -76,8 +79,6 @@ class TrimVocabulary:
             return model
         from tempfile import TemporaryDirectory
 
-        from hfcompress.tasks import vocabulary
-
         tokenizer = vocabulary.read_tokenizer(folder)
         counts = vocabulary.count_pieces(folder, self._corpus(task))
         pieces = vocabulary.kept_pieces(tokenizer, counts, self.vocabulary_size)
@@ -96,7 +97,6 @@ def require_same_positions(config: Any, padding: int) -> None:
     Raises:
         UserError: with both numbers.
     """
-    from hfcompress.architectures.text_inputs import AFTER_PADDING
 
     if config.model_type in AFTER_PADDING and padding != config.pad_token_id:
         raise UserError(
@@ -121,11 +121,6 @@ def load_any(folder: Path) -> "PreTrainedModel":
     """A classifier as it is, any other model without its head (a language model's head has the vocabulary's size)."""
     import torch
     from transformers import AutoModel
-
-    from hfcompress.architectures.loading import load_whole
-    from hfcompress.architectures.models import check_unquantized
-    from hfcompress.architectures.patches import read_edits
-    from hfcompress.architectures.pretrained import stock_class, stock_config
 
     check_unquantized(folder)
     if read_edits(folder):
@@ -171,7 +166,6 @@ def where_parameters_are(network: "PreTrainedModel") -> dict[str, int]:
 
 def share_cut_differently(before: Path, after: Path, texts: list[str]) -> float:
     """The share of texts that the two tokenizers cut into other pieces."""
-    from hfcompress.architectures.models import load_tokenizer
 
     old, new = (load_tokenizer(folder) for folder in (before, after))
     pairs = zip(old(texts).encodings, new(texts).encodings, strict=True)
@@ -181,8 +175,6 @@ def share_cut_differently(before: Path, after: Path, texts: list[str]) -> float:
 def check_bit_equal(before: Path, after: Path, texts: list[str], max_length: int) -> None:
     """Raise CheckFailed unless both models give the same bits on the texts."""
     import torch
-
-    from hfcompress.architectures.models import load_tokenizer
 
     outputs = []
     for folder in (before, after):
@@ -200,7 +192,6 @@ def check_bit_equal(before: Path, after: Path, texts: list[str], max_length: int
 
 def piece_statistics(folder: Path, texts: list[str]) -> dict[str, float]:
     """unknown_rate (share of pieces that are [UNK]) and pieces_per_text."""
-    from hfcompress.tasks import vocabulary
 
     counts: Counter[int] = vocabulary.count_pieces(folder, texts)
     tokenizer = vocabulary.read_tokenizer(folder)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.errors import CheckFailed, OptionError, Reason, UnknownShape
+from hfcompress.formats.onnx import PARITY_TEXTS, copy_companions
+from hfcompress.ops import table_sizes
+from hfcompress.ops.table_sizes import describe_table
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
+from hfcompress.training.trainer import TrainTexts, require_teaching, train, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -61,10 +64,8 @@ class WordTable(TrainTexts):
 
         from hfcompress.architectures.albert import require_bert
         from hfcompress.architectures.models import load_classifier, load_tokenizer
-        from hfcompress.formats.onnx import copy_companions
         from hfcompress.training.losses import label_loss
         from hfcompress.training.teacher_outputs import Wanted, teacher_outputs
-        from hfcompress.training.trainer import train
 
         tokenizer, network = load_tokenizer(model), load_classifier(model, task.data.labels)
         require_bert(network)
@@ -95,7 +96,6 @@ class WordTable(TrainTexts):
             UserError: the kind cannot be as small as the ratio says.
         """
         from hfcompress.ops.embedding_tables import make_table
-        from hfcompress.ops.table_sizes import describe_table
 
         rows, dim = weight.shape
         allowed = float("inf") if self.kind == "rows" else 4 * rows * dim / self.ratio
@@ -133,8 +133,6 @@ def deliver(network: Any, table: Any, out: Path, tokenizer: Any, task: TextClass
     """
     from hfcompress.formats import onnx_export
     from hfcompress.formats.click_onnx import table_bytes
-    from hfcompress.formats.onnx import PARITY_TEXTS
-    from hfcompress.ops import table_sizes
 
     batch = onnx_export.parity_batch(tokenizer, task.data.texts("validation")[:PARITY_TEXTS], task.max_length)
     export_with_table(network, table, out)

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.architectures.models import load_image_processor, load_tokenizer
+from hfcompress.architectures.patches import edits_of
 from hfcompress.errors import OptionError, Reason, UnknownShape, UserError
+from hfcompress.evaluation.accuracy import trainer_metrics
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.task import Labelled
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.finetune_images import TrainImages
-from hfcompress.training.trainer import Train, TrainTexts, require_teaching, unused_by_teaching
+from hfcompress.training.trainer import Train, TrainTexts, require_teaching, train, unused_by_teaching
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +77,7 @@ class Factoring(Train, ABC):
         from transformers import set_seed
 
         from hfcompress.architectures.models import load_classifier, save
-        from hfcompress.evaluation.accuracy import trainer_metrics
         from hfcompress.training.losses import taught_by
-        from hfcompress.training.trainer import train
 
         self.target()
         set_seed(self.seed)
@@ -132,7 +133,6 @@ class Factoring(Train, ABC):
         """
         from accelerate.utils import broadcast_object_list
 
-        from hfcompress.architectures.patches import edits_of
         from hfcompress.compress.factorize.ranks import find_layers, is_factored, layer_options, put, watch
 
         if is_factored(network):
@@ -227,8 +227,6 @@ class Factorize(Factoring, TrainTexts):
         return self.factorize(out, model, task, teacher, "svd")
 
     def processor(self, model: Path) -> Any:
-        from hfcompress.architectures.models import load_tokenizer
-
         return load_tokenizer(model)
 
     def examples(self, task: TextClassification, processor: Any, split: str, varied: bool = False) -> Any:
@@ -293,8 +291,6 @@ class FactorizeImages(Factoring, TrainImages):
         return self.factorize(out, model, task, teacher, self.kind)
 
     def processor(self, model: Path) -> Any:
-        from hfcompress.architectures.models import load_image_processor
-
         return load_image_processor(model)
 
     def examples(self, task: ImageClassification, processor: Any, split: Any, varied: bool = False) -> Any:

@@ -12,6 +12,7 @@ from hfcompress.ops.conv_factors import CP, Tucker2
 from hfcompress.ops.hessian import SecondMoment
 from hfcompress.ops.knapsack import knapsack
 from hfcompress.ops.low_rank import Factorization, LowRank, Ranks
+from hfcompress.ops.tensor_train import cores, train_weights
 
 Kind = Literal["svd", "tucker2", "cp"]
 Measure = Literal["bytes", "flops"]
@@ -227,7 +228,6 @@ def put_tensor_train(network: nn.Module, name: str, rank: int) -> dict[str, Any]
     Raises:
         ValueError: the table has no train of this rank, or is smaller than it.
     """
-    from hfcompress.ops.tensor_train import cores, train_weights
 
     old: Any = network.get_submodule(name)
     rows, dim = old.weight.shape

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.architectures.subnetworks import narrowed
 from hfcompress.errors import CheckFailed, Reason, UserError
+from hfcompress.evaluation.accuracy import trainer_metrics
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
-from hfcompress.training.trainer import TrainTexts, require_teaching, unused_by_teaching
+from hfcompress.training.trainer import TrainTexts, require_teaching, train, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,6 @@ class MovementPrune(TrainTexts):
         from hfcompress.compress.prune.pruner import Pruner
         from hfcompress.training.losses import label_loss
         from hfcompress.training.teacher_outputs import Wanted, require_same_task, teacher_outputs
-        from hfcompress.training.trainer import train
 
         require_same_task(model, teacher)
         set_seed(self.seed)
@@ -139,8 +139,6 @@ def cut_and_check(
     """
     import numpy as np
     from transformers import EvalPrediction
-
-    from hfcompress.evaluation.accuracy import trainer_metrics
 
     data = task.data.encode(tokenizer, task.max_length, "validation")
     probe = data.select(range(min(len(data), PROBED_TEXTS)))

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.encoder_spec import Shape, linear_parameters, parameters
+from hfcompress.architectures.models import load_image_processor, load_tokenizer
+from hfcompress.architectures.native import named_shape
 from hfcompress.compress.prune.target import Importance, Plan, Ranking, one_target
 from hfcompress.errors import OptionError, Reason, UnknownShape, UserError, require, require_threads
+from hfcompress.evaluation.accuracy import trainer_metrics
 from hfcompress.planning.image_spec import ImageShape
+from hfcompress.planning.machine import Machine
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
 from hfcompress.tasks.task import Labelled
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.finetune_images import TrainImages
-from hfcompress.training.trainer import Train, TrainTexts, require_teaching, unused_by_teaching
+from hfcompress.training.trainer import Train, TrainTexts, require_teaching, train, unused_by_teaching
 
 if TYPE_CHECKING:
     import torch
@@ -98,13 +102,9 @@ class StructuredPruning(Train, ABC):
         from transformers import set_seed
 
         from hfcompress.architectures.models import load_classifier, save
-        from hfcompress.architectures.native import named_shape
         from hfcompress.compress.factorize.ranks import is_factored
         from hfcompress.compress.prune.iterations import prune
-        from hfcompress.evaluation.accuracy import trainer_metrics
-        from hfcompress.planning.machine import Machine
         from hfcompress.training.losses import taught_by
-        from hfcompress.training.trainer import train
 
         plan = self.plan()
         set_seed(self.seed)
@@ -220,8 +220,6 @@ class StructuredPrune(StructuredPruning, TrainTexts):
     def examples(self, model: Path, task: TextClassification) -> "tuple[Any, Examples, Examples, list[Batch]]":
         from transformers import DataCollatorWithPadding
 
-        from hfcompress.architectures.models import load_tokenizer
-
         tokenizer = load_tokenizer(model)
         data, validation = (task.data.encode(tokenizer, task.max_length, split) for split in ("train", "validation"))
         plain = data.select_columns([n for n in data.column_names if n not in ("index", "length", "group")])
@@ -274,8 +272,6 @@ class StructuredPruneImages(StructuredPruning, TrainImages):
 
     def examples(self, model: Path, task: ImageClassification) -> "tuple[Any, Examples, Examples, list[Batch]]":
         from transformers import default_data_collator
-
-        from hfcompress.architectures.models import load_image_processor
 
         processor = load_image_processor(model)
         data = task.data.examples(processor, "train", self.augment)

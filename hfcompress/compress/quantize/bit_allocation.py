@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.checkpoint import Checkpoint
 from hfcompress.architectures.decoder_spec import EMBEDDING, LanguageShape
+from hfcompress.compress.quantize.calibrate import CALIBRATION
 from hfcompress.errors import OptionError, Reason, UserError, shown
+from hfcompress.folders.record import write_json
 from hfcompress.formats.matmul_nbits import (
     EMBEDDING_BITS,
     MATRIX_BITS,
@@ -81,10 +84,6 @@ class Allot:
             UserError: not even the smallest choice fits.
         """
         from safetensors.torch import load_file
-
-        from hfcompress.architectures.checkpoint import Checkpoint
-        from hfcompress.compress.quantize.calibrate import CALIBRATION
-        from hfcompress.folders.record import write_json
 
         checkpoint = Checkpoint(model)
         statistics = load_file(calibration / CALIBRATION)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import OptionError, require_numbers
 from hfcompress.stage import TENSORS
 from hfcompress.tasks.text_generation import CausalLM
@@ -39,7 +40,6 @@ class Calibrate:
         """Write calibration.safetensors: `<module>.rows` and `<module>.columns` of every matrix."""
         from hfcompress.architectures.checkpoint import Checkpoint, write_shard
         from hfcompress.architectures.decoder_stack import DecoderStack, HiddenStates
-        from hfcompress.architectures.models import load_tokenizer
 
         stack = DecoderStack(Checkpoint(model))
         ids = task.calibration(load_tokenizer(model))[: self.windows]

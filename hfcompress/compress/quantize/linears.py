@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.architectures.loading import empty_model
+from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import OptionError, UnknownShape, shown
 from hfcompress.folders.end_tokens import copy_beside
+from hfcompress.folders.files import place
+from hfcompress.folders.record import write_json
 from hfcompress.formats.bits_claimed import require_share
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
 from hfcompress.stage import TENSORS
@@ -53,9 +57,6 @@ class QuantizeLinears:
                 not fit on the disk.
         """
         from hfcompress.architectures.checkpoint import INDEX, Checkpoint, header, write_shard
-        from hfcompress.architectures.models import load_tokenizer
-        from hfcompress.folders.files import place
-        from hfcompress.folders.record import write_json
         from hfcompress.formats.compressed_tensors import config
 
         checkpoint = Checkpoint(model)
@@ -148,8 +149,6 @@ def linear_modules(checkpoint: "Checkpoint") -> tuple[list[str], list[str]]:
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
-
-    from hfcompress.architectures.loading import empty_model
 
     model = empty_model(checkpoint.folder, AutoModelForCausalLM)
     head = model.get_output_embeddings()

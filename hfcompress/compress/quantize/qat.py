@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.architectures.encoder import EMBEDDINGS
 from hfcompress.architectures.encoder_spec import Shape
 from hfcompress.errors import CheckFailed, OptionError, Reason
 from hfcompress.formats.bits_claimed import require_stored
+from hfcompress.formats.onnx import PARITY_TEXTS, copy_companions
+from hfcompress.formats.size import integer_bytes, sizes
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.text_classification import TextClassification
 from hfcompress.training.taught import Taught
-from hfcompress.training.trainer import TrainTexts
+from hfcompress.training.trainer import TrainTexts, train
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +52,6 @@ class QAT(Taught, TrainTexts):
         from hfcompress.architectures.models import load_classifier, load_tokenizer
         from hfcompress.training.losses import label_loss
         from hfcompress.training.teacher_outputs import Wanted, require_same_task, teacher_outputs
-        from hfcompress.training.trainer import train
 
         self._check()
         require_same_task(model, teacher)
@@ -96,7 +98,6 @@ def prepare(network: "PreTrainedModel", *, symmetric: bool, learned: bool) -> No
     """
     import torch
 
-    from hfcompress.architectures.encoder import EMBEDDINGS
     from hfcompress.ops.fake_quant import ActivationQuantizer, FakeQuantEmbedding, FakeQuantLinear
 
     where, body = places(network), network.base_model
@@ -156,9 +157,7 @@ def deliver(
 ) -> dict[str, Any]:
     """Export, then prove it: parity with the fake-quantized model, integer kernels, and no fp32 copy of a weight."""
     from hfcompress.formats import onnx_export
-    from hfcompress.formats.onnx import PARITY_TEXTS, copy_companions
     from hfcompress.formats.saturation import require_exact, saturating_layers
-    from hfcompress.formats.size import integer_bytes, sizes
 
     weights = write_int8(network, out, signed=signed)
     copy_companions(source, out)

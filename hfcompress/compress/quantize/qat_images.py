@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.errors import CheckFailed, Reason, UserError
 from hfcompress.formats.bits_claimed import require_stored
+from hfcompress.formats.size import integer_bytes, sizes
 from hfcompress.stage import TRAINING
 from hfcompress.tasks.image_classification import ImageClassification
+from hfcompress.tasks.image_data import pixel_values
 from hfcompress.training.finetune_images import TrainImages
 from hfcompress.training.taught import Taught
+from hfcompress.training.trainer import train
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +49,6 @@ class QATImages(Taught, TrainImages):
 
         from hfcompress.architectures.models import load_classifier, load_image_processor
         from hfcompress.training.losses import taught_by
-        from hfcompress.training.trainer import train
 
         set_seed(self.seed)
         processor, network = load_image_processor(model), load_classifier(model, task.data.labels)
@@ -174,8 +176,6 @@ def deliver(network: "PreTrainedModel", out: Path, processor: Any, task: ImageCl
     from hfcompress.formats.onnx_images import require_integer_kernels
     from hfcompress.formats.runtimes.sessions import onnx_session
     from hfcompress.formats.saturation import require_exact
-    from hfcompress.formats.size import integer_bytes, sizes
-    from hfcompress.tasks.image_data import pixel_values
 
     pixels = pixel_values(processor, task.data.inputs("validation", PARITY_IMAGES))
     weights = write_int8(network, out, pixels.shape[2:])

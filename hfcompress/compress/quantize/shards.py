@@ -6,9 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures.checkpoint import INDEX, header
+from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import UserError
 from hfcompress.folders.end_tokens import copy_beside
-from hfcompress.ops.grid import Grid
+from hfcompress.folders.files import place
+from hfcompress.folders.record import write_json
+from hfcompress.ops.grid import Grid, Quantized
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +79,6 @@ def quantized_rows(shard: Path, grids: dict[str, Grid]) -> Any:
     from safetensors.torch import load_file
 
     from hfcompress.architectures.decoder_stack import EMBEDDING
-    from hfcompress.ops.grid import Quantized
     from hfcompress.ops.packing import unpack
 
     stored, grid = load_file(shard), grids[EMBEDDING]
@@ -143,11 +146,7 @@ def bits_per_weight(checkpoint: Any, grids: dict[str, Grid]) -> float:
 
 def finish(model: Path, out: Path, files: list[Path], grids: dict[str, Grid]) -> None:
     """The shards in their place, the index, the grids, the config and the tokenizer's files."""
-    from hfcompress.architectures.checkpoint import INDEX, header
-    from hfcompress.architectures.models import load_tokenizer
     from hfcompress.architectures.quantized_model import SURGERY
-    from hfcompress.folders.files import place
-    from hfcompress.folders.record import write_json
 
     files = [place(file, out) for file in files]
     places = {name: file.name for file in files for name in header(file)}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.stage import GRAPHS
 from hfcompress.tasks.tabular_classification import Clicks
-from hfcompress.training.clicks import ClickTrain
+from hfcompress.training.clicks import ClickTrain, fit
 
 OBSERVED = 50_000  # rows whose extremes are where the ranges start
 
@@ -30,7 +30,6 @@ class QuantizeTowers(ClickTrain):
         """`teacher` says the soft targets: the model that all began with."""
         from hfcompress.architectures.click_model import load_click_model, logits_of, quantize_towers, save_click_model
         from hfcompress.ops.fake_quant import ActivationQuantizer
-        from hfcompress.training.clicks import fit
 
         network, log = load_click_model(model), task.data.logs["train"]
         quantize_towers(network.towers)

@@ -5,6 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hfcompress.architectures.checkpoint import Checkpoint
+from hfcompress.architectures.models import load_tokenizer
+from hfcompress.compress.quantize.awq_folding import fold_awq
+from hfcompress.compress.quantize.bit_allocation import ALLOTMENT, matrices
+from hfcompress.compress.quantize.calibrate import parts
 from hfcompress.compress.quantize.engine_layers import (
     calibrated_matrix,
     quantized_layer,
@@ -23,10 +28,13 @@ from hfcompress.compress.quantize.shards import (
 from hfcompress.engines import ENGINES
 from hfcompress.engines.engine import Tuning
 from hfcompress.errors import OptionError, Reason, require, require_numbers, shown
+from hfcompress.folders.memory import MemoryLimit
 from hfcompress.formats.bits_claimed import require_share
-from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid
+from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid, encode
+from hfcompress.ops.precision import use_bf16
 from hfcompress.stage import TENSORS, added
 from hfcompress.tasks.text_generation import CausalLM
+from hfcompress.training.trainer import progress_wanted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,7 +88,7 @@ class WeightOnly:
     to nearest by ours, and the head too where the algorithm is awq or autoround."""
 
     training: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: AWQ divides the bias of up_proj with its rows
     libraries: ClassVar[tuple[str, ...]] = TENSORS
 
     @property
@@ -126,10 +134,7 @@ class WeightOnly:
         """
         from tqdm import tqdm
 
-        from hfcompress.architectures.checkpoint import Checkpoint
         from hfcompress.architectures.decoder_stack import DecoderStack
-        from hfcompress.folders.memory import MemoryLimit
-        from hfcompress.training.trainer import progress_wanted
 
         checkpoint = Checkpoint(model)
         stack = DecoderStack(checkpoint)
@@ -167,7 +172,6 @@ class WeightOnly:
 
     def grids(self, checkpoint: Any, allotment: Path | None) -> dict[str, Grid]:
         """The grid of every matrix: the allotment's, or the same for all."""
-        from hfcompress.compress.quantize.bit_allocation import ALLOTMENT, matrices
 
         names = matrices(checkpoint)
         if allotment is None:
@@ -218,8 +222,6 @@ class WeightOnly:
     ) -> "list[HiddenStates]":
         """The hidden states between the layers: those of the first one are written, from the quantized embedding."""
         from hfcompress.architectures.decoder_stack import HiddenStates
-        from hfcompress.architectures.models import load_tokenizer
-        from hfcompress.compress.quantize.calibrate import parts
 
         if self.algorithm not in CALIBRATED:
             return []
@@ -245,9 +247,7 @@ class WeightOnly:
 
         from hfcompress.architectures.checkpoint import write_shard
         from hfcompress.architectures.quantized_model import packed_tensors
-        from hfcompress.compress.quantize.awq_folding import fold_awq
         from hfcompress.ops.hessian import relative_output_error
-        from hfcompress.ops.precision import use_bf16
 
         prefix = f"model.layers.{index}."
         of_layer = {name: grids[prefix + name] for name in stack.kind.linears}
@@ -340,7 +340,6 @@ class WeightOnly:
         from hfcompress.ops.autoround import autoround
         from hfcompress.ops.awq import clip_search
         from hfcompress.ops.gptq import gptq
-        from hfcompress.ops.grid import encode
         from hfcompress.ops.rtn import rtn
 
         if self.algorithm == "gptq":

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.errors import needs
 from hfcompress.formats.format import Kind, Named
 from hfcompress.formats.known.language import Language
 
@@ -51,8 +52,6 @@ class Genai(Language):
         return named_initializers(file)
 
     def import_runtime(self, kind: Kind, threads: int) -> None:
-        from hfcompress.errors import needs
-
         needs("onnxruntime_genai")
         import onnxruntime_genai  # noqa: F401
 

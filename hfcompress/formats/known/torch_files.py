@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hfcompress.folders.weights import weight_files
 from hfcompress.formats.format import Files, Kind, Named
 
 LOADED = """from transformers import AutoModelFor{task}
@@ -91,8 +92,6 @@ class TorchFiles(Files):
         return TorchDecoder(folder, threads or len(os.sched_getaffinity(0)))
 
     def files(self, folder: Path) -> list[Path]:
-        from hfcompress.folders.weights import weight_files
-
         return weight_files(folder)
 
     def tensors(self, file: Path, bits: dict[str, int]) -> list[Named]:

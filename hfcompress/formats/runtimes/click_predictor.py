@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hfcompress.architectures.click_inputs import inputs_of, read_config
 from hfcompress.errors import UserError
 from hfcompress.formats import format_of
 from hfcompress.formats.runtimes.scores import Function
@@ -26,8 +27,6 @@ class ClickPredictor:
     function: Function = "softmax"
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.architectures.click_inputs import read_config
-
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
         self.config = read_config(folder)
@@ -40,7 +39,6 @@ class ClickPredictor:
 
     def judge(self, log: Any, batch: int = 16_384) -> Array:
         """Logits [rows, 2] of a log's rows."""
-        from hfcompress.architectures.click_inputs import inputs_of
 
         inputs = inputs_of(log)
         count = len(inputs["dense"])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfcompress.architectures.models import load_image_processor
+from hfcompress.architectures.text_inputs import full_config
 from hfcompress.errors import UserError, needs
 from hfcompress.formats import format_of
 from hfcompress.formats.runtimes.answers import label_names, numbers, require_labels
@@ -31,9 +33,6 @@ class ImagePredictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.architectures.models import load_image_processor
-        from hfcompress.architectures.text_inputs import full_config
-
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
         config = full_config(folder)

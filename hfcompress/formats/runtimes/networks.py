@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hfcompress.architectures.text_inputs import inputs_of
+from hfcompress.formats import kind_of
 from hfcompress.formats.runtimes.sessions import array_type, has_ranges_of_a_batch, onnx_session, output_name
 
 Array = np.ndarray[Any, Any]
@@ -62,7 +64,6 @@ class TorchNetwork:
 
     def __init__(self, folder: Path, threads: int) -> None:
         from hfcompress.architectures.models import load_classifier
-        from hfcompress.architectures.text_inputs import inputs_of
 
         self._module, self._threads = load_classifier(folder), threads
         self.inputs = dict.fromkeys(sorted(inputs_of(self._module) & TEXT_INPUTS), np.int64)
@@ -103,6 +104,5 @@ class ClickNetwork:
 
 def torch_network(folder: Path, threads: int) -> Network:
     """Return the classifier of a folder of safetensors."""
-    from hfcompress.formats import kind_of
 
     return ClickNetwork(folder) if kind_of(folder) == "clicks" else TorchNetwork(folder, threads)

@@ -8,7 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hfcompress.architectures import text_inputs
+from hfcompress.architectures.models import is_vision, load_tokenizer
+from hfcompress.architectures.text_inputs import complete, full_request
 from hfcompress.errors import UserError
+from hfcompress.folders.guard import read_config
 from hfcompress.formats import format_of
 from hfcompress.formats.runtimes.answers import label_names, numbers, require_labels
 from hfcompress.formats.runtimes.scores import Function, score_function
@@ -44,9 +48,6 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        from hfcompress.architectures import text_inputs
-        from hfcompress.architectures.models import load_tokenizer
-
         self.folder = folder
         self.threads = threads or len(os.sched_getaffinity(0))
         config = text_inputs.full_config(folder)
@@ -110,7 +111,6 @@ class Predictor:
         Raises:
             UserError: the runtime refuses them, or answers with other than a number for each label.
         """
-        from hfcompress.architectures.text_inputs import complete
 
         try:
             logits = self.run(complete(encoded, self.inputs))
@@ -128,7 +128,6 @@ class Predictor:
         Raises:
             UserError: the model has fewer positions than that.
         """
-        from hfcompress.architectures.text_inputs import complete, full_request
 
         if self.positions is not None and sequence_length > self.positions:
             raise UserError(
@@ -152,8 +151,6 @@ def open_predictor(folder: Path, threads: int | None = None) -> Any:
     Raises:
         UserError: the folder holds no classifier that can be run.
     """
-    from hfcompress.architectures.models import is_vision
-    from hfcompress.folders.guard import read_config
 
     kind = read_config(folder).get("model_type")
     found = format_of(folder)

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from hfcompress.architectures.loading import load_whole
+from hfcompress.architectures.models import check_folder
+from hfcompress.architectures.quantized_model import SURGERY, attention_option, load_simulated
 from hfcompress.architectures.text_inputs import decoder_positions, require_room, require_rows
 
 if TYPE_CHECKING:
@@ -81,9 +84,6 @@ def load(folder: Path) -> "PreTrainedModel":
     Raises:
         UserError: see `TorchDecoder`.
     """
-    from hfcompress.architectures.loading import load_whole
-    from hfcompress.architectures.models import check_folder
-    from hfcompress.architectures.quantized_model import SURGERY, attention_option, load_simulated
 
     if (folder / SURGERY).is_file():
         return load_simulated(folder)

@@ -16,6 +16,7 @@ import numpy as np
 from hfcompress.architectures.patches import Edit
 from hfcompress.budget import ImageBudget
 from hfcompress.errors import UserError
+from hfcompress.formats.memory import image_size
 from hfcompress.formats.onnx_export import Array
 from hfcompress.planning.devices.arena import run
 from hfcompress.planning.devices.integer_graph import IntegerGraph, read_onnx
@@ -202,7 +203,6 @@ def add_to_rows(rows: list[dict[str, Any]], candidate: str, folder: Path, budget
     """
     if budget.sram_kb is None and budget.flash_kb is None:
         return
-    from hfcompress.formats.memory import image_size
 
     noise = np.random.default_rng(0).standard_normal((3, *image_size(folder))).astype(np.float32)
     try:
