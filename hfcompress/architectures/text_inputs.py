@@ -129,7 +129,6 @@ def full_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or of no kind of model that transformers knows.
     """
-
     with says_what_does_not_fit(folder):
         found: dict[str, Any] = stock_config(folder).to_dict()
     return found

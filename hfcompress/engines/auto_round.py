@@ -7,14 +7,11 @@ Both the inputs that it tunes on and those that its reference reads are those of
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hfcompress.engines.engine import Layer, Rounded, Tuning
 from hfcompress.errors import Reason, needs
 from hfcompress.ops.grid import Grid, Quantized, encode, representable
-
-if TYPE_CHECKING:
-    from hfcompress.ops.grid import Quantized
 
 BLOCK = "layers.0"
 BATCH = 8  # windows of a step; its default

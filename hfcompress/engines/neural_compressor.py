@@ -25,7 +25,6 @@ from hfcompress.ops.grid import Grid, Quantized, encode, grouped, representable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hfcompress.ops.grid import Quantized
 
 PREFIX = "layers.0.module."
 

@@ -134,14 +134,12 @@ class Measuring:
 
     def _logits(self, name: str, folder: Path, task: "Labelled") -> "Array":
         """Logits on the test split, with all cores: nothing is timed here."""
-
         print(f"  test split: {name}", file=sys.stderr, flush=True)
         logits: Array = open_predictor(folder).logits(task.data.inputs("test"), task.max_length)
         return logits
 
     def _beside(self, linear: "Baseline", inputs: Any) -> "tuple[dict[str, Any], Array, dict[str, Any]]":
         """The baseline's row, answers and time, on the same examples, whole ones."""
-
         parameters, size = linear.size()
         times = latency.interleaved({linear.name: lambda: linear.outputs(inputs[:1])}, self.runs)[linear.name]
         row = {
@@ -209,7 +207,6 @@ class Measure(Measuring):
 
 def model_row(name: str, folder: Path, memory: dict[str, float]) -> dict[str, Any]:
     """The part of a report's model that its files and a process of its own (`memory.fresh_process`) tell."""
-
     form = format_of(folder)
     found = form.size(folder)
     return {

@@ -155,7 +155,6 @@ def truth(task: Clicks, log: "ClickLog") -> dict[str, float] | None:
 
 def cold(judged: "dict[str, Judged]", log: "ClickLog", task: Clicks) -> dict[str, Any]:
     """AUC of the rows whose item or user training never saw."""
-
     data = task.data
     unseen = (log.item >= data.rows["item"]) | (log.user >= data.rows["user"])
     if not 0 < int(log.click[unseen].sum()) < int(unseen.sum()):

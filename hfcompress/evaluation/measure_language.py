@@ -236,7 +236,6 @@ def accuracy(summary: dict[str, Any]) -> dict[str, Any]:
 
 def simulation_of(folder: Path, simulations: dict[str, Path]) -> str | None:
     """The packed model of this run that a delivered one was written from, by its record; None where there is none."""
-
     if not (folder / "record.json").is_file() or (folder / "surgery.json").is_file():
         return None
     source = Record.read(folder).inputs.get("model")

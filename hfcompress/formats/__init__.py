@@ -52,7 +52,6 @@ def kind_of(folder: Path) -> Kind:
     Raises:
         UserError: see `guard.read_config`.
     """
-
     config = read_config(folder) if (folder / "config.json").is_file() else {}
     if config.get("model_type") == "clicks":
         return "clicks"

@@ -110,7 +110,6 @@ def genai_config(packed: "PackedModel", context: int, ends: list[int]) -> dict[s
         ends: the tokens that end an answer, as onnxruntime-genai's own builder takes them from generation_config.json
             too: its runtime stops at these alone.
     """
-
     config, decoder = packed.config, decoder_of(packed.config)
     begin = ids_of(config.get("bos_token_id"))
     pads = [*ids_of(config.get("pad_token_id")), *ends, 0]  # the first Llamas have -1, which its runtime refuses

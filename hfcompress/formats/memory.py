@@ -139,7 +139,6 @@ def image_size(folder: Path) -> tuple[int, int]:
     Raises:
         UserError: it is damaged, or does not say them.
     """
-
     file = folder / "preprocessor_config.json"
     try:
         found = read_object(file)
@@ -156,7 +155,6 @@ def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
     Raises:
         UserError: neither says them.
     """
-
     if (folder / "preprocessor_config.json").is_file():
         return image_size(folder)
     side = getattr(config, "image_size", None)
@@ -167,7 +165,6 @@ def pixels_read(folder: Path, config: Any) -> tuple[int, int]:
 
 def serve(folder: Path, length: int, threads: int) -> dict[str, float]:
     """Load and run a classifier by its format; see `fresh_process`."""
-
     kind = kind_of(folder)
     return format_of(folder).serve(folder, "text" if kind == "language" else kind, length, threads)
 

@@ -127,7 +127,6 @@ def calibration_rows(labels: list[int], count: int, seed: int) -> list[int]:
 
 def batches(task: ImageClassification, processor: Any, rows: list[int]) -> "Iterator[Array]":
     """Training images as the model sees them, float32 [batch, 3, height, width]."""
-
     images = task.data.images("train")
     for start in range(0, len(rows), CALIBRATION_BATCH):
         yield pixel_values(processor, [images[row] for row in rows[start : start + CALIBRATION_BATCH]])

@@ -24,7 +24,6 @@ def candidate_of(name: str) -> Iterator[tuple[Path, int]]:
     Args:
         name: a run or a repository that was pushed, whose compressed model is meant, or the folder of one model.
     """
-
     folder = fetch.fetch(name)
     if not (folder / "report.json").is_file() and (folder / "config.json").is_file():
         check_config(folder)
@@ -47,7 +46,6 @@ def tokens_read(folder: Path) -> int:
 
     Clicks and images have no tokens.
     """
-
     details = folder.parent / "details.json"
     if details.is_file():
         return int(read_json(details, "max_length")["max_length"])

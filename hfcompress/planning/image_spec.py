@@ -120,7 +120,6 @@ class ImageShape:
             UserError: config.json, preprocessor_config.json or surgery.json is missing or damaged, or the folder is
                 of an exported model.
         """
-
         if any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors")):
             raise UserError(
                 f"{folder} holds an ONNX model, which can be neither trained nor pruned nor exported again; give the "

@@ -42,7 +42,6 @@ def compare_images(plan: "Plan", asked: "Compared") -> None:
 
 def milliseconds(models: "tuple[Planned, ...]", measure: "Measuring") -> dict[str, float]:
     """What a request takes by model, those of the same layers timed once; nothing of what is not in ONNX."""
-
     wanted = {model.name: (model.shape.timed, model.shape.weight_bits < 32) for model in models}
     kinds: dict[str, str] = {}  # a model -> the one that is timed for it
     for name, network in wanted.items():

@@ -83,7 +83,6 @@ def profile(folder: Path, *, batch: int, length: int, threads: int, runs: int, t
     Raises:
         UserError: the folder holds no model that is known here, or it cannot be run on such a request.
     """
-
     found = format_of(folder)
     check_config(folder)
     groups: dict[str, Group] = defaultdict(lambda: Group(""))
@@ -144,7 +143,6 @@ def group_of(name: str) -> str:
 
 def stored_parts(folder: Path) -> list[tuple[str, int, int]]:
     """(tensor, parameters, bytes) of everything in the folder; a file that is no weights counts by its name."""
-
     found: list[tuple[str, int, int]] = []
     for file in shipped_files(folder):
         tensors = safetensors_parts(file) if file.suffix == ".safetensors" else []

@@ -141,7 +141,6 @@ def clicks_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-
     candidate, reference = ends(report, details)
     task = measured_task(details)
     threads = candidate["latency_ms"]["threads"]

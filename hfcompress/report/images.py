@@ -208,7 +208,6 @@ def images_card(
     Args:
         repository: org/name, when the card is for the Hub; places: each file there, and the model it is of.
     """
-
     candidate, reference = ends(report, details)
     task = measured_task(details)
     title = f"{report['recipe']}-{report['scale']}-{candidate['name']}"

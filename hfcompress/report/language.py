@@ -92,7 +92,6 @@ def language_card(
     Args:
         repository: org/name, when the card is for the Hub; places: what lies there, with the name of its model.
     """
-
     candidate, reference = ends(report, details)
     task = measured_task(details)
     tokens, threads = candidate["accuracy"]["all"]["tokens"], candidate["latency_ms"]["threads"]

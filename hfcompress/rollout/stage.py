@@ -49,7 +49,6 @@ class Rollout:
 
     def __call__(self, out: Path, *, old: Path, new: Path, task: Clicks) -> dict[str, Any]:
         """Write rollout.json, the A/B test's traffic (ab.jsonl) and the shadow test's (shadow.jsonl) into `out`."""
-
         log = task.data.logs.get("live", task.data.logs["test"])
         shadow = self._shadow(out / "shadow.jsonl", old, new, log)
         found: dict[str, Any] = {
@@ -70,7 +69,6 @@ class Rollout:
 
     def _shadow(self, file: Path, old: Path, new: Path, log: "ClickLog") -> dict[str, Any]:
         """Some rows as requests, answered by the old model, the new one beside it."""
-
         file.unlink(missing_ok=True)  # of a run that was killed here
         state, writer, other = serving.Shadowed(), Writer(file), serving.Shadow(new, 1)
         try:
@@ -97,7 +95,6 @@ class Rollout:
 
     def _ab(self, file: Path, old: Path, new: Path, log: "ClickLog") -> dict[str, Any]:
         """The sequential test, and its traffic for `hfcompress ab`."""
-
         judged = {arm: ClickPredictor(folder).judge(log) for arm, folder in (("old", old), ("new", new))}
         events = ab_events(log, judged, self.salt)
         file.unlink(missing_ok=True)

@@ -238,7 +238,6 @@ def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]
 
 def requantized(source: Path, model: Any, out: Path, images: Images | None) -> Any:
     """A symmetric int8 graph of an image classifier, from its fp32 ONNX or its torch weights."""
-
     if images is None:
         raise OptionError(".images", "the ranges of int8 activations are found on images; give a folder of some dozen")
     weights = source
@@ -315,7 +314,6 @@ def read_images(place: Path) -> Images:
 
 def stored_images(place: Path) -> list[dict[str, Any]]:
     """What `image_input.decode` takes: bytes or a path each."""
-
     if place.is_dir():
         return [{"bytes": None, "path": str(file)} for file in walked(place) if is_image(file)]
     if place.suffix != ".parquet" or not place.is_file():

@@ -20,7 +20,6 @@ TEXTS, CHARACTERS, IMAGES = 1024, 4_000_000, 32  # asked together: what is held 
 
 def labeled_texts(predictor: Any, lines: Iterator[str], max_length: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line and its answer, in order; so many are asked together."""
-
     while chunk := together(lines):
         chunk = [whole(line) for line in chunk]
         logits = predictor.logits(chunk, max_length=max_length)
@@ -49,7 +48,6 @@ def labeled_images(
     Raises:
         UserError: a file is not there, or holds no whole image; those before it have been answered.
     """
-
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, IMAGES)):
         wrong: list[UserError] = []
@@ -82,7 +80,6 @@ def read_image(path: str, named: str) -> "Image":
     Raises:
         UserError: the file is not there, or holds no whole image.
     """
-
     place = Path(path)
     if not path.strip():
         raise UserError(f"{named.strip(': ')} is blank; give one image's path on every line")

@@ -166,7 +166,6 @@ def planned(recipe: Callable[..., Any], options: Options, device: str) -> Plan:
     Raises:
         UserError: a stage refuses its options, or the size of a model is not known.
     """
-
     plan = Plan(device, options=options)
     recipe(plan, **options)
     timed = any(verdict["limit"] in ("latency_ms", "latency_ratio") for verdict in plan.verdicts)
@@ -209,7 +208,6 @@ def refuse_other_recipe(folder: Path, name: str) -> None:
     Raises:
         UserError: the folder holds one.
     """
-
     if (folder / LOCK).is_file():
         try:
             other = read_lock(folder / LOCK)["recipe"]

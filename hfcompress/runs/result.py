@@ -84,7 +84,6 @@ def checked(run: Path) -> Checked:
     Raises:
         UserError: it is no finished run, or a file of a model is not the one that was measured.
     """
-
     claimed = read_json(inside(run, "report.json"), "models", "verdicts")
     found = proven(run)
     intact_models(run, found)

@@ -50,7 +50,6 @@ def folder_of(options: dict[str, Any], name: str) -> Path:
 
 def sizes_of(options: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, int], str]:
     """Return the sizes of the first of these models that is here, and its folder's name; none where none is."""
-
     for name in names:
         folder = folder_of(options, name)
         try:

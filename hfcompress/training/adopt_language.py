@@ -5,20 +5,18 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from hfcompress.architectures.checkpoint import Checkpoint, weight_files
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.architectures.decoders import require_supported
 from hfcompress.architectures.loading import some
 from hfcompress.architectures.pretrained import stock_config
+from hfcompress.architectures.text_state import require_key_values
 from hfcompress.errors import OptionError
 from hfcompress.folders.end_tokens import copy_templates
 from hfcompress.folders.guard import read_config
 from hfcompress.folders.weights import unread_weights
-
-if TYPE_CHECKING:
-    from hfcompress.architectures.decoder_spec import LanguageShape
 
 TAKEN = (".json", ".model", ".jinja", ".txt")
 
@@ -39,14 +37,16 @@ class AdoptLanguage:
 
         Raises:
             UserError: an architecture that is not known, weights that cannot be read (see checkpoint.py), or a config
-                that does not say how many tokens the model holds.
+                that does not say how many tokens the model holds; or a model that keeps a state (text_state.py).
         """
         from hfcompress.architectures.text_inputs import decoder_positions
 
         if not self.any_architecture and (model / "config.json").is_file():
             require_supported(model, read_config(model))
         if self.any_architecture and (model / "config.json").is_file():
-            decoder_positions(model, stock_config(model))  # the measurement would ask when all is done
+            config = stock_config(model)
+            decoder_positions(model, config)  # the measurement would ask when all is done, and refuse such a state
+            require_key_values(model, config)
         checkpoint = Checkpoint(model)
         unread = unread_weights(model)
         say_what_is_left(model, unread, checkpoint.ignored)
@@ -63,7 +63,6 @@ class AdoptLanguage:
         Raises:
             UserError: it is another kind of model's, or of an architecture that is not known.
         """
-
         if not isinstance(model, LanguageShape):
             raise OptionError(".base", "it is no causal LM, and this recipe takes one")
         if model.config is not None and not self.any_architecture:
@@ -73,7 +72,6 @@ class AdoptLanguage:
 
 def say_what_is_left(model: Path, files: set[Path], tensors: list[str]) -> None:
     """Print one line for files of weights that transformers does not read, and one for tensors that it leaves out."""
-
     if files:
         names = some(sorted(file.relative_to(model).as_posix() for file in files))
         print(f"{model.name}: transformers does not read {names}, and neither does this run", file=sys.stderr)

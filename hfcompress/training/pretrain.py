@@ -15,7 +15,6 @@ from hfcompress.training.trainer import TrainTexts, train
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from hfcompress.architectures.decoder_spec import LanguageShape
 
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 
@@ -90,7 +89,6 @@ class Pretrain(TrainTexts):
         Raises:
             UserError: this machine has not the memory to train it.
         """
-
         shape = replace(LanguageShape.from_config(self.config(task)), weight_bits=32)
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
         largest = max(sizes, key=lambda name: getattr(self, name))

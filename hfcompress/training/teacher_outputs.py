@@ -281,7 +281,6 @@ def require_same_task(model: Path, teacher: Path) -> None:
     Raises:
         UserError: with what differs: the vocabulary (of images, the pixels), or the labels and their order.
     """
-
     config = stock_config(model)
     if is_vision(config.model_type):
         require_same_pixels(model, teacher)

@@ -97,7 +97,6 @@ def require_same_positions(config: Any, padding: int) -> None:
     Raises:
         UserError: with both numbers.
     """
-
     if config.model_type in AFTER_PADDING and padding != config.pad_token_id:
         raise UserError(
             f"the trimmed vocabulary has its padding token at {padding}, and a {config.model_type} counts positions "
@@ -166,7 +165,6 @@ def where_parameters_are(network: "PreTrainedModel") -> dict[str, int]:
 
 def share_cut_differently(before: Path, after: Path, texts: list[str]) -> float:
     """The share of texts that the two tokenizers cut into other pieces."""
-
     old, new = (load_tokenizer(folder) for folder in (before, after))
     pairs = zip(old(texts).encodings, new(texts).encodings, strict=True)
     return sum(a.tokens != b.tokens for a, b in pairs) / len(texts)
@@ -192,7 +190,6 @@ def check_bit_equal(before: Path, after: Path, texts: list[str], max_length: int
 
 def piece_statistics(folder: Path, texts: list[str]) -> dict[str, float]:
     """unknown_rate (share of pieces that are [UNK]) and pieces_per_text."""
-
     counts: Counter[int] = vocabulary.count_pieces(folder, texts)
     tokenizer = vocabulary.read_tokenizer(folder)
     unknown = counts[tokenizer["model"]["vocab"][tokenizer["model"]["unk_token"]]]

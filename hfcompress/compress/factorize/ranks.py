@@ -228,7 +228,6 @@ def put_tensor_train(network: nn.Module, name: str, rank: int) -> dict[str, Any]
     Raises:
         ValueError: the table has no train of this rank, or is smaller than it.
     """
-
     old: Any = network.get_submodule(name)
     rows, dim = old.weight.shape
     if (size := train_weights(rows, dim, rank)) >= rows * dim:

@@ -29,7 +29,6 @@ from hfcompress.stage import TENSORS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hfcompress.architectures.checkpoint import Checkpoint
 
 ALLOTMENT = "allotment.json"
 ROWS = 1024  # a matrix is rounded this many rows at a time

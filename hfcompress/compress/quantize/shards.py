@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hfcompress.ops.grid import Quantized
-
 
 def nearest(checkpoint: Any, name: str, grid: Grid) -> "dict[str, Tensor]":
     """RTN of a matrix: rows are read, rounded and packed while others are still being read."""

@@ -172,7 +172,6 @@ class WeightOnly:
 
     def grids(self, checkpoint: Any, allotment: Path | None) -> dict[str, Grid]:
         """The grid of every matrix: the allotment's, or the same for all."""
-
         names = matrices(checkpoint)
         if allotment is None:
             grid = Grid(self.bits, self.group_size, self.symmetric)

@@ -39,7 +39,6 @@ class ClickPredictor:
 
     def judge(self, log: Any, batch: int = 16_384) -> Array:
         """Logits [rows, 2] of a log's rows."""
-
         inputs = inputs_of(log)
         count = len(inputs["dense"])
         parts = [self.run({n: a[at : at + batch] for n, a in inputs.items()}) for at in range(0, count, batch)]

@@ -104,5 +104,4 @@ class ClickNetwork:
 
 def torch_network(folder: Path, threads: int) -> Network:
     """Return the classifier of a folder of safetensors."""
-
     return ClickNetwork(folder) if kind_of(folder) == "clicks" else TorchNetwork(folder, threads)

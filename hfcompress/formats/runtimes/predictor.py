@@ -111,7 +111,6 @@ class Predictor:
         Raises:
             UserError: the runtime refuses them, or answers with other than a number for each label.
         """
-
         try:
             logits = self.run(complete(encoded, self.inputs))
         except UserError:
@@ -128,7 +127,6 @@ class Predictor:
         Raises:
             UserError: the model has fewer positions than that.
         """
-
         if self.positions is not None and sequence_length > self.positions:
             raise UserError(
                 f"--measure.sequence-length {sequence_length}: {self.folder.name} has {self.positions} "
@@ -151,7 +149,6 @@ def open_predictor(folder: Path, threads: int | None = None) -> Any:
     Raises:
         UserError: the folder holds no classifier that can be run.
     """
-
     kind = read_config(folder).get("model_type")
     found = format_of(folder)
     if kind == "clicks":

@@ -11,6 +11,7 @@ from hfcompress.architectures.loading import load_whole
 from hfcompress.architectures.models import check_folder
 from hfcompress.architectures.quantized_model import SURGERY, attention_option, load_simulated
 from hfcompress.architectures.text_inputs import decoder_positions, require_room, require_rows
+from hfcompress.architectures.text_state import require_key_values, stateful
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,12 +26,14 @@ class TorchDecoder:
         threads: intra-op threads; they are torch's only while this decoder computes.
 
     Raises:
-        UserError: the folder holds no causal LM, or not all of its weights.
+        UserError: the folder holds no causal LM, or not all of its weights, or one that keeps more of a text than keys
+            and values.
     """
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self.threads = threads
+        self.threads, self._folder = threads, folder
         self._model = load(folder)
+        require_key_values(folder, self._model.config, type(self._model))
         self.context = decoder_positions(folder, self._model.config)
         # Without the config every layer keeps all tokens: a sliding window's cache could not be rewound.
         self._cache = DynamicCache()
@@ -50,7 +53,7 @@ class TorchDecoder:
         """
         require_room(ids, self.length, self.context)
         require_rows(ids, self._model.get_input_embeddings().weight.shape[0])
-        before = torch.get_num_threads()
+        before, expected = torch.get_num_threads(), self.length + len(ids)
         torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
@@ -60,9 +63,11 @@ class TorchDecoder:
                     use_cache=True,
                     logits_to_keep=0 if all_logits else 1,  # 0 keeps all
                 )
-                return np.asarray(found.logits[0].float().numpy())
         finally:
             torch.set_num_threads(before)
+        if self.length != expected:
+            raise stateful(self._folder, self._model.config)
+        return np.asarray(found.logits[0].float().numpy())
 
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`.
@@ -84,7 +89,6 @@ def load(folder: Path) -> "PreTrainedModel":
     Raises:
         UserError: see `TorchDecoder`.
     """
-
     if (folder / SURGERY).is_file():
         return load_simulated(folder)
     check_folder(folder)
