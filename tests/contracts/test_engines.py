@@ -216,8 +216,8 @@ def test_the_key_holds_the_version_of_the_engine_that_is_used_alone(
 
 
 def test_what_was_finished_before_there_were_engines_is_kept() -> None:
-    """The key of before: the options without this one. A value that is not the default enters."""
-    fixed = type("Note", (WeightOnly,), {"libraries": (), "__qualname__": "WeightOnly"})
+    """The key of that version: the options without this one. A value that is not the default enters."""
+    fixed = type("Note", (WeightOnly,), {"libraries": (), "version": 1, "__qualname__": "WeightOnly"})
     assert content_key(fixed("gptq", 4, 32), {}) == "c8a9464e1958097d"
 
 

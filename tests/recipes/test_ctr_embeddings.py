@@ -30,7 +30,7 @@ from hfcompress.recipes.ctr_embeddings import CURVE, point_of, smoke
 from hfcompress.rollout.stage import Rollout, request_lines
 from hfcompress.rollout.traffic import read
 from hfcompress.tasks.tabular_classification import Clicks
-from hfcompress.training import click_checkpoint
+from hfcompress.training import clicks
 from hfcompress.training.train_clicks import TrainClicks
 from tests.hub.test_push import NAME, cache_folder, command, hub, push, run_code  # noqa: F401  (two are fixtures)
 from tests.hub_server import Hub
@@ -279,7 +279,7 @@ def test_it_is_pushed_proved_again_and_loaded_in_plain_onnxruntime(
 
 def killed_at_the_second_checkpoint(stage: Any, out: Path, inputs: dict[str, Any]) -> None:
     """A process that ends by SIGKILL as soon as its second checkpoint is there."""
-    save, seen = click_checkpoint.save_checkpoint, []
+    save, seen = clicks.save_checkpoint, []
 
     def then_die(*arguments: Any) -> None:
         save(*arguments)
@@ -287,7 +287,7 @@ def killed_at_the_second_checkpoint(stage: Any, out: Path, inputs: dict[str, Any
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    click_checkpoint.save_checkpoint = then_die
+    clicks.save_checkpoint = then_die
     stage(out, **inputs)
 
 
