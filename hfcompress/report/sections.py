@@ -93,23 +93,26 @@ def pages_of(details: dict[str, Any]) -> list[Markup]:
     ]
 
 
+def known(details: dict[str, Any]) -> list[tuple[Section, Contents]]:
+    """Return the sections of a run that have a page of their own, with their contents."""
+    return [(SECTIONS[name], contents) for name, contents in sections_of(details).items() if name in SECTIONS]
+
+
 def cards_of(details: dict[str, Any], repository: str | None) -> str:
     """Return the sections of a run as Markdown for its card.
 
     Args:
         repository: org/name, when the card is for the Hub, where its pictures lie beside it.
     """
-    found = [(SECTIONS[name], contents) for name, contents in sections_of(details).items() if name in SECTIONS]
-    shown = [(section, contents) for section, contents in found if repository or not section.pictures]
+    shown = [(section, contents) for section, contents in known(details) if repository or not section.pictures]
     return "".join(section.card(contents) for section, contents in shown if section.card)
 
 
 def section_pictures(details: dict[str, Any]) -> dict[str, str]:
     """Return the pictures of a run's sections: file name -> svg."""
-    known = [(SECTIONS[name], contents) for name, contents in sections_of(details).items() if name in SECTIONS]
     return {
         file: drawn
-        for section, contents in known
+        for section, contents in known(details)
         if section.pictures
         for file, drawn in section.pictures(contents).items()
     }
