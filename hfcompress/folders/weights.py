@@ -85,9 +85,22 @@ def no_weights(folder: Path) -> str:
         )
     if other := next(iter(sorted(folder.glob("*.gguf"))), None):
         return f"{other} is GGUF, which is already quantized or for llama.cpp alone; give the safetensors folder"
+    if other := next((file for suffix in ("onnx", "tflite") for file in sorted(folder.glob(f"*.{suffix}"))), None):
+        return f"{other} is an exported graph, without weights to train or round; give the folder it was exported from"
     if other := next(iter(sorted(folder.glob("*.safetensors"))), None):
         return f"{folder} has no {SINGLE} and no {INDEX}; transformers does not read {other.name}: rename it"
     return f"{folder} has no weights ({SINGLE}, or {INDEX} and its shards)"
+
+
+def require_weights_or_none(folder: Path) -> None:
+    """Refuse a folder whose only weights are of another runtime; one with a config.json alone can be planned.
+
+    Raises:
+        UserError: see `no_weights`.
+    """
+    others = any(file.suffix in (".onnx", ".gguf", ".tflite") or file.name in PICKLES for file in folder.iterdir())
+    if others and not any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        raise UserError(no_weights(folder))
 
 
 def stored_tensors(folder: Path) -> dict[str, Place]:

@@ -16,7 +16,7 @@ from hfcompress.budget import PREDICTED_LIMITS, Budget
 from hfcompress.errors import OptionError, UserError, needs, needs_libraries
 from hfcompress.folders import fetch as hub
 from hfcompress.folders.guard import check_type, read_config
-from hfcompress.folders.weights import require_unquantized
+from hfcompress.folders.weights import require_unquantized, require_weights_or_none
 from hfcompress.planning.clicks import compare_clicks
 from hfcompress.planning.decoders import compare_decoders
 from hfcompress.planning.devices.memory import HERE, known_device
@@ -115,6 +115,7 @@ class Plan:
             folder = kept or hub.pull(name)
             if (folder / "config.json").is_file():
                 require_unquantized(folder, read_config(folder))
+                require_weights_or_none(folder)
             if is_image_model(folder / "config.json"):
                 return Planned(name, "base", ImageShape.read(folder))
             if not is_bert(folder / "config.json"):

@@ -369,6 +369,26 @@ def test_a_plan_refuses_a_base_that_is_quantized_already(llama: Path) -> None:
         plan.base(str(llama))
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("model.onnx", r"model\.onnx is an exported graph"),
+        ("model.tflite", r"model\.tflite is an exported graph"),
+        ("model.gguf", r"model\.gguf is GGUF"),
+        ("pytorch_model.bin", r"pytorch_model\.bin is a pickle"),
+    ],
+)
+def test_a_plan_refuses_a_base_whose_weights_a_run_could_not_read(llama: Path, file: str, said: str) -> None:
+    plan: Any = Plan()
+    (llama / file).write_bytes(b"1")
+    assert plan.base(str(llama)).shape.vocab == 320, "beside the weights that are read"
+    (llama / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=said):
+        plan.base(str(llama))
+    (llama / file).unlink()
+    assert plan.base(str(llama)).shape.vocab == 320, "a config.json alone says the sizes"
+
+
 def test_float64_is_no_float_of_four_or_six_bits_and_an_empty_quantization_is_none(
     classifier: Path, tmp_path: Path
 ) -> None:
