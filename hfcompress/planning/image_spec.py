@@ -117,14 +117,8 @@ class ImageShape:
         """The shape of a model's folder.
 
         Raises:
-            UserError: config.json, preprocessor_config.json or surgery.json is missing or damaged, or the folder is
-                of an exported model.
+            UserError: config.json, preprocessor_config.json or surgery.json is missing or damaged.
         """
-        if any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors")):
-            raise UserError(
-                f"{folder} holds an ONNX model, which can be neither trained nor pruned nor exported again; give the "
-                "folder of safetensors that it was made from"
-            )
         try:
             config = read_config(folder)
             height, width = image_size(folder)

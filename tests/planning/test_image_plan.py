@@ -217,7 +217,7 @@ def test_an_onnx_folder_is_refused(resnet: Path, tmp_path: Path) -> None:
     for name in image_recipe.COMPANIONS:
         (tmp_path / name).write_bytes((resnet / name).read_bytes())
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds an ONNX model.*give the folder of safetensors"):
+    with pytest.raises(UserError, match=r"model.onnx is an exported graph.*give the folder it was exported from"):
         Plan().base(str(tmp_path))
 
 
