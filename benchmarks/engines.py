@@ -20,6 +20,7 @@ from benchmarks.weight_only import log_probabilities, paired, say, stories_task
 from benchmarks.weight_only_peers import loaded
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.engines import ENGINES
+from hfcompress.engines.engine import Autoround
 from hfcompress.evaluation.language import Scores, scores
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.text_generation import CausalLM
@@ -65,7 +66,8 @@ def measure(options: argparse.Namespace, task: CausalLM) -> None:
             grid, ours = Grid(bits, size, zero == "middle"), None
             have = [name for name, engine in ENGINES.items() if algorithm in engine.algorithms]
             for engine in ["own", *(name for name in have if not ENGINES[name].refusal(algorithm, grid))]:
-                stage = WeightOnly(algorithm, bits, size, grid.symmetric, steps=options.steps, engine=engine)  # type: ignore[arg-type]
+                own = Autoround(options.steps)
+                stage = WeightOnly(algorithm, bits, size, grid.symmetric, autoround=own, engine=engine)  # type: ignore[arg-type]
                 begun = time.monotonic()
                 network = rounded(options.model, stage, task)
                 seconds = time.monotonic() - begun

@@ -87,15 +87,41 @@ def added(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added": True})
 
 
+def of_choice(option: str, value: str) -> dict[str, tuple[str, str]]:
+    """Return metadata of the field of a group of options that an algorithm alone reads: a frozen dataclass.
+
+    With another value the group has no effect, and help does not list it. In the stage's key its fields stand beside
+    the stage's own, by their own names.
+
+    Args:
+        option: the field that chooses (algorithm).
+        value: the choice that reads the group.
+    """
+    return {"of": (option, value)}
+
+
+def chosen_by(options: Any) -> dict[str, tuple[str, str]]:
+    """Return the groups of options in a stage (see `of_choice`): field -> the option that chooses, and its value."""
+    fields: dict[str, dataclasses.Field[Any]] = getattr(options, "__dataclass_fields__", {})
+    return {name: field.metadata["of"] for name, field in fields.items() if "of" in field.metadata}
+
+
 def unused_options(options: Any, inputs: dict[str, Any]) -> dict[str, Reason]:
     """Return which options have no effect beside the others on these inputs, and why: Reason("with {algorithm} rtn").
+
+    A group of options that is not chosen stands there as a whole.
 
     Args:
         options: a stage or a task; its method `unused`, where it has one, says so.
         inputs: as the stage is called with.
     """
+    found = {
+        name: Reason("with {" + option + "} {chosen}", chosen=getattr(options, option))
+        for name, (option, value) in chosen_by(options).items()
+        if getattr(options, option) != value
+    }
     find = getattr(options, "unused", None)
-    return dict(find(inputs)) if find else {}
+    return found | dict(find(inputs)) if find else found
 
 
 def parameter_of(stage: Stage, options: dict[str, Any]) -> str | None:
@@ -162,15 +188,20 @@ def content_key(stage: Stage, inputs: dict[str, Any]) -> str:
 
 
 def options_of(stage: Stage) -> dict[str, Any]:
-    """Return the options that enter a stage's key: no places, and none that was `added` and is at its default."""
+    """Return the options that enter a stage's key: no places, and none that was `added` and is at its default.
+
+    Those of a group (`of_choice`) stand there by their own names, or with the group's where another has that name.
+    """
     fields: dict[str, dataclasses.Field[Any]] = getattr(stage, "__dataclass_fields__", {})
     defaults = {name: field.default for name, field in fields.items() if field.metadata.get("added")}
     places = {name for name, field in fields.items() if field.metadata.get("place")}
-    return {
-        name: value
-        for name, value in vars(stage).items()
-        if name not in places and (name not in defaults or value != defaults[name])
-    }
+    groups, found = chosen_by(stage), dict[str, Any]()
+    for name, value in vars(stage).items():
+        if name in groups:
+            found |= {f"{name}.{field}" if field in fields | found else field: v for field, v in vars(value).items()}
+        elif name not in places and (name not in defaults or value != defaults[name]):
+            found[name] = value
+    return found
 
 
 def libraries_of(stage: Stage) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import tyro
 
 import hfcompress
 from hfcompress.cli.arguments import as_typed, as_written, option_value, spelled
-from hfcompress.cli.common import DEFECT, INTERRUPTED, NO_READER, WRONG_INPUT
+from hfcompress.cli.common import DEFECT, HELP, INTERRUPTED, NO_READER, WRONG_INPUT
 from hfcompress.cli.delivery import export
 from hfcompress.cli.harness import evaluate
 from hfcompress.cli.language import summarize
@@ -30,7 +30,6 @@ from hfcompress.folders.escaping import TerminalOutput, one_line
 from hfcompress.folders.files import chain, disk_is_full, full_disk
 
 BLOCK = 4096  # bytes, below which a disk is called full
-HELP = {"-h", "--help", "--help-all"}
 DESCRIPTION = "State a budget, run a recipe, get a small model and a report that proves or refuses the budget."
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hfcompress.errors import UserError
 
+HELP = {"-h", "--help", "--help-all"}
 FAILED, WRONG_INPUT, KEEP_GOING, DEFECT, INTERRUPTED, NO_READER = 1, 2, 3, 70, 130, 141
 
 

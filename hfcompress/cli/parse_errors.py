@@ -66,7 +66,7 @@ def unrecognized(tokens: Sequence[str], arguments: Sequence[str], options: Seque
     """What is said of the first unknown option, else of the words that belong to none."""
     for token in filter(is_option, tokens):
         name = token.partition("=")[0]
-        near = nearest(name, options)
+        near = " or ".join(in_a_group(name, options)) or nearest(name, options)
         return f"{shown(name)}: there is no such option" + (f"; did you mean {near}?" if near else "")
     for argument in filter(is_option, arguments):
         name, equals, value = argument.partition("=")
@@ -74,6 +74,12 @@ def unrecognized(tokens: Sequence[str], arguments: Sequence[str], options: Seque
             return f"{shown(argument)}: {name} takes no value; leave ={shown(value)} out"
     words = " ".join(tokens)
     return f"{shown(words)}: it belongs to no option; leave it out, or put a value that has blanks into quotes"
+
+
+def in_a_group(name: str, options: Sequence[str]) -> list[str]:
+    """Return the options of this name in groups of the group that is typed: --weight-only.gptq.damping of damping."""
+    group, _, last = name.rpartition(".")
+    return [option for option in options if option.startswith(f"{group}.") and option.rpartition(".")[2] == last]
 
 
 def nearest(name: str, options: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ import tyro
 from tyro.conf import Positional
 
 from hfcompress.cli.arguments import option_names, option_value
-from hfcompress.cli.common import FAILED, quiet
+from hfcompress.cli.choices import for_help
+from hfcompress.cli.common import FAILED, HELP, quiet
 from hfcompress.cli.parse_errors import one_line_errors, options_of
 from hfcompress.cli.results import push
 from hfcompress.errors import UserError, needs
@@ -157,11 +158,13 @@ def parse(source: FoundRecipe, own: type, defaults: dict[str, Any], arguments: l
     helps = argument_help(recipe)
     fields: list[Any] = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(own)]
     for name in list(inspect.signature(recipe).parameters)[1:]:
-        default = defaults[name]
+        hint, default, others = hints[name], defaults[name], ""
+        if HELP & set(arguments):
+            hint, default, others = for_help(name, hint, default, arguments)
         fields.append(
             (
                 name,
-                Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
+                Annotated[hint, tyro.conf.arg(help=helps.get(name, "") + others)],
                 dataclasses.field(default_factory=partial(copy, default)),
             )
         )

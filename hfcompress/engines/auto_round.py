@@ -22,7 +22,7 @@ class AutoRound:
 
     package = "auto_round"
     libraries: tuple[str, ...] = ("auto-round",)
-    algorithms: Mapping[str, tuple[str, ...]] = {"autoround": ("steps", "seed", "bf16")}
+    algorithms: Mapping[str, tuple[str, ...]] = {"autoround": ("autoround", "bf16")}
 
     def refusal(self, algorithm: str, grid: Grid) -> Reason | None:
         return None
@@ -37,7 +37,7 @@ class AutoRound:
         from hfcompress.engines.isolation import Stack, isolated
 
         stack = Stack(layer, copy.deepcopy(layer.module))
-        with isolated(tuning.seed):
+        with isolated(tuning.autoround.seed):
             tune(stack, layer, tuning)
         found: Any = stack.layers[0].module
         return Rounded({name: integers(found.get_submodule(name), grid) for name, grid in layer.grids.items()})
@@ -60,10 +60,10 @@ def tune(stack: Any, layer: Layer, tuning: Tuning) -> None:
         tokenizer="",
         scheme=scheme(first),
         layer_config={f"{BLOCK}.module.{name}": scheme(grid) for name, grid in layer.grids.items()},
-        alg_configs=SignRoundConfig(iters=tuning.steps),
+        alg_configs=SignRoundConfig(iters=tuning.autoround.steps),
         batch_size=BATCH,
         device_map="cpu",
-        seed=tuning.seed,
+        seed=tuning.autoround.seed,
         enable_torch_compile=False,
         low_cpu_mem_usage=False,
         amp=False,

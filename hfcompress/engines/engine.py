@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from hfcompress.errors import CheckFailed, Reason
+from hfcompress.errors import CheckFailed, Reason, require, require_numbers
 from hfcompress.ops.grid import Grid
 
 if TYPE_CHECKING:
@@ -30,13 +30,37 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """Options of the stage that an algorithm may read (see `Engine.algorithms`)."""
+class Gptq:
+    """GPTQ's own options."""
 
     activation_order: bool = True
+    """Columns with large inputs first."""
     damping: float = 0.01
+    """Share of the mean diagonal that is added to it; raised until the matrix can be factored."""
+
+    def __post_init__(self) -> None:
+        require_numbers(self)
+
+
+@dataclass(frozen=True)
+class Autoround:
+    """AutoRound's own options."""
+
     steps: int = 200
+    """Steps of signed gradient descent."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_numbers(self)
+        require(self, 1, "steps")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Options of the stage that an algorithm may read (see `Engine.algorithms`): a group for each that has its own."""
+
+    gptq: Gptq = Gptq()
+    autoround: Autoround = Autoround()
 
 
 @dataclass(frozen=True)
@@ -66,7 +90,7 @@ class Engine(Protocol):
     libraries: tuple[str, ...]
     """Distributions whose versions enter the key of a stage that uses the engine."""
     algorithms: Mapping[str, tuple[str, ...]]
-    """Algorithm, by our name -> the options of the stage that it reads."""
+    """Algorithm, by our name -> the options of the stage that it reads; the group of its own is one of them."""
 
     def refusal(self, algorithm: str, grid: Grid) -> Reason | None:
         """Return why an algorithm cannot be had on a grid, and what to give instead; None where it can."""

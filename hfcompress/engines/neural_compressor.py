@@ -37,7 +37,7 @@ class NeuralCompressor:
     algorithms: Mapping[str, tuple[str, ...]] = {
         "rtn": (),
         "hqq": (),
-        "gptq": ("activation_order", "damping", "bf16"),
+        "gptq": ("gptq", "bf16"),
         "awq": ("bf16",),
     }
 
@@ -57,7 +57,7 @@ class NeuralCompressor:
 
         from hfcompress.engines.isolation import isolated
 
-        with isolated(tuning.seed), torch.no_grad():
+        with isolated(), torch.no_grad():
             if algorithm == "hqq":
                 return Rounded({name: hqq(layer, name, grid) for name, grid in layer.grids.items()})
             if algorithm == "awq" and not absorbed(layer):
@@ -96,13 +96,13 @@ def config(layer: Layer, algorithm: str, tuning: Tuning, folder: Path) -> Any:
     def of(grid: Grid) -> Any:
         common = {"bits": grid.bits, "use_sym": grid.symmetric, "group_size": grid.group_size or -1}
         if algorithm == "gptq":
-            order = tuning.activation_order
+            order = tuning.gptq.activation_order
             groups = bool(grid.group_size)
             return GPTQConfig(
                 **common,
                 act_order=order and not groups,
                 hybrid_order=order and groups,
-                percdamp=tuning.damping,
+                percdamp=tuning.gptq.damping,
                 model_path=str(folder),
             )
         if algorithm == "awq":

@@ -179,7 +179,8 @@ def reason(
     said = [unused_options(own, {"measured": True})] if not isinstance(own, Stage) else []
     said += [step.unused for step in now.steps if step.stage == own]
     said += [step.unused for step in now.steps if type(step.stage) is type(own)]  # the recipe changed it on the way
-    if found := next((unused[option] for unused in said if option in unused), None):
+    names_of_it = (option, option.partition(".")[0])  # a group that is not chosen has no effect as a whole
+    if found := next((unused[own] for unused in said for own in names_of_it if own in unused), None):
         return found
     for other in names:
         without = changed(options, defaults, [other]) if other != name else None
@@ -203,7 +204,10 @@ def walked_or_none(recipe: Callable[..., Any], options: Options) -> Walk | None:
 
 
 def keys(name: str) -> tuple[str, str]:
-    """weight-only.bits as the recipe's parameter and the field in it: weight_only, bits; bits is "" without a dot."""
+    """Return weight-only.bits as the recipe's parameter and the field in it: weight_only, bits; "" without a dot.
+
+    The field of a group in it has a dot itself: autoround.steps.
+    """
     group, _, option = name.replace("-", "_").partition(".")
     return group, option
 
@@ -211,7 +215,20 @@ def keys(name: str) -> tuple[str, str]:
 def entry(options: Options, name: str) -> Any:
     """An option's value; None of what is none of the recipe's."""
     group, option = keys(name)
-    return getattr(options.get(group), option, None) if option else options.get(group)
+    return field_at(options.get(group), option) if option else options.get(group)
+
+
+def field_at(value: Any, option: str) -> Any:
+    """Return a field, or a field of a field (autoround.steps); None where there is none."""
+    for name in option.split("."):
+        value = getattr(value, name, None)
+    return value
+
+
+def with_field(value: Any, option: str, new: Any) -> Any:
+    """Return a group of options with another value of a field, or of a field of a field."""
+    name, _, inner = option.partition(".")
+    return replace(value, **{name: with_field(getattr(value, name), inner, new) if inner else new})
 
 
 def changed(options: Options, source: Options, names: list[str]) -> Options | None:
@@ -220,7 +237,7 @@ def changed(options: Options, source: Options, names: list[str]) -> Options | No
     try:
         for group, option in map(keys, names):
             value = source[group]
-            found[group] = replace(found[group], **{option: getattr(value, option)}) if option else value
+            found[group] = with_field(found[group], option, field_at(value, option)) if option else value
     except UserError:
         return None
     return found

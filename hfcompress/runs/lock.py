@@ -11,6 +11,12 @@ from hfcompress.folders.fetch import pinned
 from hfcompress.folders.record import environment, read_json, sha256
 
 LOCK = "recipe.lock.json"
+MOVED = {  # parameter and field in earlier locks -> the group of an algorithm that the field is in now
+    ("weight_only", "activation_order"): "gptq",
+    ("weight_only", "damping"): "gptq",
+    ("weight_only", "steps"): "autoround",
+    ("weight_only", "seed"): "autoround",
+}
 HUB_OPTIONS = {"base": "model", "teacher": "model", "dataset": "dataset"}  # options that may name a repository
 
 
@@ -46,7 +52,19 @@ def read_lock(file: Path, task: bool = False) -> dict[str, Any]:
     of_task = options.get("task")
     if task and (not isinstance(of_task, dict) or "dataset" not in of_task):
         raise UserError(f"{file} is no recipe.lock.json: its options say nothing of the data")
-    return found | {"recipe": str(found["recipe"]), "scale": str(found["scale"])}
+    options = {name: regrouped(name, value) for name, value in options.items()}
+    return found | {"recipe": str(found["recipe"]), "scale": str(found["scale"]), "options": options}
+
+
+def regrouped(parameter: str, value: Any) -> Any:
+    """Return an option of a lock with fields that are in groups now (`MOVED`) in these."""
+    if not isinstance(value, dict):
+        return value
+    found = dict(value)
+    for (name, field), group in MOVED.items():
+        if name == parameter and field in found:
+            found[group] = {**found.get(group, {}), field: found.pop(field)}
+    return found
 
 
 def plain(value: Any, option: str = "") -> Any:

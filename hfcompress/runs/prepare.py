@@ -21,6 +21,7 @@ from hfcompress.runs.positions import within_positions
 from hfcompress.runs.recipes import SMOKE, FoundRecipe
 from hfcompress.runs.run import Run, ranks
 from hfcompress.runs.sizes import within_sizes
+from hfcompress.stage import chosen_by
 
 Options = dict[str, Any]
 
@@ -111,7 +112,7 @@ def resolved(found: FoundRecipe, of_scale: Options, options: Options) -> Options
 
     Args:
         of_scale: what the scale changes of the defaults.
-        options: parameter -> value; of a group of options also a dict of some of them.
+        options: parameter -> value; of a group of options also a dict of some of them, of a group in it likewise.
 
     Raises:
         UserError: there is no such option, or `held_together` refuses one.
@@ -137,11 +138,15 @@ def merged(name: str, default: Any, value: Any) -> Any:
         return value
     known = [field.name for field in dataclasses.fields(default)]
     if unknown := [field for field in value if field not in known]:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
+        inner = [
+            f"{group}.{unknown[0]}" for group in chosen_by(default) if hasattr(getattr(default, group), unknown[0])
+        ]
+        near = inner or difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
         raise OptionError(f"{name}.{unknown[0]}", "there is no such option; {hint}", hint=hint)
+    fields = {field: merged(f"{name}.{field}", getattr(default, field), entry) for field, entry in value.items()}
     try:
-        return dataclasses.replace(default, **value)
+        return dataclasses.replace(default, **fields)
     except UserError as error:
         error.group = error.group or name
         raise
@@ -156,8 +161,8 @@ def changed_names(name: str, default: Any, value: Any) -> list[str]:
     """Return which options a value changes, as they are typed: distill.num-hidden-layers."""
     if not is_group(default) or type(value) is not type(default):
         return [name.replace("_", "-")] if value != default else []
-    fields = [f.name for f in dataclasses.fields(default) if getattr(value, f.name) != getattr(default, f.name)]
-    return [f"{name}.{field}".replace("_", "-") for field in fields]
+    own = [(f"{name}.{f.name}", getattr(default, f.name), getattr(value, f.name)) for f in dataclasses.fields(default)]
+    return [typed for field in own for typed in changed_names(*field)]
 
 
 def planned(recipe: Callable[..., Any], options: Options, device: str) -> Plan:

@@ -14,6 +14,7 @@ from hfcompress.architectures.quantized_model import PackedModel, load_simulated
 from hfcompress.compress.quantize.bit_allocation import ALLOTMENT, Allot, knapsack
 from hfcompress.compress.quantize.calibrate import CALIBRATION, Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
+from hfcompress.engines.engine import Autoround
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.text_generation import CausalLM, strided
@@ -61,7 +62,7 @@ def kl(reference: Path, packed: Path, task: CausalLM) -> float:
 def test_every_algorithm_writes_a_model_near_the_original(
     tmp_path: Path, trained: Path, task: CausalLM, algorithm: str
 ) -> None:
-    found = made(WeightOnly(algorithm, 8, 32, steps=10), tmp_path / "out", model=trained, task=task)  # type: ignore[arg-type]
+    found = made(WeightOnly(algorithm, 8, 32, autoround=Autoround(10)), tmp_path / "out", model=trained, task=task)  # type: ignore[arg-type]
     assert kl(trained, tmp_path / "out", task) < 1e-3
     assert found["matrices"] == 15
     assert found["bits_per_weight"] == pytest.approx(8 + 16 / 32)

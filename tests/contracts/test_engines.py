@@ -17,7 +17,7 @@ from hfcompress.architectures.quantized_model import Dequantized, PackedModel
 from hfcompress.compress.quantize.engine_layers import require_engine, writers
 from hfcompress.compress.quantize.weight_only import CALIBRATED, WeightOnly
 from hfcompress.engines import ENGINES
-from hfcompress.engines.engine import Engine, Layer, Rounded, Tuning, checked
+from hfcompress.engines.engine import Autoround, Engine, Layer, Rounded, Tuning, checked
 from hfcompress.errors import EXTRAS, CheckFailed, OptionError, Reason, UserError, has
 from hfcompress.formats.compressed_tensors import ExportTransformers
 from hfcompress.ops.grid import Grid
@@ -93,14 +93,14 @@ def with_answer(layer: Layer, answer: Rounded) -> torch.nn.Module:
 def by_ours(algorithm: Any, grid: Grid, model: Path, task: CausalLM, out: Path) -> torch.nn.Module:
     """The layer as our own algorithm leaves it."""
     (out / "work").mkdir(parents=True)
-    stage = WeightOnly(algorithm, grid.bits, grid.group_size, grid.symmetric, steps=50, bf16="no")
+    stage = WeightOnly(algorithm, grid.bits, grid.group_size, grid.symmetric, autoround=Autoround(50), bf16="no")
     stage(out, model=model, task=task)
     return DecoderStack(Dequantized(PackedModel(out))).layer(0)
 
 
 def theirs(name: str, algorithm: str, layer: Layer, original: Original) -> Rounded:
     given = replace(layer, writers=writers(original.stack.kind)) if algorithm == "awq" else layer
-    return checked(ENGINES[name], given, algorithm, Tuning(steps=50))
+    return checked(ENGINES[name], given, algorithm, Tuning(autoround=Autoround(50)))
 
 
 def require_near(error: float, ours: float, nearest: float, algorithm: str) -> None:
@@ -166,7 +166,7 @@ def test_the_stage_records_it_and_a_delivery_format_holds_it(
     skip_without(name)
     (tmp_path / "packed" / "work").mkdir(parents=True)
     files = {file.name: file.read_bytes() for file in model.iterdir()}
-    stage = WeightOnly(algorithm, 4, 32, False, engine=name, steps=10)  # type: ignore[arg-type]
+    stage = WeightOnly(algorithm, 4, 32, False, engine=name, autoround=Autoround(10))  # type: ignore[arg-type]
     read: set[str] = set()
     watched = type("Watched", (WeightOnly,), {"__getattribute__": reading(read)})(**vars(stage))
     read.clear()

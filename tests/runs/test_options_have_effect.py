@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -19,7 +18,7 @@ from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
 from hfcompress.errors import UserError
 from hfcompress.folders.record import Record
-from hfcompress.runs.effects import refuse_without_effect, walked
+from hfcompress.runs.effects import field_at, refuse_without_effect, walked, with_field
 from hfcompress.runs.prepare import defaults_of
 from hfcompress.runs.recipes import found_recipes, load_recipe
 from hfcompress.stage import unused_options
@@ -43,8 +42,8 @@ WITHOUT_EFFECT: dict[str, set[str]] = {
     "multilingual": {"words", "factorize.label-smoothing-factor", "qat.label-smoothing-factor"},
     "resnet_prune": {"prune.threads"},
     "summarize_7b": {
-        "weight-only.bits", "weight-only.group-size", "weight-only.symmetric", "weight-only.steps",
-        "weight-only.seed", "genai.context", "measure.context", "summaries", "documents",
+        "weight-only.bits", "weight-only.group-size", "weight-only.symmetric", "weight-only.autoround.steps",
+        "weight-only.autoround.seed", "genai.context", "measure.context", "summaries", "documents",
     },
 }  # fmt: skip
 SWITCHES = {"documents.dataset"}  # in a group without effect, the option that gives it one
@@ -74,9 +73,14 @@ def names_of(options: dict[str, Any]) -> list[str]:
     for group, value in options.items():
         if isinstance(value, Budget):
             continue
-        fields = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else [""]
-        found += [f"{group}.{field}".rstrip(".").replace("_", "-") for field in fields]
+        found += [name.replace("_", "-") for name in names_in(group, value)]
     return found
+
+
+def names_in(name: str, value: Any) -> list[str]:
+    if not dataclasses.is_dataclass(value):
+        return [name]
+    return [inner for f in dataclasses.fields(value) for inner in names_in(f"{name}.{f.name}", getattr(value, f.name))]
 
 
 def other_values(value: Any, hint: Any) -> list[Any]:
@@ -110,12 +114,13 @@ def test_the_options_without_effect_are_these_and_are_refused(
     before, refused = walked(module.recipe, options).noted(), set()
     for name in names_of(options):
         group, _, field = name.replace("-", "_").partition(".")
-        owner = type(options[group]) if field else module.recipe
-        value = getattr(options[group], field) if field else options[group]
+        outer, _, last = field.rpartition(".")
+        owner = type(field_at(options[group], outer) if outer else options[group]) if field else module.recipe
+        value = field_at(options[group], field) if field else options[group]
         outcomes = set()
-        for other in [] if name == "base" else other_values(value, get_type_hints(owner)[field or group]):
+        for other in [] if name == "base" else other_values(value, get_type_hints(owner)[last or group]):
             try:
-                changed = replace(options[group], **{field: other}) if field else other
+                changed = with_field(options[group], field, other) if field else other
                 found = options | {group: changed}
                 refuse_without_effect(module.recipe, options, found, [name], module.needed)
                 said = "has no effect" in capsys.readouterr().err
@@ -160,8 +165,14 @@ def test_what_holds_anyhow_is_said_and_not_refused(
          "each are chosen; give --allot.bits"),
         ("summarize_7b", "--weight_only.group_size 32", "--weight-only.group-size 32: has no effect for all matrices: "
          "the bits of each are chosen; give --allot.group-sizes"),
-        ("summarize_7b", "--weight-only.algorithm rtn --weight-only.steps 50",
-         "--weight-only.steps 50: has no effect with --weight-only.algorithm rtn"),
+        ("summarize_7b", "--weight-only.algorithm rtn --weight-only.autoround.steps 50",
+         "--weight-only.autoround.steps 50: has no effect with --weight-only.algorithm rtn"),
+        ("summarize_7b", "--weight_only.autoround.steps 50",
+         "--weight-only.autoround.steps 50: has no effect with --weight-only.algorithm gptq"),
+        ("summarize_7b", "--weight-only.algorithm awq --weight-only.gptq.no-activation-order",
+         "--weight-only.gptq.no-activation-order: has no effect with --weight-only.algorithm awq"),
+        ("summarize_7b", "--weight-only.algorithm hqq --weight-only.bf16 no",
+         "--weight-only.bf16 no: has no effect with --weight-only.algorithm hqq"),
         ("summarize_7b", "--genai.kv-cache float32 --genai.windows 4",
          "--genai.windows 4: has no effect with --genai.kv-cache float32"),
         ("summarize_7b", "--base . --pretrain.seed 3", "--pretrain.seed 3: has no effect with --base ."),
@@ -205,8 +216,8 @@ def test_a_text_of_nothing_is_refused(option: str, tmp_path: Path) -> None:
 def test_a_default_may_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, found = small("summarize_7b", "--weight-only.bits", "4", "--genai.context", "2048", folder=tmp_path)
     assert (found["weight_only"].bits, found["genai"].context) == (4, 2048)
-    chosen = ("--weight-only.algorithm", "autoround", "--weight-only.steps", "50")
-    assert small("summarize_7b", *chosen, folder=tmp_path)[2]["weight_only"].steps == 50
+    chosen = ("--weight-only.algorithm", "autoround", "--weight-only.autoround.steps", "50")
+    assert small("summarize_7b", *chosen, folder=tmp_path)[2]["weight_only"].autoround.steps == 50
     assert small("multilingual", "--curve", "rows-4-7", "--words.seed", "3", folder=tmp_path)[2]["words"].seed == 3
     assert "has no effect" not in capsys.readouterr().err
 
@@ -247,8 +258,9 @@ def test_every_option_is_read_somewhere() -> None:
     read = set(re.findall(r"\.(\w+)\b", source)) | set(re.findall(r"[\"'](\w+)[\"']", source))
     for recipe in found_recipes():
         for parameter in inspect.signature(load_recipe(recipe).recipe).parameters.values():
-            if dataclasses.is_dataclass(parameter.default):
-                assert {field.name for field in dataclasses.fields(parameter.default)} <= read
+            assert {
+                part for name in names_in(parameter.name, parameter.default) for part in name.split(".")[1:]
+            } <= read
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """weight_only: the matrices of a causal LM as 2 to 8 bit integers, one decoder layer in memory at a time."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,13 +26,13 @@ from hfcompress.compress.quantize.shards import (
     require_room,
 )
 from hfcompress.engines import ENGINES
-from hfcompress.engines.engine import Tuning
-from hfcompress.errors import OptionError, Reason, require, require_numbers, shown
+from hfcompress.engines.engine import Autoround, Gptq, Tuning
+from hfcompress.errors import OptionError, Reason, require_numbers, shown
 from hfcompress.folders.memory import MemoryLimit
 from hfcompress.formats.bits_claimed import require_share
 from hfcompress.ops.grid import BITS, GROUP_SIZES, Grid, encode
 from hfcompress.ops.precision import use_bf16
-from hfcompress.stage import TENSORS, added
+from hfcompress.stage import TENSORS, added, chosen_by, of_choice
 from hfcompress.tasks.text_generation import CausalLM
 from hfcompress.training.trainer import progress_wanted
 
@@ -47,13 +47,6 @@ if TYPE_CHECKING:
 Algorithm = Literal["rtn", "hqq", "gptq", "awq", "autoround"]
 OWN = "own"
 CALIBRATED = ("gptq", "awq", "autoround")
-READERS = {  # option -> the algorithms that read it
-    "activation_order": ("gptq",),
-    "damping": ("gptq",),
-    "steps": ("autoround",),
-    "seed": ("autoround",),
-    "bf16": CALIBRATED,
-}
 # What a calibrated algorithm holds beside the process itself and a layer's second moments: float32 copies of the
 # layer, and of the largest second moment (GPTQ factors one in place; the others need no copy).
 LAYER_COPIES, MOMENT_COPIES = 1.0, 1.0
@@ -72,17 +65,12 @@ class WeightOnly:
     group_size: int = 128
     """Columns that share a scale, likewise; 0 is the whole row, as where it does not divide a matrix's columns."""
     symmetric: bool = True
-    activation_order: bool = True
-    """gptq: columns with large inputs first."""
-    damping: float = 0.01
-    """gptq: share of the mean diagonal that is added to it; raised until the matrix can be factored."""
-    steps: int = 200
-    """autoround: steps of signed gradient descent."""
+    gptq: Gptq = field(default=Gptq(), metadata=of_choice("algorithm", "gptq"))
+    autoround: Autoround = field(default=Autoround(), metadata=of_choice("algorithm", "autoround"))
     bf16: Literal["auto", "yes", "no"] = "auto"
     """gptq, awq, autoround: calibration text runs through the layers in bf16; auto where the CPU computes in it."""
     max_memory_gb: float | None = None
     """Resident memory (10^9 bytes) that this stage may take; it refuses before it begins when a layer cannot fit."""
-    seed: int = 0
     engine: Literal["own", "neural-compressor", "auto-round"] = added("own")
     """Whose code computes the algorithm: this package's, or another tool's on the same grids; the embedding is rounded
     to nearest by ours, and the head too where the algorithm is awq or autoround."""
@@ -98,15 +86,14 @@ class WeightOnly:
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
-        found = {
-            option: Reason("with {algorithm} {name}", name=self.algorithm)
-            for option, readers in READERS.items()
-            if self.algorithm not in readers
-        }
+        found = {}
+        if self.algorithm not in CALIBRATED:
+            found["bf16"] = Reason("with {algorithm} {name}", name=self.algorithm)
         if self.engine != OWN:
             read = ENGINES[self.engine].algorithms[self.algorithm]
+            own = [option for option, (_, name) in chosen_by(self).items() if name == self.algorithm]
             why = Reason("with {engine} {name}", name=self.engine)
-            found |= {option: why for option in READERS if option not in read and option not in found}
+            found |= {option: why for option in (*own, "bf16") if option not in read and option not in found}
         if inputs.get("allotment") is not None:
             of_all = "for all matrices: the bits of each are chosen"
             found["bits"] = Reason(of_all + "; give {allot.bits}")
@@ -116,7 +103,6 @@ class WeightOnly:
 
     def __post_init__(self) -> None:
         require_numbers(self)
-        require(self, 1, "steps")
         if self.bits not in BITS:
             raise OptionError("bits", "choose from {known}", self.bits, known=shown(BITS))
         if self.group_size not in GROUP_SIZES:
@@ -342,9 +328,9 @@ class WeightOnly:
         from hfcompress.ops.rtn import rtn
 
         if self.algorithm == "gptq":
-            return gptq(weight, hessian, grid, activation_order=self.activation_order, damping=self.damping)
+            return gptq(weight, hessian, grid, **vars(self.gptq))
         if self.algorithm == "autoround":
-            return autoround(weight, hessian, grid, steps=self.steps, seed=self.seed)
+            return autoround(weight, hessian, grid, **vars(self.autoround))
         # AWQ: its scales are folded in already; what is left is where to clip (section 3.2's released search).
         if grid.bits == 8:
             return rtn(weight, grid)
