@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are imported: two cores are shared
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # a decorator of compressed-tensors imports the compiler, for nothing
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"

@@ -181,11 +181,11 @@ def classified_image(folder: str, image: str) -> list[Any]:
 
 def parameters(folder: str) -> int:
     """Return the number of distinct parameters of a causal LM of that config."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    from hfcompress.architectures.meta import meta_model
+
+    model = meta_model(AutoModelForCausalLM, AutoConfig.from_pretrained(folder))
     return sum(p.numel() for p in model.parameters())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfcompress.architectures.decoders import kind_of, require_supported
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.pretrained import stock_config
 from hfcompress.architectures.quantized_model import without_weights
 from hfcompress.architectures.text_inputs import require_rows
@@ -44,8 +45,7 @@ class DecoderStack:
         self.kind = kind_of(checkpoint.config)
         attention = "eager" if self.kind.attention_softcap else "sdpa"
         config = stock_config(checkpoint.folder, attn_implementation=attention)
-        with torch.device("meta"):
-            self.skeleton = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32).eval()
+        self.skeleton = meta_model(AutoModelForCausalLM, config, torch_dtype=torch.float32).eval()
         self.skeleton.requires_grad_(False)
         self.buffers = without_weights(config)
         self.layers = len(self.skeleton.model.layers)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.pretrained import stock_config, stock_model
 from hfcompress.errors import UserError
 from hfcompress.folders.weights import Place, stored_tensors
@@ -164,11 +165,8 @@ def empty_model(folder: Path, auto: Any) -> Any:
     Raises:
         UserError: transformers has no such model.
     """
-    import torch
-
     try:
-        with torch.device("meta"):
-            return auto.from_config(stock_config(folder))
+        return meta_model(auto, stock_config(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{folder} is no {auto_task(auto)} that transformers knows ({reason})") from None

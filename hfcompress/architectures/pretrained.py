@@ -8,6 +8,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.patches import SURGERY, apply
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import LARGEST_TOKENIZER, leaves, objects, read_object
@@ -122,10 +123,7 @@ def require_room(auto: Any, folder: Path, config: Any, edits: list[dict[str, Any
         UserError: with both sizes.
         Exception: what the model's class raises of the config.
     """
-    import torch
-
-    with torch.device("meta"):
-        empty = auto.from_config(config) if hasattr(auto, "from_config") else auto._from_config(config)
+    empty = meta_model(auto, config)
     refuse_more_than_stored(empty, folder, folder / "config.json")
     if edits:
         for edit in edits:  # on the meta device no memory is taken; what a later edit makes small again counts, too

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.architectures.checkpoint import Checkpoint
 from hfcompress.architectures.decoders import attention_softcap, head_size
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import UserError
 from hfcompress.folders.foreign_files import read_object
@@ -121,8 +122,7 @@ def load_simulated(folder: Path) -> "PreTrainedModel":
 
     packed = PackedModel(folder)
     config = stock_config(folder, **attention_option(folder))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
+    model = meta_model(AutoModelForCausalLM, config, torch_dtype=torch.float32)
     state = {name: packed.tensor(name).float() for name in packed.plain_names()}
     state |= {f"{module}.weight": packed.quantized(module).dequantize() for module in packed.grids}
     if packed.tied:

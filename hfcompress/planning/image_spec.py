@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.architectures.image_layers import Layers, layers_of_config, narrowed, resized, with_defaults
 from hfcompress.architectures.layers import Layer, layers_of
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.models import is_vision
 from hfcompress.architectures.patches import SURGERY, Edit, apply, read_edits
 from hfcompress.errors import UserError
@@ -352,11 +353,9 @@ def traced(config: dict[str, Any], edits: list[Edit], size: tuple[int, int]) -> 
 
 def on_meta(config: dict[str, Any]) -> Any:
     """transformers' classifier of a config, its weights without memory."""
-    import torch
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    with torch.device("meta"):
-        return AutoModelForImageClassification.from_config(known_config(config, AutoConfig)).eval()
+    return meta_model(AutoModelForImageClassification, known_config(config, AutoConfig)).eval()
 
 
 def known_config(config: dict[str, Any], auto: Any) -> Any:

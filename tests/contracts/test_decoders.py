@@ -26,6 +26,7 @@ from hfcompress.architectures.decoders import (
     rope_base,
     rotary_share,
 )
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.architectures.quantized_model import PackedModel, load_simulated
 from hfcompress.cli import dispatch
@@ -175,8 +176,7 @@ def test_the_planned_parameters_are_the_real_ones(decoder: Decoder, model: Path)
     others = {"tie_word_embeddings": False, "head_dim": 48, "attention_bias": False, "mlp_bias": False}
     for changes in ({}, others):
         config: Any = CONFIG_MAPPING[decoder.model_type].from_dict(config_of(model) | changes)
-        with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config)
+        network = meta_model(AutoModelForCausalLM, config)
         planned = LanguageShape.from_config(config.to_dict() | {"model_type": decoder.model_type})
         assert planned.parameters == sum(p.numel() for p in network.parameters()), changes
     shapes = {name: (rows, columns) for name, rows, columns in LanguageShape.read(model).linears()}

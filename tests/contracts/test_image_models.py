@@ -17,6 +17,7 @@ from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.architectures.image import Block, Conv, ImageArchitecture, Part
 from hfcompress.architectures.image_layers import layers_of_config
 from hfcompress.architectures.layers import layers_of
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.native import config_changes
 from hfcompress.architectures.patches import resizes
 from hfcompress.compress.quantize.qat_images import prepare
@@ -49,8 +50,8 @@ def network_of(config: dict[str, Any]) -> Any:
 
 def require_layers(config: dict[str, Any]) -> None:
     """The layers of the list are those that torch goes through, with their names, sizes and order."""
+    network = meta_model(AutoModelForImageClassification, AutoConfig.for_model(**config))
     with torch.device("meta"):
-        network = AutoModelForImageClassification.from_config(AutoConfig.for_model(**config))
         real = layers_of(network, {"pixel_values": torch.empty((1, 3, SIDE, SIDE))})
     found = layers_of_config(config, (SIDE, SIDE))
     # Beside the size of what is read: torch reads it with TensorFlow's padding around it.
@@ -105,8 +106,7 @@ class Adds(torch.overrides.TorchFunctionMode):
 def test_the_list_of_blocks_has_the_layers_of_the_modules(kind: str) -> None:
     require_layers(config_of(kind))
     require_layers(json.loads(AutoConfig.for_model(kind).to_json_string()))
-    with torch.device("meta"):
-        network = AutoModelForImageClassification.from_config(AutoConfig.for_model(**config_of(kind)))
+    network = meta_model(AutoModelForImageClassification, AutoConfig.for_model(**config_of(kind)))
     assert network.base_model_prefix == IMAGE_MODELS[kind].body
     shape = ImageShape(config_of(kind), (SIDE, SIDE))
     assert shape.network.parameters == sum(p.numel() for p in network.parameters())

@@ -10,6 +10,7 @@ import transformers
 
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.architectures.decoders import require_supported
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import UserError
 from hfcompress.folders.config_form import normalized
@@ -233,7 +234,6 @@ def test_the_plan_counts_as_torch_does(name: str, changes: dict[str, Any], left_
     kind = getattr(transformers, f"{name}Config")
     given = {k: v for k, v in (BASE | {"bos_token_id": 1, "eos_token_id": 2} | changes).items() if k not in left_out}
     given |= {"num_attention_heads": 64, "hidden_size": 256} if left_out else {}
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(kind(**given))
+    model = meta_model(transformers.AutoModelForCausalLM, kind(**given))
     planned = LanguageShape.from_config(given | {"model_type": kind.model_type})
     assert planned.parameters == sum(parameter.numel() for parameter in model.parameters())

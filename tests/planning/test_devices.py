@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hfcompress.architectures.decoder_spec import LanguageShape
+from hfcompress.architectures.meta import meta_model
 from hfcompress.errors import UserError
 from hfcompress.planning.devices import memory as devices
 from hfcompress.planning.devices.memory import DEVICES, NUMBERS, Device
@@ -24,11 +25,9 @@ PI = next(device for device in DEVICES if device.name == "raspberry-pi-5")
 
 def real(config: dict[str, Any]) -> Any:
     """The stock model of a config, without memory for its weights."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    return meta_model(AutoModelForCausalLM, AutoConfig.for_model(**config))
 
 
 @pytest.mark.parametrize(

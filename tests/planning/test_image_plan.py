@@ -25,6 +25,7 @@ from transformers import (
 import hfcompress
 from hfcompress.architectures.image_layers import layers_of_config
 from hfcompress.architectures.layers import layers_of
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.models import load_classifier, load_image_processor, save
 from hfcompress.architectures.native import named_shape
 from hfcompress.budget import Budget, ImageBudget
@@ -123,8 +124,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize(("config", "size"), CONFIGS)
 def test_the_layers_of_a_config_are_those_of_the_modules(config: Any, size: tuple[int, int]) -> None:
-    with torch.device("meta"):
-        network = AutoModelForImageClassification.from_config(config)
+    network = meta_model(AutoModelForImageClassification, config)
     real = layers_of(network, {"pixel_values": torch.empty((1, 3, *size), device="meta")})
     found = layers_of_config(json.loads(config.to_json_string()), size)
     assert list(found.items()) == list(real.items())

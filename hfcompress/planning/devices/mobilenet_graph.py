@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.architectures.image import Block, MaxPool
+from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.patches import Edit, apply
 from hfcompress.errors import UserError
 from hfcompress.planning.devices.integer_graph import IntegerGraph, Operation
@@ -27,7 +28,6 @@ def mobilenet_graph(
     Raises:
         UserError: the config is of another kind of model, or the edits do not fit it.
     """
-    import torch
     from transformers import AutoConfig, AutoModelForImageClassification
 
     architecture = IMAGE_MODELS.get(config.get("model_type", ""))
@@ -37,8 +37,7 @@ def mobilenet_graph(
     found = AutoConfig.for_model(**config)
     if width is not None:
         found.depth_multiplier = width
-    with torch.device("meta"):
-        network: Any = AutoModelForImageClassification.from_config(found)
+    network = meta_model(AutoModelForImageClassification, found)
     apply(network, edits or [])
     return network_graph(network, resolution)
 
