@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.budget import LanguageBudget
+from hfcompress.compress.quantize.autotune import Autotune
 from hfcompress.compress.quantize.bit_allocation import Allot
 from hfcompress.compress.quantize.calibrate import Calibrate
 from hfcompress.compress.quantize.weight_only import WeightOnly
+from hfcompress.errors import OptionError
 from hfcompress.evaluation.measure_language import MeasureLanguage
 from hfcompress.evaluation.measure_summaries import MeasureSummaries
 from hfcompress.formats.compressed_tensors import ExportTransformers
@@ -24,6 +26,8 @@ from hfcompress.training.pretrain import Pretrain
 SCALES = ("small", "full")
 NEEDED = {
     "pretrain": "without {.base} pretrain",
+    "autotune": "without {.quantize} autotune",
+    **dict.fromkeys(("calibrate", "allot", "weight_only"), "with {.quantize} autotune"),
     "documents": "without {documents.dataset}",
     "summaries": "without {documents.dataset}",
     **dict.fromkeys(("genai.context", "measure.context", "summaries.context"), "here: give {budget.context}"),
@@ -56,6 +60,8 @@ def recipe(
         disk_mb=2.75, ram_gb=0.25, context=512, latency_ms=5, first_token_ms=500, drop={"perplexity": 0.03}
     ),
     pretrain: Pretrain = Pretrain(),
+    quantize: Literal["allot", "autotune"] = "allot",
+    autotune: Autotune = Autotune(),
     calibrate: Calibrate = Calibrate(),
     allot: Allot = Allot(),
     weight_only: WeightOnly = WeightOnly(),
@@ -73,6 +79,9 @@ def recipe(
         task: the texts that calibrate and that perplexity is measured on.
         budget: the limits that the ONNX model is held against.
         pretrain: the small model and how it is trained.
+        quantize: how the matrices get their bits: allot chooses those of each within the budget; autotune tries
+            configurations of all by Neural Compressor, the smallest first, until one keeps the budget's drop.
+        autotune: the configurations that are tried.
         calibrate: how the effect of rounding is measured.
         allot: which grids a matrix may get, and what all of them may take.
         weight_only: the algorithm, and the memory that it may take.
@@ -88,11 +97,16 @@ def recipe(
         model = run(pretrain, task=task, name="lm")
     else:
         model = run(AdoptLanguage(), model=run.base(base, KNOWN_SHAPES.get(base)), name="lm")
-    statistics = run(calibrate, model=model, task=task, name="calibration")
     limits = {"ram_gb": budget.ram_gb, "disk_mb": budget.disk_mb}
     serving = {"context": budget.context, "kv_bits": genai.kv_bits}
-    allotment = run(allot, model=model, calibration=statistics, **limits, **serving, name="allotment")
-    packed = run(weight_only, model=model, task=task, allotment=allotment, name="packed")
+    allotment = tuned = None
+    if quantize == "autotune":
+        allowed = {"drop": allowed_drop(budget), "confidence": budget.confidence}
+        packed = tuned = run(autotune, model=model, task=task, **allowed, **limits, **serving, name="packed")
+    else:
+        statistics = run(calibrate, model=model, task=task, name="calibration")
+        allotment = run(allot, model=model, calibration=statistics, **limits, **serving, name="allotment")
+        packed = run(weight_only, model=model, task=task, allotment=allotment, name="packed")
     onnx = run(replace(genai, context=budget.context), model=packed, task=task, name="onnx")
 
     others = []
@@ -121,8 +135,22 @@ def recipe(
         base=base,
         notes=(SMALL_NOTE,) if base == PRETRAIN else (),
         deliver=(*others, onnx),
-        sections={"allotment": allotment, "summaries": said},
+        sections={"allotment": allotment, "autotune": tuned, "summaries": said},
     )
+
+
+def allowed_drop(budget: LanguageBudget) -> float:
+    """Return by what share the perplexity may rise.
+
+    Raises:
+        OptionError: the budget does not say it.
+    """
+    if "perplexity" not in budget.drop:
+        reason = (
+            "it does not limit perplexity, and {.quantize} autotune stops where one is kept; give it one, such as 0.03"
+        )
+        raise OptionError("budget.drop", reason)
+    return budget.drop["perplexity"]
 
 
 def arguments(scale: str, folder: Path) -> dict[str, Any]:
@@ -166,6 +194,7 @@ def smoke(folder: Path) -> dict[str, Any]:
             max_steps=20, learning_rate=1e-3, per_device_train_batch_size=4, group_by_length=False,
             vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         ),
+        "autotune": Autotune(configurations=("rtn-4-g64", "rtn-8-g64"), tokens=512, resamples=200),
         "calibrate": Calibrate(windows=4),
         "genai": ExportGenai(windows=4),
         "allot": Allot(group_sizes=(32, 64)),

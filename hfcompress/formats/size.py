@@ -12,7 +12,7 @@ from hfcompress.folders.guard import read_config
 from hfcompress.folders.weights import header, unread_weights
 from hfcompress.formats import format_of
 
-NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz"}
+NOT_SHIPPED = {"record.json", "measurements.json", "predictions.npz", "autotune.json"}
 # Stored, and no parameters: statistics of batch norms, positions, and the masks of old checkpoints.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "position_ids", "masked_bias", "inv_freq")
 EMBEDDING_PARTS = (".embeddings.", "embedding_hidden_mapping_in")

@@ -44,6 +44,11 @@ def by_kind(allotment: Contents) -> list[dict[str, Any]]:
     return [row | {"bits": 8 * row["bytes"] / row["weights"]} for row in kinds.values()]
 
 
+def autotune_page(found: Contents) -> str:
+    """Return what each configuration that was tried lost."""
+    return template("section_autotune.html.j2").render(found=found)
+
+
 def summaries_page(found: Contents) -> str:
     """Return the summaries that the models wrote, with their metrics."""
     return template("section_summaries.html.j2").render(found=found)
@@ -74,6 +79,7 @@ SECTIONS = {
         card=lambda _: "![bits of every matrix, by layer](bits.svg)\n\n",
         pictures=lambda found: {"bits.svg": plots.allotment(found["grids"])},
     ),
+    "autotune": Section(autotune_page),
     "summaries": Section(summaries_page),
     "rollout": Section(rollout_page, card=rollout_card),
 }

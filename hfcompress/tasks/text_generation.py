@@ -178,8 +178,16 @@ class CausalLM(Task):
         return stream[: len(stream) // self.window * self.window].reshape(-1, self.window)
 
     def test_windows(self, tokenizer: "PreTrainedTokenizerBase") -> list[Window]:
-        """The windows of test text that are scored: whole texts, evenly chosen, cut into strided windows."""
-        texts, groups = self.data.texts["test"], self.data.groups["test"]
+        """The windows of test text that are scored, see `windows`."""
+        return self.windows(tokenizer, "test", self.test_tokens)
+
+    def windows(self, tokenizer: "PreTrainedTokenizerBase", split: str, wanted: int) -> list[Window]:
+        """Some windows of a split whose tokens are scored: whole texts, evenly chosen, cut into strided windows.
+
+        Args:
+            wanted: scored tokens; the last window may add some.
+        """
+        texts, groups = self.data.texts[split], self.data.groups[split]
         order = np.random.default_rng(0).permutation(len(texts))  # any prefix is spread over the split
         found: list[Window] = []
         tokens = 0
@@ -188,7 +196,7 @@ class CausalLM(Task):
             for window in strided(ids, self.window, self.step, groups[row]):
                 found.append(window)
                 tokens += len(window.ids) - window.first
-                if tokens >= self.test_tokens:
+                if tokens >= wanted:
                     return found
         return found
 

@@ -21,6 +21,7 @@ PACKAGE = Path(hfcompress.__file__).parent
 REFUSED = {
     "AdoptLanguage": None,  # it has no options of its own to be typed
     "Allot": ("summarize_7b", "--allot.bits 5", "choose from 2 3 4 8"),
+    "Autotune": ("summarize_7b", "--autotune.configurations hqq-4-g32", "point to each group; give hqq-4-g32-asymm"),
     "Calibrate": ("summarize_7b", "--calibrate.windows 0", "must be at least 1"),
     "CompressEmbeddings": ("ctr_embeddings", "--compress.ratio 0.5", "must be at least 1"),
     "Distill": ("legal_bert", "--distill.num-hidden-layers 9", "from 1 to 6 (the model it is cut from has no more)"),

@@ -44,11 +44,13 @@ WITHOUT_EFFECT: dict[str, set[str]] = {
     "summarize_7b": {
         "weight-only.bits", "weight-only.group-size", "weight-only.symmetric", "weight-only.autoround.steps",
         "weight-only.autoround.seed", "genai.context", "measure.context", "summaries", "documents",
+        "autotune",
     },
 }  # fmt: skip
 SWITCHES = {"documents.dataset"}  # in a group without effect, the option that gives it one
 # No other value is taken alone: an energy wants --compress.kind factorized, and equal trainings are counted in epochs.
 NOT_ALONE = {("ctr_embeddings", "compress.energy"), ("resnet_prune", "prune.max-steps")}
+TEXTS = [("l1",), ("rows-4-7",), ("transformers",), ("rtn-8-g32",), ()]  # one of them is taken
 # Nor is the Python of an environment that is not here.
 NOT_ALONE |= {("legal_bert", "optimum-python"), ("legal_bert_structured", "optimum-python")}
 
@@ -90,7 +92,7 @@ def other_values(value: Any, hint: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if get_origin(hint) is tuple:
-        return [(4,), (128,), (8, 4)] if get_args(hint)[0] is int else [("l1",), ("rows-4-7",), ("transformers",), ()]
+        return [(4,), (128,), (8, 4)] if get_args(hint)[0] is int else TEXTS
     if get_args(hint):
         return [choice for choice in get_args(hint) if choice != value]
     if isinstance(value, int):
@@ -175,6 +177,11 @@ def test_what_holds_anyhow_is_said_and_not_refused(
          "--weight-only.bf16 no: has no effect with --weight-only.algorithm hqq"),
         ("summarize_7b", "--genai.kv-cache float32 --genai.windows 4",
          "--genai.windows 4: has no effect with --genai.kv-cache float32"),
+        ("summarize_7b", "--autotune.tokens 99", "--autotune.tokens 99: has no effect without --quantize autotune"),
+        ("summarize_7b", "--quantize autotune --allot.bits 4",
+         "--allot.bits 4: has no effect with --quantize autotune"),
+        ("summarize_7b", "--quantize autotune --autotune.configurations rtn-4-g32 --autotune.bf16 no",
+         "--autotune.bf16 no: has no effect without gptq or awq in --autotune.configurations"),
         ("summarize_7b", "--base . --pretrain.seed 3", "--pretrain.seed 3: has no effect with --base ."),
         ("summarize_7b", "--summaries.lookup 3", "--summaries.lookup 3: has no effect without --documents.dataset"),
         ("summarize_7b", "--measure.context 64", "--measure.context 64: has no effect here: give --budget.context"),
