@@ -5,6 +5,7 @@ no thread pool of torch or pyarrow exists when it forks. What reads its environm
 and with it transformers and datasets) is left out of a server for commands with an environment of their own.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -23,22 +24,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PIL = "pil_" if int(version("transformers").split(".")[0]) >= 5 else ""  # its other class needs torchvision
-IMPORTS = (
-    "numpy",
-    "torch",
-    "pyarrow.parquet",
-    "datasets",
-    "sklearn.feature_extraction.text",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.bert.modeling_bert",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.mobilenet_v2.modeling_mobilenet_v2",
-    f"transformers.models.mobilenet_v2.image_processing_{PIL}mobilenet_v2",
-    "transformers.trainer",
-    "onnxruntime",
-    "hfcompress.cli",
-    "hfcompress.runs.run",
-)
 WITHOUT_HUB = (
     "numpy",
     "scipy.stats",
@@ -68,6 +53,16 @@ WITHOUT_HUB = (
     "hfcompress.tasks.image_classification",
     "hfcompress.tasks.tabular_classification",
     "hfcompress.tasks.text_generation",
+)
+IMPORTS = (
+    *WITHOUT_HUB,
+    "datasets",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.mobilenet_v2.modeling_mobilenet_v2",
+    f"transformers.models.mobilenet_v2.image_processing_{PIL}mobilenet_v2",
+    "transformers.trainer",
 )
 HUB = "huggingface_hub"  # reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE once, when it is imported
 
@@ -167,6 +162,7 @@ def serve() -> None:
     """Read a task a line from standard input, run it in a fork, and answer how it ended."""
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    gc.freeze()  # no fork goes through what was imported, nor copies its pages
     for line in sys.stdin:
         task = json.loads(line)
         child = os.fork()

@@ -437,7 +437,8 @@ def _trainer_class() -> Any:
         def _get_train_sampler(self, *arguments: Any) -> Any:
             sampler = super()._get_train_sampler(*arguments)
             if isinstance(sampler, LengthGroupedSampler):
-                sampler = EpochSampler(sampler.batch_size, lengths=sampler.lengths)
+                lengths = list(sampler.lengths)  # a column of datasets reads its table for each number
+                sampler = EpochSampler(sampler.batch_size, lengths=lengths)
                 sampler.seed = self.args.seed
             return sampler
 
