@@ -57,6 +57,11 @@ class Budget:
         if not 0.5 < self.confidence < 1:
             raise OptionError("budget.confidence", "must lie between 0.5 and 1, such as 0.95", self.confidence)
 
+    @property
+    def on_chip(self) -> "ImageBudget | None":
+        """The budget itself where it limits a microcontroller's memory, else None."""
+        return None
+
     @classmethod
     def drops(cls) -> tuple[str, ...]:
         """The metrics that may be limited: those of any task that such a budget is for."""
@@ -140,6 +145,10 @@ class ImageBudget(Budget):
     """Peak of live activations of the int8 graph, in KB of 1024 bytes."""
     flash_kb: float | None = None
     """int8 weights, int32 biases and scales of the int8 graph, in KB of 1024 bytes."""
+
+    @property
+    def on_chip(self) -> "ImageBudget | None":
+        return None if self.sram_kb is None and self.flash_kb is None else self
 
     @classmethod
     def drops(cls) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.encoder import EMBEDDINGS, Encoder
 from hfcompress.architectures.factors import LowRankLinear
+from hfcompress.architectures.kinds import is_text_classifier
 from hfcompress.errors import OptionError, UserError
 from hfcompress.ops.importance import l1_norm
 from hfcompress.ops.slicing import cut_embedding, cut_layer_norm, cut_linear, head_rows
@@ -43,7 +44,7 @@ def encoder_of(network: Any) -> Encoder:
     """
     network = unwrapped(network)
     found = ENCODERS.get(network.config.model_type)
-    if found is None or not type(network).__name__.endswith("ForSequenceClassification"):
+    if found is None or not is_text_classifier(type(network)):
         raise UserError(
             f"{type(network).__name__} cannot be made smaller here: sequence classifiers of "
             f"{', '.join(ENCODERS)} can be cut; give such a model"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hfcompress.architectures import ENCODERS
 from hfcompress.architectures.heads import put_in_order, row_of_each, side_by_side
 from hfcompress.architectures.heads import some as some_labels
+from hfcompress.architectures.kinds import is_vision, writes_text
 from hfcompress.architectures.loading import empty_model, load_whole, says_what_does_not_fit
 from hfcompress.architectures.patches import edits_of, write_edits
 from hfcompress.architectures.pretrained import require_room, stock_config, stock_image_processor, stock_tokenizer
@@ -19,8 +20,6 @@ from hfcompress.folders.weights import require_plain_tensors, require_unquantize
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.image_processing_utils import BaseImageProcessor
-
-WRITERS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # ends of the names of classes that write text
 
 
 def check_folder(folder: Path) -> None:
@@ -178,13 +177,6 @@ def classifier_class(model_type: str) -> Any:
     return AutoModelForImageClassification if is_vision(model_type) else AutoModelForSequenceClassification
 
 
-def is_vision(model_type: str | None) -> bool:
-    """Whether transformers knows a kind of model as an image classifier."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-
-
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer that lies beside a model.
 
@@ -213,8 +205,7 @@ def pad_where_positions_count(tokenizer: "PreTrainedTokenizerBase", folder: Path
     from hfcompress.architectures.text_inputs import usable_positions
 
     config = read_config(folder) if (folder / "config.json").is_file() else {}
-    writes = any(name.endswith(WRITERS) for name in config.get("architectures") or [])
-    if config and not writes and usable_positions(config) is not None:
+    if config and not writes_text(config) and usable_positions(config) is not None:
         tokenizer.padding_side = "right"
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.image_processing_utils import BaseImageProcessor
 
+KNOWN_BY_FIELD = {"mistral": ("layer_types", "ministral")}
+"""A model_type -> the field by which AutoConfig knows that it is another one's config, and that one."""
 CLOSED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 # What a network returns, whatever the config it was saved with asks for: logits by name, and nothing unasked.
 PLAIN_ANSWERS = {"return_dict": True, "torchscript": False, "output_attentions": False, "output_hidden_states": False}
@@ -41,8 +43,9 @@ def stock_config(folder: Path, **changes: Any) -> Any:
     config = read_config(folder)
     check_type(folder, config)
     kind = config["model_type"]
-    if kind == "mistral" and "layer_types" in config and "ministral" in CONFIG_MAPPING:
-        kind = config["model_type"] = "ministral"  # as AutoConfig has it
+    field, other = KNOWN_BY_FIELD.get(kind, ("", ""))
+    if field in config and other in CONFIG_MAPPING:
+        kind = config["model_type"] = other
     plain = {key: value for key, value in config.items() if not key.endswith(("_implementation", "_internal"))}
     if not plain.get("quantization_config"):  # null or {} is none; transformers takes it for one
         plain.pop("quantization_config", None)

@@ -21,7 +21,9 @@ AFTER_PADDING = {
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
 NO_TABLE = {"bloom", "funnel", "mt5", "t5", "transfo-xl", "umt5", "xlnet"}  # relative positions alone
-PADDING_ROW = 1  # of these, where config.json does not say it
+TABLE_UNLESS = {"deberta": "position_biased_input", "deberta-v2": "position_biased_input"}  # this field is false
+PADDING_ROW = 1  # of AFTER_PADDING, where config.json does not say it
+ALWAYS_PADDING_ROW = {"mpnet"}  # whatever its config.json says
 LONGEST = 8192  # tokens read by a model that says no limit: what attention holds of a longer text takes gigabytes
 SAID_WHEN_UNLIMITED = 10**9  # a tokenizer_config.json without a limit says 10^30
 PASSAGE = "the party of the first part shall deliver, under this agreement, what the second part has paid for. "
@@ -36,14 +38,14 @@ def usable_positions(config: Mapping[str, Any]) -> int | None:
     kind = config.get("model_type")
     if kind in NO_TABLE or config.get("position_embedding_type") == "rotary":
         return None
-    if kind in ("deberta", "deberta-v2") and config.get("position_biased_input") is False:
+    if config.get(TABLE_UNLESS.get(str(kind), "")) is False:
         return None
     rows = next((config[name] for name in POSITIONS if isinstance(config.get(name), int)), 0)
     if rows <= 0:
         return None
     if kind not in AFTER_PADDING:
         return int(rows)
-    padding = PADDING_ROW if kind == "mpnet" else config.get("pad_token_id")
+    padding = None if kind in ALWAYS_PADDING_ROW else config.get("pad_token_id")
     return int(rows) - (PADDING_ROW if padding is None else int(padding)) - 1
 
 

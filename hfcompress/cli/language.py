@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from hfcompress.architectures.kinds import classifies_texts, is_click_model, is_image_model
 from hfcompress.cli.common import INTERRUPTED, quiet
 from hfcompress.errors import UserError, require_counts
 from hfcompress.folders.guard import read_config
@@ -100,15 +101,11 @@ def refuse_classifiers(folder: Path, model: str) -> None:
     Raises:
         UserError: it labels images or texts.
     """
-    from hfcompress.planning.image_spec import is_image_model
-
-    config = folder / "config.json"
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
     images = is_image_model(config)
-    found = read_config(folder) if config.is_file() else {}
-    names = found.get("architectures") or []
-    if found.get("model_type") == "clicks":
+    if is_click_model(config):
         raise UserError(f"{model} predicts clicks, and is no language model that could summarize")
-    if images or any(name.endswith("ForSequenceClassification") for name in names):
+    if images or classifies_texts(config):
         kind, use = ("images", "--image FILE") if images else ("texts", "FILE")
         raise UserError(
             f"{model} labels {kind}, and is no language model that could summarize; "

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from hfcompress.architectures.kinds import is_image_folder
 from hfcompress.errors import UserError
 from hfcompress.folders.lines import as_column, json_line, read_lines
 from hfcompress.hub.candidate import candidate_of
@@ -43,9 +44,8 @@ def predict(
     lines = iter(given) if given is not None else lines_of(file)
     with candidate_of(run) as (folder, max_length):
         from hfcompress.formats.runtimes.predictor import open_predictor
-        from hfcompress.planning.image_spec import is_image_model
 
-        images = is_image_model(folder / "config.json")
+        images = is_image_folder(folder)
         if text is not None and images:
             raise UserError(f"--text: {run} labels images; give --image FILE")
         if image and not images:

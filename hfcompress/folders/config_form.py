@@ -19,6 +19,8 @@ BASES_BY_LAYER = {
     "modernbert-decoder": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
 BASE_FIELDS = {"gpt_neox": "rotary_emb_base", "gpt_neox_japanese": "rotary_emb_base"}
+GLOBAL_EVERY = ("modernbert", "modernbert-decoder")  # say the distance of layers that attend to all tokens
+OLDER_LONGROPE = ("phi3",)  # takes the two factors alone, with the older name of the field that says the kind
 SHARE_FIELDS = {"gpt_neox": "rotary_pct", "gpt_neox_japanese": "rotary_pct"}
 
 
@@ -43,7 +45,7 @@ def normalized(config: dict[str, Any]) -> dict[str, Any]:
         _say_rotary(found, parameters)
     if found.get("sliding_window") == 0 and not found.get("use_sliding_window", True):
         found["sliding_window"] = None  # as version 5 writes an unused one (Qwen2-MoE)
-    if found.get("model_type") in ("modernbert", "modernbert-decoder") and "global_attn_every_n_layers" not in found:
+    if found.get("model_type") in GLOBAL_EVERY and "global_attn_every_n_layers" not in found:
         _say_every(found)
     return found
 
@@ -101,7 +103,7 @@ def _say_one(config: dict[str, Any], kind: str, parameters: dict[str, Any]) -> N
     scaling = _scaling(parameters)
     if scaling.get("rope_type") == "longrope":
         _put(config, "original_max_position_embeddings", scaling.pop("original_max_position_embeddings", None))
-        if kind == "phi3":  # its class takes these three alone, by the older name
+        if kind in OLDER_LONGROPE:
             scaling = {"type": "longrope"} | {k: scaling[k] for k in ("short_factor", "long_factor") if k in scaling}
     _put(config, "rope_scaling", scaling or None)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hfcompress.architectures.models import is_vision
+from hfcompress.architectures.kinds import is_causal_lm, is_click_model, is_image_model
 from hfcompress.folders.guard import read_config
 from hfcompress.formats.format import Format, Kind
 from hfcompress.formats.known.compressed_tensors import COMPRESSED_TENSORS
@@ -53,13 +53,8 @@ def kind_of(folder: Path) -> Kind:
         UserError: see `guard.read_config`.
     """
     config = read_config(folder) if (folder / "config.json").is_file() else {}
-    if config.get("model_type") == "clicks":
+    if is_click_model(config):
         return "clicks"
-    if any(name.endswith("ForCausalLM") for name in config.get("architectures") or []):
+    if is_causal_lm(config):
         return "language"
-    if (folder / "preprocessor_config.json").is_file():
-        return "images"
-    if not config or "vocab_size" in config:  # before transformers is imported
-        return "text"
-
-    return "images" if is_vision(config.get("model_type")) else "text"
+    return "images" if (folder / "preprocessor_config.json").is_file() or is_image_model(config) else "text"

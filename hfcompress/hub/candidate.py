@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hfcompress.architectures.kinds import is_click_model, is_image_model
 from hfcompress.architectures.models import check_config
 from hfcompress.architectures.text_inputs import text_limit
 from hfcompress.folders import fetch
@@ -12,7 +13,6 @@ from hfcompress.folders.guard import read_config
 from hfcompress.folders.inside import inside
 from hfcompress.folders.record import read_json
 from hfcompress.hub.verify import laid_out
-from hfcompress.planning.image_spec import is_image_model
 from hfcompress.report.console import candidate_row
 from hfcompress.runs.lock import LOCK, read_lock
 
@@ -49,7 +49,7 @@ def tokens_read(folder: Path) -> int:
     details = folder.parent / "details.json"
     if details.is_file():
         return int(read_json(details, "max_length")["max_length"])
-    config = folder / "config.json"
-    if read_config(folder).get("model_type") == "clicks" or is_image_model(config):
+    config = read_config(folder)
+    if is_click_model(config) or is_image_model(config):
         return 1
     return text_limit(folder)

@@ -11,7 +11,6 @@ from hfcompress.architectures import IMAGE_MODELS
 from hfcompress.architectures.image_layers import Layers, layers_of_config, narrowed, resized, with_defaults
 from hfcompress.architectures.layers import Layer, layers_of
 from hfcompress.architectures.meta import meta_model
-from hfcompress.architectures.models import is_vision
 from hfcompress.architectures.patches import SURGERY, Edit, apply, read_edits
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
@@ -95,6 +94,8 @@ class ImageShape:
     """What `plan` knows of an image classifier."""
 
     described_as: ClassVar[str] = "an image classifier"
+    packages: ClassVar[tuple[str, ...]] = ("PIL",)
+    """What a stage needs for it, see `errors.EXTRAS`."""
     config: dict[str, Any]
     size: tuple[int, int]
     """Height and width of the images that it reads."""
@@ -282,23 +283,6 @@ class ImageShape:
 
 def macs(layers: list[Layer]) -> int:
     return sum(layer.weights * layer.positions for layer in layers)
-
-
-def is_image_model(file: Path) -> bool:
-    """Whether a config.json is of an image classifier; a missing one is not.
-
-    Raises:
-        UserError: see `guard.read_config`.
-    """
-    if not file.is_file():
-        return False
-    config = read_config(file.parent)
-    if "vocab_size" in config:  # before transformers is imported, and torch with it
-        return False
-    if config.get("model_type") in IMAGE_MODELS:
-        return True
-
-    return is_vision(config.get("model_type"))
 
 
 def is_known(config: dict[str, Any], edits: Sequence[Edit]) -> bool:

@@ -31,8 +31,8 @@ def compare_images(plan: "Plan", asked: "Compared") -> None:
     row = next(row for row in plan.rows if row["name"] == candidate.name)
     plan.verdicts = predicted_verdicts(budget, candidate.name, row)
     plan.advice = work(plan.rows, shape)
-    if isinstance(budget, ImageBudget):
-        on_chip(plan, candidate.name, shape, budget)
+    if limited := budget.on_chip:
+        on_chip(plan, candidate.name, shape, limited)
     if shape.is_pruned and shape.uniform:
         for verdict in plan.verdicts:
             verdict["exact"] = False  # whole channels go: a run is not refused for it
@@ -89,8 +89,6 @@ def work(rows: list[dict[str, Any]], candidate: ImageShape) -> list[str]:
 def on_chip(plan: "Plan", name: str, shape: ImageShape, budget: ImageBudget) -> None:
     """Verdicts on SRAM and flash of the candidate's int8 graph, and which widths and resolutions fit."""
     limits = {limit: getattr(budget, limit) for limit in ON_CHIP if getattr(budget, limit) is not None}
-    if not limits:
-        return
     architecture = IMAGE_MODELS.get(shape.config.get("model_type", ""))
     if architecture is not None and architecture.on_chip:
         from hfcompress.planning.devices.microcontroller import add_to_plan

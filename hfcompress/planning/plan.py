@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from hfcompress.architectures import DECODERS
 from hfcompress.architectures.click_spec import ClickShape
 from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.kinds import is_decoder, is_image_model
 from hfcompress.architectures.patched_encoders import edited
 from hfcompress.architectures.patches import read_edits
 from hfcompress.architectures.text_inputs import LONGEST, usable_positions
@@ -21,7 +21,7 @@ from hfcompress.planning.clicks import compare_clicks
 from hfcompress.planning.decoders import compare_decoders
 from hfcompress.planning.devices.memory import HERE, known_device
 from hfcompress.planning.encoders import compare_encoders
-from hfcompress.planning.image_spec import ImageShape, is_image_model
+from hfcompress.planning.image_spec import ImageShape
 from hfcompress.planning.images import compare_images
 from hfcompress.stage import Shown, Stage, libraries_of, parameter_of, require_shown, snake_case
 from hfcompress.tasks.vocabulary import tokenizer_bytes
@@ -113,15 +113,16 @@ class Plan:
                     f"that holds its config.json, or first hf download {name.partition('@')[0]} config.json"
                 )
             folder = kept or hub.pull(name)
-            if (folder / "config.json").is_file():
-                require_unquantized(folder, read_config(folder))
+            config = read_config(folder) if (folder / "config.json").is_file() else {}  # which `read_shape` misses
+            if config:
+                require_unquantized(folder, config)
                 require_weights_or_none(folder)
-            if is_image_model(folder / "config.json"):
+            if is_image_model(config):
                 return Planned(name, "base", ImageShape.read(folder))
-            if not is_bert(folder / "config.json"):
+            if is_decoder(config):
                 return Planned(name, "base", LanguageShape.read(folder))
             shape = edited(read_shape(folder / "config.json"), read_edits(folder))
-            shape = replace(shape, positions=usable_positions(read_config(folder)) or LONGEST)
+            shape = replace(shape, positions=usable_positions(config) or LONGEST)
             if (folder / "tokenizer.json").is_file():
                 shape = replace(shape, tokenizer_folder=folder, tokenizer_bytes=saved_tokenizer_bytes(folder))
         return Planned(name, "base", shape)
@@ -133,8 +134,8 @@ class Plan:
                 require_kind(value, inputs.get("task"))
                 require_length(value, inputs.get("task"))
         shapes = {key: value.shape if isinstance(value, Planned) else value for key, value in inputs.items()}
-        if any(isinstance(shape, ImageShape) for shape in shapes.values()):
-            needs("PIL")
+        for package in {name for shape in shapes.values() for name in getattr(shape, "packages", ())}:
+            needs(package)
         try:
             shape = stage.predict(**shapes)
         except UserError as error:
@@ -189,19 +190,10 @@ def require_length(base: Planned, task: Any) -> None:
     Raises:
         UserError: with both numbers.
     """
-    length = getattr(task, "max_length", 0)
-    if isinstance(base.shape, Shape) and length > base.shape.longest_text:
+    length, positions = getattr(task, "max_length", 0), getattr(base.shape, "longest_text", None)
+    if positions is not None and length > positions:
         reason = "{name} has {positions} positions; give no more than that"
-        raise OptionError("task.max_length", reason, length, name=base.name, positions=base.shape.longest_text)
-
-
-def is_bert(file: Path) -> bool:
-    """Whether a config.json is of an encoder; a missing one is left to `read_shape`, which says so."""
-    if not file.is_file():
-        return True
-    found = read_config(file.parent)
-    generates = any(name.endswith(("CausalLM", "LMHeadModel")) for name in found.get("architectures") or [])
-    return found.get("model_type") not in DECODERS and not generates
+        raise OptionError("task.max_length", reason, length, name=base.name, positions=positions)
 
 
 def read_shape(file: Path) -> Shape:

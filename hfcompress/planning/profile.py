@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfcompress.architectures import ENCODERS
+from hfcompress.architectures.kinds import is_click_model
 from hfcompress.architectures.loading import load_whole, says_what_does_not_fit
 from hfcompress.architectures.models import check_config, check_folder, load
 from hfcompress.architectures.patches import read_edits
@@ -259,9 +260,8 @@ def torch_request(folder: Path, batch: int, length: int) -> "tuple[torch.nn.Modu
     """The network in fp32 and a request for it: tokens, an image, or rows of a click log."""
     import torch
 
-    kind = read_config(folder).get("model_type")
     random = torch.Generator().manual_seed(0)
-    if kind == "clicks":
+    if is_click_model(read_config(folder)):
         from hfcompress.architectures.click_model import load_click_model
 
         clicks = load_click_model(folder)

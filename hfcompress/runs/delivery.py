@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 
 from hfcompress.architectures import ENCODERS
-from hfcompress.architectures.models import is_vision, load_image_processor
+from hfcompress.architectures.kinds import is_image_folder
+from hfcompress.architectures.models import load_image_processor
 from hfcompress.errors import OptionError, Reason, UserError
 from hfcompress.folders import fetch
 from hfcompress.folders.files import PART, flush
@@ -65,7 +66,7 @@ def export(name: str, to: str, out: Path, *, bits: int, images: Images | None, p
         raise OptionError(
             ".out", "lies in {place}, the folder of a model; give one outside of it", out, place=inside_of
         )
-    if images is not None and not is_image_model(source):
+    if images is not None and not is_image_folder(source):
         raise OptionError(".images", "{name} reads texts; leave it out", name=source.name)
     if (found := format_of(source)).word not in ("onnx", "transformers", "surgery"):
         raise UserError(f"{source} is {found.word}: its run has written the formats that such a model has")
@@ -140,10 +141,6 @@ def model_type(folder: Path) -> str | None:
     return read_config(folder).get("model_type")
 
 
-def is_image_model(folder: Path) -> bool:
-    return is_vision(model_type(folder))
-
-
 def export_onnx(source: Path, out: Path) -> list[str]:
     """The ONNX that is there, fp32 or int8; of torch weights the fp32 export."""
     if format_of(source).word == "onnx":
@@ -159,7 +156,7 @@ def export_fp32(source: Path, out: Path) -> float:
     from hfcompress.architectures.models import load_classifier, load_tokenizer
 
     network = load_classifier(source)
-    if is_image_model(source):
+    if is_image_folder(source):
         from hfcompress.formats.onnx_images import export_images
 
         return export_images(network, out, image_size(source))
@@ -179,7 +176,7 @@ def export_litert(source: Path, out: Path, bits: int, images: Images | None, pyt
     from hfcompress.formats.runtimes.litert_network import find_python
 
     weights = torch_model(source)
-    if not is_image_model(weights):
+    if not is_image_folder(weights):
         raise UserError(
             f"{weights}: only image classifiers are exported to LiteRT; litert-torch 0.10 converts a BERT, "
             "and its logits are not torch's"
@@ -206,14 +203,14 @@ def export_tensorrt(source: Path, out: Path, images: Images | None) -> list[str]
     """model.onnx that keeps TensorRT's documented rules; image classifiers are quantized for it, others must be so."""
     from hfcompress.formats import tensorrt as tensorrt_onnx
 
-    if not is_image_model(source) and model_type(source) not in ENCODERS:
+    if not is_image_folder(source) and model_type(source) not in ENCODERS:
         raise UserError(
             f"{source}: its model_type is {model_type(source)}; encoders and image classifiers are exported for it"
         )
     lines = []
     file = source / "model.onnx"
     model = read_model(file) if file.is_file() else None
-    if is_image_model(source) and (model is None or not keeps_rules(model)):
+    if is_image_folder(source) and (model is None or not keeps_rules(model)):
         if model is not None and is_quantized(model):
             broken = next(tensorrt_rules.violations(model))
             lines.append(f"quantized anew, symmetrically, from its torch weights, since {broken}")
@@ -262,7 +259,7 @@ def is_quantized(model: Any) -> bool:
 
 def shapes_of(source: Path, model: Any) -> dict[str, tuple[int, ...]]:
     """One request: an image, or a text of 128 tokens."""
-    if is_image_model(source):
+    if is_image_folder(source):
         return {"pixel_values": (1, 3, *image_size(source))}
     return {entry.name: (1, 128) for entry in model.graph.input}
 

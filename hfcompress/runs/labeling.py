@@ -6,9 +6,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.architectures.kinds import is_image_folder
 from hfcompress.errors import OptionError, UserError
 from hfcompress.formats.runtimes.scores import answer_of
-from hfcompress.planning.image_spec import is_image_model
 from hfcompress.rollout.traffic import whole
 from hfcompress.tasks.image_input import decode
 
@@ -98,7 +98,7 @@ def require_kind(folder: Path, model: str, *, texts: bool, images: bool) -> None
     Raises:
         OptionError: naming what the model takes.
     """
-    labels_images = is_image_model(folder / "config.json")
+    labels_images = is_image_folder(folder)
     if texts and labels_images:
         raise OptionError(".texts", "{model} labels images; give {.images}", model=model)
     if images and not labels_images:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.architectures import DECODERS, ENCODERS
+from hfcompress.architectures.kinds import classifies_texts, is_causal_lm, is_image_model
 from hfcompress.errors import OptionError, UserError
 from hfcompress.folders import fetch
 from hfcompress.folders.guard import read_config
-from hfcompress.planning.image_spec import is_image_model
 from hfcompress.runs.recipes import FoundRecipe, load_recipe
 
 IMAGES = {"mobilenet_v2": "iot_camera", "resnet": "resnet_prune"}
@@ -32,19 +32,21 @@ def recipe_of_model(model: str) -> tuple[FoundRecipe, dict[str, Any]]:
     """
     folder = fetch.fetch(model, ["config.json"])
     config = read_config(folder)
-    kind, classes = config.get("model_type"), [str(name) for name in config.get("architectures") or []]
-    if is_image_model(folder / "config.json"):
+    kind = config.get("model_type")
+    if is_image_model(config):
         if kind not in IMAGES:
             raise UserError(f"{model}: a {kind} has no recipe; images are for {' and '.join(IMAGES)}")
         return load_recipe(IMAGES[kind]), {"base": model}
     if kind in DECODERS:
         return load_recipe("summarize_7b"), {"base": model}
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes):
+    if is_causal_lm(config):
         return load_recipe("any_causal_lm"), {"base": model}
     if kind in ENCODERS:
-        classifies = any(name.endswith("ForSequenceClassification") for name in classes)
         # One that has no head yet is what a teacher is trained from.
-        return load_recipe("legal_bert"), {"teacher": model} if classifies else {"base": model, "teacher": "none"}
+        return load_recipe("legal_bert"), {"teacher": model} if classifies_texts(config) else {
+            "base": model,
+            "teacher": "none",
+        }
     raise UserError(
         f"{model}: a {kind} has no recipe; give the recipe's name and the model as an option (hfcompress list)"
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from hfcompress.budget import Budget, ImageBudget
+from hfcompress.budget import Budget
 from hfcompress.errors import UserError
 from hfcompress.folders import fetch
 from hfcompress.folders.files import PART, FolderLock, disk_is_full, full_disk, say_left, sweep
@@ -239,13 +239,13 @@ def ranks() -> Any:
 
 
 def counted_on_a_microcontroller(candidate: Artifact, budget: Budget) -> dict[str, Any]:
-    """Model -> what an ImageBudget limits and no stage measures: the candidate's SRAM and flash."""
-    if not isinstance(budget, ImageBudget):
+    """Model -> what a budget limits and no stage measures: the candidate's SRAM and flash."""
+    if (limited := budget.on_chip) is None:
         return {}
     from hfcompress.planning.devices.microcontroller import add_to_rows
 
     row: dict[str, Any] = {"name": candidate.name}
-    add_to_rows([row], candidate.name, candidate.path, budget)
+    add_to_rows([row], candidate.name, candidate.path, limited)
     return {candidate.name: row}
 
 

@@ -63,7 +63,7 @@ class AdoptLanguage:
         Raises:
             UserError: it is another kind of model's, or of an architecture that is not known.
         """
-        if not isinstance(model, LanguageShape):
+        if getattr(model, "described_as", None) != LanguageShape.described_as:
             raise OptionError(".base", "it is no causal LM, and this recipe takes one")
         if model.config is not None and not self.any_architecture:
             require_supported("the base model", model.config)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from hfcompress.architectures import encoders
-from hfcompress.architectures.models import is_vision, load_classifier, load_image_processor, load_tokenizer
+from hfcompress.architectures.kinds import is_image_folder
+from hfcompress.architectures.models import load_classifier, load_image_processor, load_tokenizer
 from hfcompress.architectures.pretrained import stock_config
 from hfcompress.errors import Reason, UserError, needs
 from hfcompress.folders.record import sha256, write_json
@@ -282,7 +283,7 @@ def require_same_task(model: Path, teacher: Path) -> None:
         UserError: with what differs: the vocabulary (of images, the pixels), or the labels and their order.
     """
     config = stock_config(model)
-    if is_vision(config.model_type):
+    if is_image_folder(model):
         require_same_pixels(model, teacher)
     elif load_tokenizer(model).get_vocab() != load_tokenizer(teacher).get_vocab():
         raise UserError(

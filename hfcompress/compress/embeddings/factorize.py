@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfcompress.architectures.bert import BERT
 from hfcompress.architectures.encoder_spec import Shape, embedding_parameters, embedding_rows
 from hfcompress.errors import OptionError, Reason, UnknownShape, UserError
 from hfcompress.stage import TRAINING
@@ -88,7 +89,7 @@ class FactorizeEmbeddings(TrainTexts):
             UnknownShape: the size follows from an energy, which only the weights say.
             UserError: another architecture, before anything is trained; or see `size`.
         """
-        if model.model_type != "bert":
+        if model.model_type not in BERT.model_types:
             reason = "a {kind}: embeddings are factorized for BERT alone; give another {.base}"
             raise UserError(Reason(reason, kind=model.model_type))
         size = self.size(model)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.architectures.encoder_spec import Shape
+from hfcompress.architectures.kinds import is_text_classifier
 from hfcompress.architectures.loading import load_whole
 from hfcompress.architectures.models import check_unquantized, load_tokenizer, save
 from hfcompress.architectures.patches import read_edits
@@ -125,7 +126,7 @@ def load_any(folder: Path) -> "PreTrainedModel":
     if read_edits(folder):
         raise UserError(f"{folder} was cut or factored before (surgery.json): trim the model that it was made of")
     named = stock_class(stock_config(folder))
-    kind = named if named.__name__.endswith("ForSequenceClassification") else AutoModel
+    kind = named if is_text_classifier(named) else AutoModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a pooler that the folder does not have is the same in every run
         network: PreTrainedModel = load_whole(kind, folder, new_head=kind is AutoModel)

@@ -225,15 +225,13 @@ class StructuredPrune(StructuredPruning, TrainTexts):
         plain = data.select_columns([n for n in data.column_names if n not in ("index", "length", "group")])
         return tokenizer, data, validation, self.scored(plain, DataCollatorWithPadding(tokenizer))
 
-    def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
+    def predict(self, model: Shape, *, task: Any = None, teacher: Any = None) -> Shape:
         """The shape with fewer neurons that meets the target, whichever units will go in the end.
 
         Raises:
             UserError: an architecture whose heads cannot go, before anything is trained.
         """
         plan = self.plan()
-        if not isinstance(model, Shape):
-            return model
         self._require_heads(model.model_type)
         return fewer_neurons(model, plan)
 
@@ -278,7 +276,7 @@ class StructuredPruneImages(StructuredPruning, TrainImages):
         batches = self.scored(task.data.examples(processor, "train"), default_data_collator)
         return processor, data, task.data.examples(processor, "validation"), batches
 
-    def predict(self, model: Any, *, task: Any = None, teacher: Any = None) -> Any:
+    def predict(self, model: ImageShape, *, task: Any = None, teacher: Any = None) -> ImageShape:
         """The shape with the target's share of the FLOPs.
 
         Raises:
@@ -288,8 +286,6 @@ class StructuredPruneImages(StructuredPruning, TrainImages):
         plan = self.plan()
         if self.states_weight and teacher is None:
             raise OptionError("states_weight", "for models that have a teacher", self.states_weight)
-        if not isinstance(model, ImageShape):
-            return model
         if plan.measure != "flops":
             raise UnknownShape(Reason(f"{{keep_{plan.measure}}}: what it leaves of an image model is known later"))
         uniform = plan.ranking == "uniform" and (model.uniform or not model.is_pruned)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hfcompress.folders.guard import read_config
 from hfcompress.formats.format import Files, Kind, Named
 
 TEXT = """import numpy
@@ -77,7 +76,9 @@ class OnnxClicks(Onnx):
     kinds: ClassVar[tuple[Kind, ...]] = ("clicks",)
 
     def holds(self, folder: Path) -> bool:
-        return super().holds(folder) and of_config(folder, "model_type") == "clicks"
+        from hfcompress.formats import kind_of
+
+        return super().holds(folder) and kind_of(folder) == "clicks"
 
     def write(self, out: Path, *, model: Path, task: Any) -> dict[str, Any]:
         from hfcompress.formats.click_onnx import ExportClicks
@@ -138,11 +139,6 @@ class OnnxText(Onnx):
 
     def usage(self, folder: str, kind: Kind) -> str:
         return TEXT.format(folder=folder)
-
-
-def of_config(folder: Path, name: str) -> Any:
-    """Return a field of config.json; None where there is no config."""
-    return read_config(folder).get(name) if (folder / "config.json").is_file() else None
 
 
 ONNX_CLICKS, ONNX_IMAGES, ONNX_TEXT = OnnxClicks(), OnnxImages(), OnnxText()

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hfcompress.architectures import text_inputs
-from hfcompress.architectures.models import is_vision, load_tokenizer
+from hfcompress.architectures.kinds import classifies_texts, is_click_model, is_image_model
+from hfcompress.architectures.models import load_tokenizer
 from hfcompress.architectures.text_inputs import complete, full_request
 from hfcompress.errors import UserError
 from hfcompress.folders.guard import read_config
@@ -52,8 +53,7 @@ class Predictor:
         self.threads = threads or len(os.sched_getaffinity(0))
         config = text_inputs.full_config(folder)
         self.tokenizer = load_tokenizer(folder)
-        made_for = config.get("architectures") or ["ForSequenceClassification"]
-        if not any(name.endswith("ForSequenceClassification") for name in made_for):
+        if (made_for := config.get("architectures")) and not classifies_texts(config):
             raise UserError(f"{folder} is a {made_for[0]}, which labels no texts; give a sequence classifier")
         self.labels = label_names(config, folder)
         self.function: Function = score_function(config, len(self.labels))
@@ -149,8 +149,7 @@ def open_predictor(folder: Path, threads: int | None = None) -> Any:
     Raises:
         UserError: the folder holds no classifier that can be run.
     """
-    kind = read_config(folder).get("model_type")
-    found = format_of(folder)
-    if kind == "clicks":
+    config, found = read_config(folder), format_of(folder)
+    if is_click_model(config):
         return found.open(folder, "clicks", threads)
-    return found.open(folder, "images" if is_vision(kind) else "text", threads)
+    return found.open(folder, "images" if is_image_model(config) else "text", threads)
