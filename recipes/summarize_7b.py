@@ -71,7 +71,7 @@ def recipe(
     documents: Summarization = Summarization(),
     summaries: MeasureSummaries = MeasureSummaries(),
 ) -> dict[str, Any]:
-    """Calibrate a causal LM, allot bits to its matrices, quantize it, and hold what onnxruntime runs against a budget.
+    """Calibrate a causal LM, allocate bits to its matrices, quantize it, and hold what onnxruntime runs to a budget.
 
     Args:
         base: a Llama, Mistral, Qwen2, Qwen3, Phi-3 or Gemma (1, 2, 3 of text) checkpoint: a Hub id (org/name@revision)

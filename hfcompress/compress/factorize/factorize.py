@@ -38,7 +38,7 @@ class Factoring(Train, ABC):
     energy: float | None = None
     """Share of its output's mean square that each layer keeps."""
     keep_bytes: float | None = None
-    """Share of the factorable layers' bytes; ranks are allotted over the layers at the least total error."""
+    """Share of the factorable layers' bytes; ranks are allocated over the layers at the least total error."""
     keep_flops: float | None = None
     """The same of their FLOPs for one example."""
     weighted: bool = True

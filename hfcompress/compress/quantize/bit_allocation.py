@@ -1,4 +1,4 @@
-"""allot: bits and group size of every matrix, so that the model fits its bytes at the least predicted loss."""
+"""Allocation of bits and group size to every matrix, so that the model fits its bytes at the least predicted loss."""
 
 import sys
 from dataclasses import asdict, dataclass, replace

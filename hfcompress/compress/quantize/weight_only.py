@@ -61,7 +61,7 @@ class WeightOnly:
     algorithm: Algorithm = "gptq"
     """rtn (nearest), hqq (half-quadratic), gptq (Frantar 2022), awq (Lin 2023), autoround (Cheng 2023)."""
     bits: int = 4
-    """Bits of every matrix, where no allotment says otherwise."""
+    """Bits of every matrix, where no bit allocation says otherwise."""
     group_size: int = 128
     """Columns that share a scale, likewise; 0 is the whole row, as where it does not divide a matrix's columns."""
     symmetric: bool = True
@@ -113,7 +113,7 @@ class WeightOnly:
             require_engine(self.engine, self.algorithm)
 
     def __call__(self, out: Path, *, model: Path, task: CausalLM, allotment: Path | None = None) -> dict[str, Any]:
-        """Write the packed model, a shard a layer; shards that are there from a run that was killed are kept.
+        """Write the quantized model, a shard per layer; shards that are there from a run that was killed are kept.
 
         Raises:
             UserError: the model cannot be read, holds NaN, or does not fit in `max_memory_gb`.
@@ -157,7 +157,7 @@ class WeightOnly:
         }
 
     def grids(self, checkpoint: Any, allotment: Path | None) -> dict[str, Grid]:
-        """The grid of every matrix: the allotment's, or the same for all."""
+        """Return the grid of every matrix: that of the bit allocation, or the same for all."""
         names = matrices(checkpoint)
         if allotment is None:
             grid = Grid(self.bits, self.group_size, self.symmetric)
