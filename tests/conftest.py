@@ -1,11 +1,13 @@
 import gc
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are imported: two cores are shared
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # pytest-xdist's controller imports this file and runs no tes
 DATA = Path(os.environ.get("HFCOMPRESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+PREDICTOR = ("hfcompress.rollout.serving", "hfcompress.formats.runtimes.predictor")
 Made = Callable[[str, Callable[[Path], object]], Path]
 
 
@@ -89,6 +92,18 @@ def memory_in_forks(fork_server: ForkServer) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (memory, language_memory):
             patch.setattr(module, "fresh_process", partial(fresh_process, module.__name__.rpartition(".")[2]))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shadowed_models_in_forks() -> Iterator[None]:
+    """Start shadowed models in forks, too; command lines in processes of their own start theirs as a user's do."""
+    from hfcompress.rollout import serving
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["onnxruntime", "transformers.models.bert.modeling_bert", *PREDICTOR])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "multiprocessing", SimpleNamespace(get_context=lambda method: context))
         yield
 
 

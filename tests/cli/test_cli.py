@@ -309,14 +309,15 @@ def test_a_teacher_of_another_task_is_refused(copied: Path, tmp_path: Path) -> N
 
 
 def test_plan_predicts_without_network_and_names_what_would_fit() -> None:
-    done = hfcompress("plan", "legal_bert", "--scale", "full", "--format", "json")
+    short = ("--measure.sequence-length", "8")  # a plan times this machine's layers: of a few tokens in no time
+    done = hfcompress("plan", "legal_bert", "--scale", "full", "--format", "json", *short)
     found = json.loads(done.stdout)
     assert done.returncode == 0
     disk = {model["name"]: model["disk_mb"] for model in found["models"]}
     assert disk["teacher-dynamic-int8"] == pytest.approx(336, rel=0.02)
     assert disk["int8"] < 150
     assert any("335 MB in int8 and 168 MB in 4 bits" in line for line in found["advice"])
-    tight = hfcompress("plan", "legal_bert", "--scale", "full", "--budget.disk-mb", "20")
+    tight = hfcompress("plan", "legal_bert", "--scale", "full", "--budget.disk-mb", "20", *short)
     assert tight.returncode == 1
     assert "FAILS" in tight.stdout
     assert "hidden" in tight.stdout or "layers" in tight.stdout
