@@ -170,7 +170,8 @@ def test_what_exceeds_a_limit_is_not_tried_and_plan_predicts_the_rest(trained: P
     ("configurations", "words"),
     [
         (("gptq-5-g32",), "configurations gptq-5-g32: give ALGORITHM-BITS-gGROUP"),
-        (("teq-4-g32",), "configurations teq-4-g32: give ALGORITHM-BITS-gGROUP"),
+        (("teq-4-g32",), "configurations teq-4-g32: teq fails in Neural Compressor 3.10; give gptq or awq"),
+        (("autoround-4-g32",), "autoround fails in Neural Compressor 3.10; .*weight_only.engine auto-round"),
         (("hqq-4-g32",), "its HQQ fits a zero point to each group; give hqq-4-g32-asymmetric"),
         (("rtn-4-g32", "rtn-4-g32"), "it is there twice"),
         ((), "give at least one"),

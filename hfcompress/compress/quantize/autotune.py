@@ -33,6 +33,12 @@ ENGINE: Literal["neural-compressor"] = "neural-compressor"
 TUNED = "autotune.json"
 THREADS = 2
 Algorithm = Literal["rtn", "hqq", "gptq", "awq"]
+BROKEN = {  # fails in Neural Compressor 3.10 -> what to do instead
+    "teq": "give gptq or awq",
+    "smoothquant": "give gptq or awq",
+    "autoround": "give gptq or awq, or AutoRound itself: {.quantize} allot {weight_only.engine} auto-round "
+    "{weight_only.algorithm} autoround",
+}
 SPELLED = re.compile(rf"({'|'.join(get_args(Algorithm))})-([2348])-g(0|32|64|128|256)(-asymmetric)?")
 
 
@@ -51,6 +57,9 @@ class Configuration:
         Raises:
             OptionError: it names nothing, or what Neural Compressor does not do.
         """
+        if (name := text.partition("-")[0]) in BROKEN:
+            why = Reason("{name} fails in Neural Compressor 3.10; {instead}", name=name, instead=Reason(BROKEN[name]))
+            raise OptionError("configurations", why, text)
         found = SPELLED.fullmatch(text)
         if found is None:
             reason = "give ALGORITHM-BITS-gGROUP, such as gptq-4-g128 or hqq-4-g32-asymmetric; group 0 is a row"
