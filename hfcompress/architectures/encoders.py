@@ -5,6 +5,7 @@ Module names come from the architecture's `Encoder`; nothing here names one.
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,29 @@ def with_attention_maps(network: "PreTrainedModel") -> "PreTrainedModel":
     new = type(network)._from_config(copy.deepcopy(network.config), attn_implementation="eager")
     new.load_state_dict(network.state_dict())
     return new.train(network.training)
+
+
+@contextmanager
+def masks_added(network: Any) -> Iterator[None]:
+    """Meanwhile attention is written out, with a mask that is added to its scores.
+
+    transformers 5 gives torch's fused attention a mask of truths instead, of which the exporter makes more nodes in
+    every layer (IsNaN, Where). Below 5 the mask is added already, and who attends is chosen when a network is built.
+    """
+    from transformers import masking_utils
+
+    if not hasattr(masking_utils, "create_bidirectional_mask"):
+        yield
+        return
+    configs = {id(module.config): module.config for module in network.modules() if hasattr(module, "config")}
+    kept = [(config, config._attn_implementation) for config in configs.values()]
+    for config, _ in kept:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        for config, attention in kept:
+            config._attn_implementation = attention
 
 
 def layers(network: Any) -> list[Any]:

@@ -246,21 +246,47 @@ def tied_to(model: "PreTrainedModel") -> dict[str, str]:
 def module_names(
     folder: Path, model: "PreTrainedModel", stored: Iterable[str], expected: Iterable[str]
 ) -> dict[str, str]:
-    """Stored name -> the model's: a base model's file gets the prefix that the causal LM has for it.
+    """Stored name -> the model's, as transformers loads it.
+
+    A base model's file gets the prefix that the causal LM has for it; version 5 has other names for some modules than
+    files have (GPT-NeoX: embed_out is lm_head).
 
     Raises:
         UserError: names with and without the prefix, which transformers refuses.
     """
     prefix = f"{model.base_model_prefix}."
     renamed = {name: re.sub(r"LayerNorm\.(gamma|beta)$", plain_norm, name) for name in stored}
+    wanted = set(expected)
+    for renaming in renamings(model):
+        for name in [name for name, old in renamed.items() if old not in wanted]:
+            new = renaming.rename_source_key(renamed[name])[0]
+            renamed[name] = new if new in wanted else renamed[name]
     if any(name.startswith(prefix) for name in renamed.values()) or not any(n.startswith(prefix) for n in expected):
         return renamed
-    wanted = set(expected)
     if both := [name for name in renamed.values() if name in wanted]:
         raise UserError(
             f"{folder}: {both[0]} stands beside weights without the prefix {prefix!r}; save the whole model again"
         )
     return {name: prefix + new for name, new in renamed.items()}
+
+
+def renamings(model: "PreTrainedModel") -> list[Any]:
+    """Return how transformers 5 renames a file's tensors to which it does nothing else; below 5 none is renamed."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+    except ModuleNotFoundError:
+        return []
+    return [one for one in get_model_conversion_mapping(model, add_legacy=False) if type(one) is WeightRenaming]
+
+
+def saved_names(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str]:
+    """Return name -> the one that `save_pretrained` gives that tensor, which both versions read."""
+    back = [renaming.reverse_transform() for renaming in reversed(renamings(model))]
+    found = {name: name for name in names}
+    for renaming in back:
+        found = {name: renaming.rename_source_key(old)[0] for name, old in found.items()}
+    return found
 
 
 def plain_norm(match: re.Match[str]) -> str:

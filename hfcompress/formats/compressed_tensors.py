@@ -149,6 +149,8 @@ def config(linear: "dict[str, Grid]") -> dict[str, Any]:
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "ignore": [],
+        # transformers 5 with compressed-tensors 0.20 keeps no room for packed zero points, unless it unpacks at once.
+        **({} if all(grid.symmetric for grid in groups) else {"dequantize": True}),
         "config_groups": {
             f"group_{number}": {
                 "targets": modules,

@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from hfcompress.architectures.encoders import masks_added
 from hfcompress.architectures.text_inputs import inputs_of
 from hfcompress.errors import UserError
 from hfcompress.formats.unsigned_weights import store_unsigned
@@ -57,7 +58,7 @@ def trace(network: Any) -> ModelProto:
     names = input_names(network)
     axes = {**{name: {0: "batch", 1: "sequence"} for name in names}, "logits": {0: "batch"}}
     examples = tuple(torch.zeros_like(example) if name == "token_type_ids" else example for name in names)
-    with light_weights(network):
+    with light_weights(network), masks_added(network):
         return without_weights(Logits(network, names).eval(), examples, names, axes)
 
 

@@ -247,6 +247,19 @@ def test_a_text_encoder_is_no_base_of_a_causal_lm(classifier: Path) -> None:
         assert "no causal LM" in refused("plan", recipe, "--base", classifier)
 
 
+@pytest.mark.parametrize("recipe", ["summarize_7b", "any_causal_lm"])
+def test_a_type_that_transformers_does_not_know_is_told_as_such(recipe: str, tmp_path: Path) -> None:
+    config = {"model_type": "llama9", "architectures": ["Llama9ForCausalLM"], "hidden_size": 64, "vocab_size": 320}
+    for saved, said in (
+        ({"transformers_version": "99.1.0"}, "needs a newer transformers than the installed"),
+        ({}, "is unknown to the installed transformers"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | saved), encoding="utf-8")
+        line = refused("plan", recipe, "--base", tmp_path)
+        assert f"model_type 'llama9' {said}" in line
+        assert "causal LM" not in line
+
+
 @pytest.mark.parametrize("heads", [["--pretrain.num-attention-heads", 5], ["--pretrain.num-key-value-heads", 3]])
 def test_heads_that_do_not_divide_are_refused_by_the_plan(heads: list[Any]) -> None:
     assert f"{heads[0]} {heads[1]}" in refused("plan", "summarize_7b", *heads)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hfcompress.architectures.checkpoint import Checkpoint
+from hfcompress.architectures.loading import empty_model
 from hfcompress.cli import dispatch
 from hfcompress.compress.quantize.linears import QuantizeLinears, linear_modules
 from hfcompress.compress.quantize.weight_only import WeightOnly
@@ -35,12 +36,13 @@ def test_stock_transformers_computes_with_the_rounded_matrices(tmp_path: Path, b
     told = QuantizeLinears("rtn", grid.bits, grid.group_size, grid.symmetric)(tmp_path, model=base)
     assert told["matrices"] == 2 * 4, "query_key_value, dense and the two of the MLP, in each layer"
     wanted = AutoModelForCausalLM.from_pretrained(base).eval()
-    for name, module in wanted.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "embed_out":
+    for module in wanted.modules():
+        if isinstance(module, torch.nn.Linear) and module is not wanted.get_output_embeddings():
             module.weight.data = rtn(module.weight.data, grid.fitting(module.in_features)).dequantize()
     found = AutoModelForCausalLM.from_pretrained(tmp_path, torch_dtype=torch.float32).eval()
+    near = 1e-4 if grid.symmetric else 1e-3  # transformers 5 unpacks these at once, to the scales' float16
     with torch.inference_mode():
-        assert torch.allclose(found(IDS).logits, wanted(IDS).logits, atol=1e-4)
+        assert torch.allclose(found(IDS).logits, wanted(IDS).logits, atol=near)
 
 
 def test_the_head_and_the_embedding_stay_as_they_are(tmp_path: Path, base: Path) -> None:
@@ -73,7 +75,7 @@ def test_a_model_that_does_not_say_how_many_tokens_it_holds_is_refused_before_it
 
 def test_experts_are_rounded_one_by_one_or_refused_where_they_are_merged(tmp_path: Path) -> None:
     """Version 5 of transformers holds a mixture's experts in one tensor, its files hold each alone."""
-    from transformers import MixtralConfig, MixtralForCausalLM, __version__
+    from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, __version__
 
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = MixtralConfig(vocab_size=320, num_hidden_layers=1, num_local_experts=2, **sizes)
@@ -82,7 +84,8 @@ def test_experts_are_rounded_one_by_one_or_refused_where_they_are_merged(tmp_pat
         with pytest.raises(UserError, match=r"merges the tensors of a mixtral .*; install 'transformers<5'"):
             Checkpoint(tmp_path)
     else:
-        assert sum(".experts." in name for name in linear_modules(Checkpoint(tmp_path))[0]) == 2 * 3
+        network = empty_model(tmp_path, AutoModelForCausalLM)
+        assert sum(".experts." in name for name in linear_modules(Checkpoint(tmp_path), network)[0]) == 2 * 3
 
 
 def test_matrices_that_are_conv1d_are_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfcompress.architectures.loading import empty_model
+from hfcompress.architectures.loading import empty_model, saved_names
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.errors import OptionError, UnknownShape, shown
 from hfcompress.folders.end_tokens import copy_beside
@@ -21,6 +21,7 @@ from hfcompress.stage import TENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from hfcompress.architectures.checkpoint import Checkpoint
     from hfcompress.ops.grid import Quantized
@@ -39,7 +40,7 @@ class QuantizeLinears:
 
     training: ClassVar[bool] = False
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = TENSORS
+    libraries: ClassVar[tuple[str, ...]] = (*TENSORS, "compressed-tensors")
 
     def __post_init__(self) -> None:
         for name, value, known in (("bits", self.bits, BITS), ("group_size", self.group_size, GROUP_SIZES)):
@@ -56,11 +57,14 @@ class QuantizeLinears:
             UserError: the model cannot be read, holds NaN, has less than half of its weights in linear layers, or will
                 not fit on the disk.
         """
+        from transformers import AutoModelForCausalLM
+
         from hfcompress.architectures.checkpoint import INDEX, Checkpoint, header, write_shard
         from hfcompress.formats.compressed_tensors import config
 
         checkpoint = Checkpoint(model)
-        modules, transposed = linear_modules(checkpoint)
+        network = empty_model(model, AutoModelForCausalLM)
+        modules, transposed = linear_modules(checkpoint, network)
         linears = {name: self.grid(checkpoint, name) for name in modules}
         shapes = {name: place.shape for name, place in checkpoint.places.items()}
         why = ""
@@ -76,7 +80,9 @@ class QuantizeLinears:
         work.mkdir(exist_ok=True)
         for file, names in by_file.items():
             if not (work / file).is_file():
-                write_shard(work / file, self.tensors(checkpoint, names, linears))
+                tensors = self.tensors(checkpoint, names, linears)
+                saved = saved_names(network, tensors)
+                write_shard(work / file, {saved[name]: tensor for name, tensor in tensors.items()})
             place(work / file, out)
         places = {name: file for file in by_file for name in header(out / file)}
         total = sum((out / file).stat().st_size for file in by_file)
@@ -140,18 +146,12 @@ class QuantizeLinears:
         raise UnknownShape("linear layers alone are rounded, and their share of a model is not predicted: run it")
 
 
-def linear_modules(checkpoint: "Checkpoint") -> tuple[list[str], list[str]]:
-    """Return the modules whose weight a `torch.nn.Linear` multiplies by, without the head, and the Conv1D modules.
-
-    Raises:
-        UserError: transformers has no causal LM of that architecture.
-    """
+def linear_modules(checkpoint: "Checkpoint", network: "PreTrainedModel") -> tuple[list[str], list[str]]:
+    """Return the modules whose weight a `torch.nn.Linear` multiplies by, without the head, and the Conv1D modules."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    model = empty_model(checkpoint.folder, AutoModelForCausalLM)
-    head = model.get_output_embeddings()
-    named = [(name, module) for name, module in model.named_modules() if f"{name}.weight" in checkpoint]
+    head = network.get_output_embeddings()
+    named = [(name, module) for name, module in network.named_modules() if f"{name}.weight" in checkpoint]
     linears = [name for name, module in named if isinstance(module, torch.nn.Linear) and module is not head]
     return linears, [name for name, module in named if isinstance(module, Conv1D)]
