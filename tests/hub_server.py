@@ -176,7 +176,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         name = f"{asked.get('organization') or 'me'}/{asked['name']}"
         known = name in self.hub.repositories
-        self.hub.repositories.setdefault(name, Repository(bool(asked.get("private"))))
+        private = asked.get("private") or asked.get("visibility") == "private"  # the latter by huggingface_hub 2
+        self.hub.repositories.setdefault(name, Repository(bool(private)))
         self.answer({"url": f"{self.hub.endpoint}/{name}", "name": name}, 409 if known else 200)
 
     def branch(self, match: Any, body: bytes, fault: Fault | None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from hfcompress.architectures.decoders import kind_of, require_supported
 from hfcompress.architectures.meta import meta_model
 from hfcompress.architectures.pretrained import stock_config
-from hfcompress.architectures.quantized_model import without_weights
+from hfcompress.architectures.quantized_model import rotations, without_weights
 from hfcompress.architectures.text_inputs import require_rows
 from hfcompress.errors import UserError
 from hfcompress.folders.files import whole_file
@@ -96,17 +96,15 @@ class DecoderStack:
         """
         import torch
 
-        positions = torch.arange(hidden.shape[1]).unsqueeze(0)
-        turned = {"position_embeddings": self.buffers.rotary_emb(hidden, positions)}
+        positions, index = torch.arange(hidden.shape[1]).unsqueeze(0), layer.self_attn.layer_idx
+        found = rotations(self.buffers, hidden, positions)
+        turned = {"position_embeddings": found[self.kind.local_rotary[index]]}
         if hasattr(self.buffers, "rotary_emb_local"):
-            turned = {
-                "position_embeddings_global": turned["position_embeddings"],
-                "position_embeddings_local": self.buffers.rotary_emb_local(hidden, positions),
-            }
-        mask = self.mask(hidden.shape[1], layer.self_attn.layer_idx)
+            turned = {"position_embeddings_global": found[False], "position_embeddings_local": found[True]}
+        mask = self.mask(hidden.shape[1], index)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            found = layer(hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, **turned)
-        return found[0] if isinstance(found, tuple) else found
+            new = layer(hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, **turned)
+        return new[0] if isinstance(new, tuple) else new
 
     def mask(self, tokens: int, index: int) -> "Tensor | None":
         """What is added to a layer's attention, [1, 1, tokens, tokens]; None where it is causal by itself."""

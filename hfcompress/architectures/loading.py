@@ -93,6 +93,11 @@ def load_whole(auto: Any, folder: Path, *, new_head: bool = False, **changes: An
     if errors := info.get("error_msgs"):
         raise UserError(f"{folder}: {' '.join(str(errors[0]).split())[:200]}; fetch the model again")
     refuse_repeated(folder, info["unexpected_keys"], model.state_dict())
+    if model.get_output_embeddings() is not None:
+        places = stored_tensors(folder)
+        named = module_names(folder, model, places, model.state_dict())
+        aliases = tied_to(empty_model(folder, auto))  # transformers 5 has loaded what differs as two
+        require_equal_ties(folder, aliases, {named[name]: place for name, place in places.items()})
     require_finite(folder, model)
     return model
 
@@ -130,7 +135,7 @@ def refuse_repeated(folder: Path, unexpected: Iterable[str], expected: Iterable[
         UserError: naming some.
     """
     kinds = {without_numbers(name) for name in expected}
-    more = [name for name in unexpected if without_numbers(name) in kinds]
+    more = sorted(name for name in unexpected if without_numbers(name) in kinds)
     if more:
         raise UserError(
             f"{folder}: {some(more)} is in the file, and by config.json the model ends before it (number of layers); "
@@ -191,6 +196,7 @@ def loaded_places(folder: Path, places: dict[str, Place]) -> tuple[dict[str, Pla
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     aliases = tied_to(model)
     named = module_names(folder, model, places, shapes)
+    require_equal_ties(folder, aliases, {named[name]: place for name, place in places.items()})
     found = {named[name]: place for name, place in places.items() if named[name] in shapes}
     ignored = [name for name in places if named[name] not in shapes or named[name] in aliases]
     missing = [name for name in shapes if name not in found and name not in aliases and not name.endswith(COUNTERS)]
@@ -241,6 +247,41 @@ def tied_to(model: "PreTrainedModel") -> dict[str, str]:
         if (same := first.setdefault(id(parameter), name)) != name:
             found[name] = same
     return found
+
+
+def require_equal_ties(folder: Path, aliases: dict[str, str], places: dict[str, Place]) -> None:
+    """Refuse a weight that config.json ties to another (lm_head to the embedding), and that the files have otherwise.
+
+    transformers 4 computes with the one, transformers 5 with the other.
+
+    Args:
+        aliases: see `tied_to`.
+        places: by the model's names.
+
+    Raises:
+        UserError: naming both.
+    """
+    for alias, kept in aliases.items():
+        if alias in places and kept in places and not equal_values(places[alias], places[kept]):
+            raise UserError(
+                f"{folder}: config.json says that {alias} is {kept} (tie_word_embeddings true), and in the files they "
+                "differ: transformers 4 computes with the one, transformers 5 with the other; set tie_word_embeddings "
+                f"to false, or take {alias} out of the files"
+            )
+
+
+def equal_values(one: Place, other: Place) -> bool:
+    """Whether two stored tensors are the same, a MB at a time."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    with one.file.open("rb") as first, other.file.open("rb") as second:
+        first.seek(one.offset)
+        second.seek(other.offset)
+        for done in range(0, one.bytes, 2**20):
+            size = min(2**20, one.bytes - done)
+            if first.read(size) != second.read(size):
+                return False
+    return True
 
 
 def module_names(

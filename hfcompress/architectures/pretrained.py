@@ -26,6 +26,7 @@ PLAIN_ANSWERS = {"return_dict": True, "torchscript": False, "output_attentions":
 MOST_WEIGHTS_A_BYTE = 4  # of 2 bits each
 FREE_WEIGHTS = 64 * 10**6  # a new head, and tables that no file holds
 LONGEST_TEXT = 2**20  # tokens to which a tokenizer may pad
+PIECES = ("*.model", "*.tiktoken", "tekken.json")  # of sentencepiece, of tiktoken, of Mistral
 BACKENDS = ("TokenizersBackend", "PreTrainedTokenizerFast")  # a tokenizer.json without a class: by version 5, by 4
 
 
@@ -175,7 +176,26 @@ def stock_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(folder, config=stock_config(folder), **options)
     else:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    require_vocabulary(folder, tokenizer.vocab_files_names)
     return tokenizer
+
+
+def require_vocabulary(folder: Path, names: dict[str, str]) -> None:
+    """Refuse a folder without its tokenizer's pieces: transformers 5 makes one that knows its special tokens alone.
+
+    Args:
+        names: role -> file, as a tokenizer class has them; a class of bytes or characters has none.
+
+    Raises:
+        UserError: naming a file that is missing.
+    """
+    if (folder / "tokenizer.json").is_file() or any(any(folder.glob(form)) for form in PIECES):
+        return
+    wanted = [names[role] for role in ("vocab_file", "merges_file") if role in names] or list(names.values())
+    if absent := [name for name in wanted if not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder} has no tokenizer: neither tokenizer.json nor {absent[0]}; save the model's tokenizer there"
+        )
 
 
 def _check_padding(file: Path) -> None:

@@ -153,6 +153,25 @@ def without_weights(config: Any) -> Any:
     return AutoModelForCausalLM.from_config(small).model
 
 
+def rotations(inner: Any, hidden: "Tensor", positions: "Tensor") -> dict[bool, "tuple[Tensor, Tensor]"]:
+    """Return cos and sin [1, tokens, turned part of a head]: False -> of most layers, True -> of those with a window.
+
+    True is missing where all layers turn alike. transformers 5 has one module for both, 4.57 has two.
+
+    Args:
+        inner: see `without_weights`.
+        hidden: gives the type and the device.
+        positions: integers [1, tokens].
+    """
+    rotary = inner.rotary_emb
+    if kinds := getattr(rotary, "layer_types", None):
+        return {kind == "sliding_attention": rotary(hidden, positions, kind) for kind in kinds}
+    found = {False: rotary(hidden, positions)}
+    if hasattr(inner, "rotary_emb_local"):
+        found[True] = inner.rotary_emb_local(hidden, positions)
+    return found
+
+
 def fill_buffers(model: "PreTrainedModel") -> None:
     """Buffers that no checkpoint holds are made anew from the config."""
     inner, made = model.model, without_weights(model.config)

@@ -35,6 +35,7 @@ PLAIN_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_
 BACKBONE_KEYS = ("use_timm_backbone", "use_pretrained_backbone", "configuration_files")
 # Model types whose classes follow a nested name, or another library's.
 FOLLOWERS = ("lightglue", "xcodec", "timm_wrapper", "timm_backbone", "rag")
+RELATIVE = ("relative_key", "relative_key_query")
 OWN_TYPES = ("clicks",)
 FAMILIAR = ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "gemma", "gemma2",
             "gemma3_text", "gpt2", "llama", "mistral", "mobilenet_v2", "modernbert", "mpnet", "phi3", "qwen2", "qwen3",
@@ -127,7 +128,8 @@ def check_type(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a config whose model_type, or that of a nested config, the installed transformers does not have.
 
     Raises:
-        UserError: with the type, and whether a newer transformers saved it.
+        UserError: with the type, and whether a newer transformers saved it; or its positions are of a kind that the
+            installed transformers left out of the type.
     """
     file = folder / "config.json"
     if not isinstance(config.get("model_type"), str):
@@ -135,12 +137,34 @@ def check_type(folder: Path, config: dict[str, Any]) -> None:
     for path, part in objects(config):
         kind, place = part.get("model_type"), f"{path}.model_type" if path else "model_type"
         empty = kind is None or (path and kind == "")  # as the attn_config of an MPT has it
+        if part.get("position_embedding_type") in RELATIVE and isinstance(kind, str) and is_known(kind):
+            check_relative_positions(file, kind, part["position_embedding_type"])
         if empty or kind in FAMILIAR or (not path and kind in OWN_TYPES):
             continue
         if kind in FOLLOWERS:
             raise UserError(f"{file}: {place} {kind} loads another model by its name, which is not followed")
         if not isinstance(kind, str) or not (is_known(kind) or (path and kind in part_types(config["model_type"]))):
             raise UserError(f"{file}: {place} {kind!r} {_newer(config)}")
+
+
+def check_relative_positions(file: Path, model_type: str, positions: str) -> None:
+    """Refuse tables of relative positions where the installed class has none: it would compute without a word.
+
+    transformers 5 dropped them from BERT, RoBERTa, ELECTRA and others.
+
+    Raises:
+        UserError: with the version that has them.
+    """
+    import inspect
+
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    made = CONFIG_MAPPING[model_type]
+    if "position_embedding_type" not in inspect.signature(made.__init__).parameters:
+        raise UserError(
+            f"{file}: position_embedding_type {positions} of a {model_type} is what transformers 4 computes and the "
+            "installed version leaves out; install 'transformers<5'"
+        )
 
 
 def is_known(model_type: str) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from hfcompress.architectures.decoder import GELU, GELU_TANH, SILU
 from hfcompress.architectures.decoders import DecoderKind, head_size, kv_heads, norm_epsilon, require_graph
 from hfcompress.architectures.pretrained import stock_config
-from hfcompress.architectures.quantized_model import PackedModel, without_weights
+from hfcompress.architectures.quantized_model import PackedModel, rotations, without_weights
 from hfcompress.formats.matmul_nbits import EMBEDDING_BITS, MATRIX_BITS, block_size, stored_bits
 from hfcompress.formats.onnx_writer import MICROSOFT, GraphWriter
 from hfcompress.ops.packing import pack
@@ -87,11 +87,10 @@ def rotary_tables(packed: PackedModel, context: int) -> dict[str, Array]:
 
     made = without_weights(stock_config(packed.folder))
     found = {}
-    for module, prefix in (("rotary_emb", ""), ("rotary_emb_local", "local_")):
-        if hasattr(made, module):
-            cos_sin = getattr(made, module)(torch.zeros(1), torch.arange(context).unsqueeze(0))
-            for part, table in zip(("cos", "sin"), cos_sin, strict=True):
-                found[f"{prefix}{part}_cache"] = table[0, :, : table.shape[-1] // 2].contiguous().numpy()
+    for local, cos_sin in rotations(made, torch.zeros(1), torch.arange(context).unsqueeze(0)).items():
+        for part, table in zip(("cos", "sin"), cos_sin, strict=True):
+            name = f"{'local_' * local}{part}_cache"
+            found[name] = table[0, :, : table.shape[-1] // 2].contiguous().numpy()
     return found
 
 

@@ -1,6 +1,7 @@
 """Cutting a BERT: a stock model with exactly what was kept."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def test_a_dead_head_neuron_and_layer_can_be_cut_without_a_change() -> None:
 
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
 def test_tables_of_relative_positions_go_with_their_layers(kind: str) -> None:
+    if "position_embedding_type" not in signature(BertConfig.__init__).parameters:
+        pytest.skip("transformers 5 has no tables of relative positions")
     model = network(layers=3, position_embedding_type=kind)
     with torch.inference_mode():
         assert torch.equal(encoders.cut(model, everything(model))(**batch()).logits, model(**batch()).logits)

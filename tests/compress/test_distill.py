@@ -68,7 +68,7 @@ def test_with_every_loss_and_less_width_the_result_is_a_stock_model_as_good_as_t
     tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification
 ) -> None:
     stage = Distill(
-        num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_train_epochs=6, **EVERY_LOSS, **QUICK
+        num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_train_epochs=10, **EVERY_LOSS, **QUICK
     )
     measured = distilled(tmp_path, stage, tiny_teacher, tiny_task)
     loaded = load_classifier(tmp_path, tiny_task.data.labels)

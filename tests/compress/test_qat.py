@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def test_tables_of_relative_positions_are_integers_too(
     tmp_path: Path, tiny_teacher: Path, tiny_task: TextClassification
 ) -> None:
     config = AutoConfig.from_pretrained(tiny_teacher)
+    if "position_embedding_type" not in signature(type(config).__init__).parameters:
+        pytest.skip("transformers 5 has no tables of relative positions")
     config.position_embedding_type = "relative_key_query"
     torch.manual_seed(0)
     network = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")

@@ -118,13 +118,20 @@ def off(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
+def base_of(config: Any) -> float:
+    """What a transformers config turns positions by; of layers without a window where it has two."""
+    if hasattr(config, "rope_parameters"):  # transformers 5
+        return float(config.rope_parameters.get(FULL, config.rope_parameters)["rope_theta"])
+    return float(config.rope_theta)
+
+
 def test_a_field_that_config_json_lacks_is_what_the_class_takes(decoder: Decoder) -> None:
     config = {"model_type": decoder.model_type, **SIZES, "hidden_size": 4096, "num_attention_heads": 32}
     found: Any = CONFIG_MAPPING[decoder.model_type].from_dict(config)
     assert head_size(config) == (getattr(found, "head_dim", None) or 128)
     assert kv_heads(config) == found.num_key_value_heads
     assert norm_epsilon(config) == found.rms_norm_eps
-    assert rope_base(config) == found.rope_theta
+    assert rope_base(config) == base_of(found)
     assert decoder.value(config, "tie_word_embeddings") == found.tie_word_embeddings
     assert decoder.activation(config) == getattr(found, "hidden_activation", None) or found.hidden_act
     derived = {"sliding_window", "layer_types", "no_rope_layers"}

@@ -1,6 +1,7 @@
 """Optimum in this process and by another Python: the same graphs, one line where it is not, and recipes without it."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from hfcompress.stage import content_key, library_version
 from hfcompress.tasks.text_classification import TextClassification
 
 THIS = Path(sys.executable)
+GIVEN = os.environ.get(optimum.VARIABLE)
+HERE = has("optimum.onnxruntime") and optimum.takes(library_version("transformers"))
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +34,18 @@ def nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
 
 
 def hide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this process one that has no Optimum."""
+    """Leave this process without an Optimum that it could call."""
     monkeypatch.setitem(sys.modules, "optimum.onnxruntime", None)
+    monkeypatch.delenv(optimum.VARIABLE, raising=False)
+
+
+@pytest.fixture
+def present(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an Optimum: this process's, else the one that the tests were started with."""
+    if not HERE and not GIVEN:
+        pytest.skip(f"Optimum is not in this environment, and {optimum.VARIABLE} is not set")
+    if not HERE and GIVEN:
+        monkeypatch.setenv(optimum.VARIABLE, GIVEN)
 
 
 def python_that(folder: Path, *lines: str) -> Path:
@@ -53,7 +66,7 @@ def made(stage: Any, out: Path, **inputs: Any) -> bytes:
 def test_another_python_writes_the_same_bytes_under_the_same_key(
     make: Callable[..., Any], exported: Path, tiny_task: TextClassification, tmp_path: Path
 ) -> None:
-    if not (has("optimum.onnxruntime") and optimum.takes(library_version("transformers"))):
+    if not HERE:
         pytest.skip("Optimum is not in this environment")
     here, there = make(python=None), make(python=THIS)
     inputs: dict[str, Any] = {"model": exported, "task": tiny_task}
@@ -65,7 +78,7 @@ def test_optimums_export_answers_as_the_model(
     tiny_teacher: Path, tiny_task: TextClassification, tmp_path: Path
 ) -> None:
     """The stage compares its logits with the model's; a graph of another model is refused by that."""
-    if not (has("optimum.onnxruntime") and optimum.takes(library_version("transformers"))):
+    if not HERE:
         pytest.skip("Optimum is not in this environment")
     inputs: dict[str, Any] = {"model": tiny_teacher, "task": tiny_task}
     theirs = ExportOnnx(engine="optimum", python=THIS)
@@ -143,6 +156,7 @@ def names(walk: Walk) -> list[str]:
     return [step.name for step in walk.steps]
 
 
+@pytest.mark.usefixtures("present")
 @pytest.mark.parametrize("recipe", ["legal_bert", "legal_bert_structured"])
 def test_without_optimum_its_rows_are_left_out_and_a_note_says_how_to_get_them(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -162,6 +176,7 @@ def test_without_optimum_its_rows_are_left_out_and_a_note_says_how_to_get_them(
     assert without.compared["candidate"].name == with_it.compared["candidate"].name
 
 
+@pytest.mark.usefixtures("present")
 @pytest.mark.parametrize("form", ["dynamic", "static"])
 def test_optimums_model_can_be_the_delivered_one(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     function, found = options("legal_bert", tmp_path, int8=f"optimum-{form}")

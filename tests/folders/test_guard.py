@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BlipConfig, DogeConfig, DPRConfig, MptConfig, SiglipConfig
+import transformers
+from transformers import AutoConfig, BlipConfig, DogeConfig, DPRConfig, MptConfig, SiglipConfig
 
 from hfcompress.architectures.models import load_classifier, load_tokenizer
 from hfcompress.architectures.pretrained import stock_config
@@ -301,3 +302,18 @@ def test_a_processor_for_enormous_images_is_refused(evil: Path) -> None:
         change(evil / "preprocessor_config.json", {"size": size})
         with pytest.raises(UserError, match=r"preprocessor_config.json: size.* is .*it must be from 1 to 32,768"):
             check_foreign(evil)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("positions", ["relative_key", "relative_key_query"])
+def test_relative_positions_are_read_where_they_are_computed_and_refused_elsewhere(
+    kind: str, positions: str, tmp_path: Path
+) -> None:
+    """transformers 5 leaves them out of these types, without a word."""
+    config = AutoConfig.for_model(kind).to_dict() | {"position_embedding_type": positions}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if int(transformers.__version__.split(".")[0]) < 5:
+        assert stock_config(tmp_path).position_embedding_type == positions
+        return
+    with pytest.raises(UserError, match=f"position_embedding_type {positions} of a {kind} .* 'transformers<5'$"):
+        stock_config(tmp_path)

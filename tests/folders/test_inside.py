@@ -147,7 +147,7 @@ def set_record_name(details: dict[str, Any]) -> None:
         in_report("path", "teacher-x/../../other"),
         in_details(set_measured),
         in_details(set_record_name),
-        linked("int8-*/vocab.txt"),
+        linked("int8-*/tokenizer.json"),
         linked("report.html"),
         linked("details.json"),
         linked("recipe.lock.json"),

@@ -168,7 +168,8 @@ def test_reporters_are_named_and_not_imported(monkeypatch: pytest.MonkeyPatch) -
 def test_the_reporters_are_those_of_transformers() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    assert set(INTEGRATION_TO_CALLBACK) <= set(REPORTERS)
+    of_a_server = {"kubeflow"}  # of version 5: no package, but an address that Kubeflow's trainer sets
+    assert set(INTEGRATION_TO_CALLBACK) - of_a_server <= set(REPORTERS)
 
 
 def test_sizes_beyond_this_machine_are_refused_with_what_they_would_take() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from hfcompress import cli
 from hfcompress.architectures.models import load_tokenizer
@@ -39,12 +39,19 @@ def test_ordinary_rules_pass(tiny_model: Path, tmp_path: Path) -> None:
     assert load_tokenizer(tiny_model)("the river")["input_ids"]
 
 
+def of_its_file(folder: Path) -> None:
+    """Make a folder's tokenizer what tokenizer.json says: of BERT's class transformers 5 reads the pieces alone."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
 def test_a_folders_tokenizer_is_checked_when_it_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     file = folder / "tokenizer.json"
     found = json.loads(file.read_text(encoding="utf-8"))
     found["normalizer"] = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 5000}
     file.write_text(json.dumps(found), encoding="utf-8")
+    of_its_file(folder)
     with pytest.raises(UserError, match="could make 5,000 characters"):
         load_tokenizer(folder)
 
@@ -73,6 +80,7 @@ def test_slow_patterns_are_refused_when_a_folder_is_read(tiny_model: Path, tmp_p
     pattern = {"Regex": "(a+)+$"}
     found["pre_tokenizer"] = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
     file.write_text(json.dumps(found), encoding="utf-8")
+    of_its_file(folder)
     with pytest.raises(UserError, match="step back without end"):
         load_tokenizer(folder)
 
@@ -95,3 +103,15 @@ def test_a_pattern_that_steps_back_for_ever_ends_in_one_line(
         cli.main()
     assert ended.value.code == 2
     assert "hfcompress: the tokenizer gave up on a text (Onig: " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "albert", "gpt2", "qwen2", "deberta-v2"])
+def test_a_folder_without_a_tokenizers_pieces_is_refused(kind: str, tmp_path: Path) -> None:
+    """Of such a folder transformers 5 makes a tokenizer for which every word is unknown, or nothing."""
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no tokenizer"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(UserError, match="has no tokenizer"):
+        load_tokenizer(tmp_path)

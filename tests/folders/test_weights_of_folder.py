@@ -84,12 +84,27 @@ def test_a_single_file_beside_an_old_index_is_what_both_readers_read(
 
 def test_a_head_that_the_config_ties_is_the_embedding_for_both_readers(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "lm", tied=True)
-    own = torch.randn(320, 64)
-    change(folder, lambda tensors: tensors | {"lm_head.weight": own})
+    change(folder, lambda tensors: tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
     checkpoint = Checkpoint(folder)
     assert "lm_head.weight" not in checkpoint
     assert checkpoint.ignored == ["lm_head.weight"]
     assert torch.equal(load_language(folder).lm_head.weight, checkpoint.read("model.embed_tokens.weight"))
+
+
+def test_a_head_of_other_values_that_the_config_ties_is_refused_by_both_readers(tmp_path: Path) -> None:
+    """transformers 4 computes with the embedding, transformers 5 with the head."""
+    folder = write_llama(tmp_path / "lm", tied=True)
+    own = load_file(folder / SINGLE)["model.embed_tokens.weight"].clone()
+    own[-1, -1] += 1
+    change(folder, lambda tensors: tensors | {"lm_head.weight": own})
+    for read in (Checkpoint, load_language):
+        with pytest.raises(
+            UserError, match=r"lm_head.weight is model.embed_tokens.weight .* in the files they differ"
+        ):
+            read(folder)
+    change(folder, config={"tie_word_embeddings": False})
+    assert torch.equal(Checkpoint(folder).read("lm_head.weight"), own)
+    assert torch.equal(load_language(folder).lm_head.weight, own)
 
 
 def test_a_base_models_file_is_read_under_the_causal_lms_names(tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, tiny_teacher: Path
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copyfile(tiny_teacher / "config.json", bare / "config.json")
-    with pytest.raises(UserError, match="no tokenizer"):
+    with pytest.raises(UserError, match="no tokenizer"):  # transformers 5 makes one that has no words
         Predictor(bare, 1)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tiny_teacher / name, bare / name)
     with pytest.raises(UserError, match="no weights"):
         Predictor(bare, 1)

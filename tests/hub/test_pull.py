@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from hfcompress.recipes import tiny
@@ -84,12 +85,16 @@ def test_what_a_half_filled_cache_has_not_is_named(hub: Hub, model: str) -> None
     hub.faults.clear()
     begun, size = starts(hub)[-1], len(hub.files(MODEL)["model.safetensors"])
     said = refused(asked(hub, FETCH, model, HF_HUB_OFFLINE="1"))
-    assert "the cache has no model.safetensors of it, and HF_HUB_OFFLINE is set" in said
+    assert "and HF_HUB_OFFLINE is set: unset it" in said
+    assert "the cache has no model.safetensors of it" in said or "not in the cache" in said  # of huggingface_hub 2
     hub.log.clear()
     assert asked(hub, FETCH, model).code == 0
     (resumed,) = starts(hub)
     arrived = begun + (size - begun) // 2
-    assert arrived - 2**14 < resumed <= arrived, "what had arrived is not sent again"
+    if huggingface_hub.__version__.startswith("0."):
+        assert arrived - 2**14 < resumed <= arrived, "what had arrived is not sent again"
+    else:  # from version 2 on a file of another process is left alone: one that may be damaged
+        assert resumed == 0
 
 
 def starts(hub: Hub) -> list[int]:  # noqa: F811

@@ -173,6 +173,7 @@ def test_a_push_from_a_full_disk_needs_none_of_it(disk: Disk, finished: Path) ->
 def hub_command(hub: Hub, home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """A command line of a client of this Hub whose cache, and whose place of temporary files, is `home`."""
     own = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(home)}
+    own["HF_HUB_DISABLE_XET"] = "1"  # this Hub stores by LFS
     return subprocess.run(
         [sys.executable, "-m", "hfcompress", *map(str, words)],
         capture_output=True,

@@ -79,8 +79,8 @@ class TorchDecoder:
             raise ValueError(f"rewind to {length} of {self.length} tokens")
         if length == 0:
             self._cache = DynamicCache()  # the old one's memory can go
-        else:
-            self._cache.crop(length)
+        elif length < self.length:
+            self._cache.crop(length - self.length)  # how many to drop: transformers 5 takes no length
 
 
 def load(folder: Path) -> "PreTrainedModel":
