@@ -104,7 +104,8 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 # What reads folders of both versions, builds every encoder and trains: the files that were seen to pass there.
-TRANSFORMERS5 := tests/contracts/test_encoders.py tests/folders/test_config_form.py tests/training/test_training.py
+TRANSFORMERS5 := tests/architectures tests/contracts/test_decoders.py tests/contracts/test_encoders.py \
+	tests/evaluation/test_generation.py tests/folders tests/training/test_training.py
 # Optimum, which does not import there, is asked of .venv/.
 test-transformers5: $(READY) .venv-transformers5/.ready
 	HFCOMPRESS_OPTIMUM_PYTHON=$(CURDIR)/.venv/bin/python \

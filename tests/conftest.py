@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,7 @@ def shadowed_models_in_forks() -> Iterator[None]:
     """Start shadowed models in forks, too; command lines in processes of their own start theirs as a user's do."""
     from hfcompress.rollout import serving
 
+    get_temp_dir()  # where the server's socket lies: made later, it would be in a stage's folder, and go with it
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["onnxruntime", "transformers.models.bert.modeling_bert", *PREDICTOR])
     with pytest.MonkeyPatch.context() as patch:

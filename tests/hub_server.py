@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -66,6 +67,11 @@ class Hub:
     uploaded: int = 0
     """Bytes of large files that were sent."""
     endpoint: str = ""
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return the variables of a client of this Hub, whose cache is in `home`; it stores by LFS, not by Xet."""
+        own = {"HF_ENDPOINT": self.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(home)}
+        return own | {"HF_HUB_DISABLE_XET": "1"}
 
     def files(self, repository: str, revision: str = "main") -> dict[str, bytes]:
         """What a reader of a branch sees."""

@@ -18,7 +18,7 @@ from hfcompress.cli import main
 from hfcompress.formats.saturation import saturating_layers
 from hfcompress.formats.size import integer_bytes
 from tests.fork_server import ForkServer
-from tests.hub_server import TOKEN, serve
+from tests.hub_server import serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,14 +148,15 @@ def test_a_lock_repeats_the_run_and_names_what_it_needs(copied: Path) -> None:
 @pytest.mark.slow
 def test_the_recipes_own_run_is_pushed_and_proved_from_the_hub(smoke: Path, tmp_path: Path) -> None:
     with serve() as hub:
-        here = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path)}
         words = [sys.executable, "-m", "hfcompress"]
         again = ["run", "legal_bert", "--smoke", "--run-dir", str(smoke)]  # every stage is done: it is pushed
         for arguments in (
             [*again, "--push-to-hub", "--hub-model-id", "org/smoke", "--license", "mit"],
             ["verify", "org/smoke", "--data", str(smoke / "smoke" / "data")],
         ):
-            done = subprocess.run([*words, *arguments], capture_output=True, text=True, env=os.environ | here)
+            done = subprocess.run(
+                [*words, *arguments], capture_output=True, text=True, env=os.environ | hub.environment(tmp_path)
+            )
             assert done.returncode == 0, done.stdout + done.stderr
         assert "holds       data" in done.stdout
         assert set(hub.files("org/smoke")) >= {"model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx"}

@@ -19,7 +19,7 @@ from hfcompress.errors import UserError
 from hfcompress.hub.release import agreed_licence
 from hfcompress.tasks.text_classification import TextClassification
 from tests.fork_server import Finished, ForkServer
-from tests.hub_server import TOKEN, Fault, Hub, serve
+from tests.hub_server import Fault, Hub, serve
 from tests.optimum_python import run_optimum
 
 NAME = "org/small"
@@ -41,9 +41,7 @@ def hub(hub_fork_server: ForkServer) -> Iterator[Hub]:
 def settings(hub: Hub, **more: str) -> dict[str, str]:
     """The environment of a client of this Hub, with a cache of its own."""
     cache = Path(os.environ["PYTEST_CACHE_OF_HUB"]) / hub.endpoint.rpartition(":")[2]
-    own = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(cache)}
-    own["HF_HUB_DISABLE_XET"] = "1"  # this Hub stores by LFS
-    return os.environ | own | more
+    return os.environ | hub.environment(cache) | more
 
 
 def command(hub: Hub, *arguments: str | Path, **environment: str) -> Finished:

@@ -24,7 +24,7 @@ from hfcompress.rollout.traffic import Event, as_line, assigned
 from hfcompress.runs.run import Run
 from hfcompress.training.adopt import Adopt
 from tests.fork_server import ForkServer
-from tests.hub_server import TOKEN, Hub, serve
+from tests.hub_server import Hub, serve
 
 
 class Disk:
@@ -172,13 +172,11 @@ def test_a_push_from_a_full_disk_needs_none_of_it(disk: Disk, finished: Path) ->
 
 def hub_command(hub: Hub, home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """A command line of a client of this Hub whose cache, and whose place of temporary files, is `home`."""
-    own = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(home)}
-    own["HF_HUB_DISABLE_XET"] = "1"  # this Hub stores by LFS
     return subprocess.run(
         [sys.executable, "-m", "hfcompress", *map(str, words)],
         capture_output=True,
         text=True,
-        env=os.environ | own | {"TMPDIR": str(home)},
+        env=os.environ | hub.environment(home) | {"TMPDIR": str(home)},
         timeout=600,
     )
 
