@@ -13,7 +13,7 @@ from hfcompress.architectures.decoder_spec import LanguageShape
 from hfcompress.architectures.decoders import kind_of
 from hfcompress.architectures.models import load_tokenizer
 from hfcompress.compress.quantize.bit_allocation import onnx_bits, onnx_file_bytes
-from hfcompress.compress.quantize.weight_only import WeightOnly
+from hfcompress.compress.quantize.weight_only import CALIBRATED, WeightOnly
 from hfcompress.engines import ENGINES
 from hfcompress.engines.autotune import autotune
 from hfcompress.errors import OptionError, Reason, require, require_numbers
@@ -116,7 +116,7 @@ class Autotune:
 
     def unused(self, inputs: dict[str, Any]) -> dict[str, Reason]:
         """See `stage.unused_options`."""
-        calibrated = any(text.startswith(("gptq", "awq")) for text in self.configurations)
+        calibrated = any(Configuration.read(text).algorithm in CALIBRATED for text in self.configurations)
         return {} if calibrated else {"bf16": Reason("without gptq or awq in {configurations}")}
 
     def __call__(
