@@ -74,8 +74,8 @@ def recipe(
     """Calibrate a causal LM, allocate bits to its matrices, quantize it, and hold what onnxruntime runs to a budget.
 
     Args:
-        base: a Llama, Mistral, Qwen2, Qwen3, Phi-3 or Gemma (1, 2, 3 of text) checkpoint: a Hub id (org/name@revision)
-            or a folder; pretrain: a small Llama is trained on the task's texts first.
+        base: a Llama, Mistral, Ministral, Qwen2, Qwen3, Phi-3, Granite, SmolLM3 or Gemma (1, 2, 3 of text) checkpoint:
+            a Hub id (org/name@revision) or a folder; pretrain: a small Llama is trained on the task's texts first.
         task: the texts that calibrate and that perplexity is measured on.
         budget: the limits that the ONNX model is held against.
         pretrain: the small model and how it is trained.

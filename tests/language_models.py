@@ -6,7 +6,7 @@ from typing import Any
 from hfcompress.architectures.checkpoint import write_shard
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.text_generation import CausalLM
-from hfcompress.training.pretrain import byte_pair_tokenizer
+from hfcompress.training.pretrain import Pretrain, byte_pair_tokenizer
 
 WORDS = ["the", "licence", "grants", "you", "a", "right", "to", "use", "copy", "modify", "and", "distribute", "these"]
 
@@ -34,6 +34,15 @@ def write_task(folder: Path) -> CausalLM:
     for seed, (split, count) in enumerate({"train": 60, "validation": 8, "test": 12}.items()):
         Dataset.from_dict({"text": texts(count, seed)}).to_parquet(folder / f"{split}.parquet")
     return CausalLM(dataset=str(folder), window=32, stride=16, calibration_windows=8, test_tokens=400)
+
+
+def train_llama(folder: Path, task: CausalLM, *, steps: int, layers: int) -> Path:
+    """A Llama of hidden size 64 that has learned a task's texts."""
+    Pretrain(
+        max_steps=steps, learning_rate=5e-3, per_device_train_batch_size=8, group_by_length=False, bf16="no",
+        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=layers,
+    )(folder, task=task)  # fmt: skip
+    return folder
 
 
 def write_llama(folder: Path, *, tied: bool = True, kind: str = "Llama", seed: int = 0, **changes: Any) -> Path:

@@ -12,8 +12,9 @@ from hfcompress.architectures.click_inputs import MODEL_TYPE
 from hfcompress.folders.guard import read_config
 
 CAUSAL = ("CausalLM", "LMHeadModel")
+"""Ends of the names of classes that write on from a text."""
 WRITERS = (*CAUSAL, "ConditionalGeneration")
-"""Ends of the names of classes that write text; the others of WRITERS read another text first."""
+"""Those, and the ends of the names of classes that read another text first."""
 TEXT_CLASSIFIER = "ForSequenceClassification"
 
 Config = dict[str, Any]
@@ -29,11 +30,8 @@ def is_image_model(config: Config) -> bool:
     kind = config.get("model_type")
     if kind in IMAGE_MODELS:
         return True
-    return (
-        isinstance(kind, str)
-        and (named(config, "ForImageClassification") or "vocab_size" not in config)
-        and (is_vision(kind))
-    )
+    could_be = named(config, "ForImageClassification") or "vocab_size" not in config
+    return could_be and isinstance(kind, str) and is_vision(kind)
 
 
 def is_image_folder(folder: Path) -> bool:

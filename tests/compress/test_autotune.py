@@ -26,8 +26,7 @@ from hfcompress.recipes import summarize_7b
 from hfcompress.report.sections import pages_of
 from hfcompress.stage import unused_options
 from hfcompress.tasks.text_generation import CausalLM
-from hfcompress.training.pretrain import Pretrain
-from tests.language_models import write_task
+from tests.language_models import train_llama, write_task
 
 pytestmark = pytest.mark.skipif(not has("neural_compressor"), reason="neural_compressor is not installed here")
 TRIED = ("rtn-8-g32", "rtn-2-g0", "gptq-4-g32")  # not in the order of their sizes
@@ -42,12 +41,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, task: CausalLM) -> Path:
     """A Llama that has learned the texts: to 2 bits it cannot be rounded."""
-    out = tmp_path_factory.mktemp("lm")
-    Pretrain(
-        max_steps=100, learning_rate=5e-3, per_device_train_batch_size=8, group_by_length=False, bf16="no",
-        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=1,
-    )(out, task=task)  # fmt: skip
-    return out
+    return train_llama(tmp_path_factory.mktemp("lm"), task, steps=100, layers=1)
 
 
 def made(out: Path, options: Autotune, **inputs: Any) -> dict[str, Any]:

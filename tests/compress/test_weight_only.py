@@ -18,8 +18,7 @@ from hfcompress.engines.engine import Autoround
 from hfcompress.errors import UserError
 from hfcompress.ops.grid import Grid
 from hfcompress.tasks.text_generation import CausalLM, strided
-from hfcompress.training.pretrain import Pretrain
-from tests.language_models import rewrite, write_llama, write_task
+from tests.language_models import rewrite, train_llama, write_llama, write_task
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +29,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, task: CausalLM) -> Path:
     """A Llama that has learned the texts."""
-    out = tmp_path_factory.mktemp("lm")
-    Pretrain(
-        max_steps=150, learning_rate=5e-3, per_device_train_batch_size=8, group_by_length=False, bf16="no",
-        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-    )(out, task=task)  # fmt: skip
-    return out
+    return train_llama(tmp_path_factory.mktemp("lm"), task, steps=150, layers=2)
 
 
 def made(stage, out: Path, **inputs):  # type: ignore[no-untyped-def]
